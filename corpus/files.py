@@ -1,0 +1,164 @@
+"""Every byte that maskline commits goes through here: whole or not at all, local or remote.
+
+A path is a local one or any URL that fsspec opens. Locally a file is written beside its final name
+and renamed over it; on an object store it is one put under the final name. `create` is the one
+compare-and-set there is: it writes only where nothing stands (`O_EXCL`, If-None-Match), which is
+what fixed records need; fsspec's `exists` followed by a write would be no lock.
+
+It does not cache remote files and does not retry: a filesystem's own retries apply.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+
+TEMPORARY_SUFFIX = ".tmp"
+_CHUNK_BYTES = 2**20
+
+
+def is_remote(path: str) -> bool:
+    """Tell a URL from a local path."""
+    return "://" in path
+
+
+def join(root: str, *parts: str) -> str:
+    """Put names below a root; names that would climb out of it are refused."""
+    for part in parts:
+        if part.startswith("/") or ".." in part.split("/"):
+            raise ValueError(f"{part!r} is not a name below {root}")
+    return "/".join([root.rstrip("/") or "/", *parts]).replace("//", "/", root == "/")
+
+
+def filesystem(path: str) -> tuple[Any, str]:
+    """Return the fsspec filesystem of a path and the path as that filesystem spells it."""
+    return fsspec.core.url_to_fs(path)
+
+
+def exists(path: str) -> bool:
+    """Tell whether a file is there."""
+    if not is_remote(path):
+        return Path(path).exists()
+    fs, name = filesystem(path)
+    return bool(fs.exists(name))
+
+
+def size_bytes(path: str) -> int:
+    """Return the size of a file."""
+    fs, name = filesystem(path)
+    return int(fs.size(name))
+
+
+def state_key(path: str) -> str:
+    """Return a cheap key that changes when a file is written again (time, size, ETag)."""
+    fs, name = filesystem(path)
+    return str(fs.ukey(name))
+
+
+def open_reader(path: str) -> BinaryIO:
+    """Open a file for reading bytes."""
+    fs, name = filesystem(path)
+    return fs.open(name, "rb")  # type: ignore[no-any-return]
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a whole file."""
+    with open_reader(path) as stream:
+        return stream.read()
+
+
+def checksum(path: str) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with open_reader(path) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def list_names(root: str) -> list[str]:
+    """List all files below a root as sorted names relative to it; a missing root has none."""
+    fs, base = filesystem(root)
+    if not fs.exists(base):
+        return []
+    base = base.rstrip("/") + "/"
+    return sorted(name.removeprefix(base) for name in fs.find(base))
+
+
+@contextmanager
+def writing(path: str) -> Iterator[BinaryIO]:
+    """Give a stream whose content becomes `path` when the block ends well, and nothing else."""
+    remote = is_remote(path)
+    if not remote:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    directory = None if remote else str(Path(path).parent)
+    handle, temporary = tempfile.mkstemp(suffix=TEMPORARY_SUFFIX, dir=directory)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        if remote:
+            fs, name = filesystem(path)
+            fs.makedirs(fs._parent(name), exist_ok=True)
+            fs.put_file(temporary, name)
+        else:
+            Path(temporary).chmod(0o644)
+            Path(temporary).rename(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Commit a small file whole."""
+    with writing(path) as stream:
+        stream.write(data)
+
+
+def create(path: str, data: bytes) -> bool:
+    """Commit a small file unless one stands there already; tell which happened."""
+    if is_remote(path):
+        fs, name = filesystem(path)
+        fs.makedirs(fs._parent(name), exist_ok=True)
+        try:
+            fs.pipe_file(name, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(suffix=TEMPORARY_SUFFIX, dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        Path(temporary).chmod(0o644)
+        target.hardlink_to(temporary)
+    except FileExistsError:
+        return False
+    finally:
+        Path(temporary).unlink()
+    return True
+
+
+def remove(path: str) -> None:
+    """Delete a file; one that is gone already is no error."""
+    fs, name = filesystem(path)
+    try:
+        fs.rm_file(name)
+    except FileNotFoundError:
+        return
+
+
+def check_absolute_in_job(kind: str, path: str) -> None:
+    """Refuse a relative store or run path inside a Ray job, whose directory is a throw-away copy."""
+    inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if inside_job and not is_remote(path) and not Path(path).is_absolute():
+        raise ValueError(
+            f"{kind} is the relative path {path!r} inside a Ray job, where it would lie in the "
+            "job's temporary working directory and be lost: give an absolute path or a URL"
+        )

@@ -1,0 +1,224 @@
+"""The recipe: one YAML file that holds a run, strictly checked, shared by both halves.
+
+The models stand here rather than beside the code they configure because both command lines check
+the whole recipe: a misspelt `pretrain` key is refused before a long corpus job, not after it.
+
+Keys are of three kinds. *Lineage* keys (`clean`, `dedup`, `tokenizer`, `pack`) are fixed by the
+first snapshot of a store; *snapshot* keys (`snapshot`, `sources`) belong to one snapshot; *run*
+keys (`workers`, `dedup.partitions`, `pretrain`, paths) are free and never show in a result.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from corpus.files import read_bytes
+
+LABEL_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """Plain YAML in which a label such as 2026-11-21 stays text instead of becoming a date."""
+
+
+_RecipeLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+class Section(BaseModel):
+    """A frozen part of the recipe that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(Section):
+    """Where documents of one kind come from."""
+
+    name: str = Field(pattern=LABEL_PATTERN, description="name of the source, part of every id")
+    paths: tuple[str, ...] = Field(
+        min_length=1, description="files, directories or globs, each a path or an fsspec URL"
+    )
+    format: Literal["auto", "jsonl", "text"] = Field(
+        "auto", description="auto goes by the file name; text is one document a file"
+    )
+
+
+class Clean(Section):
+    """Which rules a document must pass."""
+
+    preset: Literal["gopher_quality", "none"] = Field(
+        "gopher_quality", description="the quality rules of Rae et al. 2021, or none"
+    )
+    max_record_bytes: int = Field(
+        64 * 2**20, ge=1, description="a longer line or file becomes a drop record, bytes"
+    )
+
+
+class Dedup(Section):
+    """When two documents are duplicates."""
+
+    threshold: float = Field(0.8, gt=0, le=1, description="least Jaccard similarity of n-grams")
+    bands: int = Field(32, ge=1, le=250, description="MinHash bands")
+    rows: int = Field(8, ge=1, description="MinHash rows a band; bands x rows permutations")
+    ngram: int = Field(5, ge=1, description="words a shingle")
+    verify: Literal["exact", "signature"] = Field(
+        "exact", description="compare the n-grams themselves, or estimate from signatures"
+    )
+    partitions: int = Field(16, ge=1, description="tasks of the grouping step (a run key)")
+
+    @model_validator(mode="after")
+    def _partitions_is_a_power_of_two(self) -> "Dedup":
+        if self.partitions & (self.partitions - 1):
+            raise ValueError(f"partitions is {self.partitions}, expected a power of two")
+        return self
+
+
+class Tokenizer(Section):
+    """A byte-level BPE to train on the first snapshot, or an existing one to take."""
+
+    vocab_size: int = Field(
+        50265, ge=261, le=2**32, description="entries, special tokens and 256 bytes included"
+    )
+    path: str | None = Field(None, description="directory with an existing tokenizer.json")
+
+
+class Pack(Section):
+    """How token ids become sequences and shards."""
+
+    sequence_length: int = Field(512, ge=8, le=65535, description="tokens a row")
+    format: Literal["full-sentences"] = Field(
+        "full-sentences", description="the input format of the RoBERTa paper, Table 2"
+    )
+    shard_size_bytes: int = Field(64 * 2**20, ge=1, description="aim for a shard's token ids")
+    validation_fraction: float = Field(
+        0.005, ge=0, lt=1, description="share of documents kept for validation, by id hash"
+    )
+
+
+class Pretrain(Section):
+    """A masked-language-model run; the defaults are the base column of the paper's Table 9."""
+
+    run: str | None = Field(None, description="output directory: checkpoints, metrics")
+    preset: Literal["tiny", "small", "base", "large"] = Field("base", description="model size")
+    max_steps: int = Field(500_000, ge=1, description="optimizer steps")
+    batch_sequences: int = Field(8192, ge=1, description="sequences a step, over all ranks")
+    microbatch_sequences: int = Field(32, ge=1, description="sequences a forward pass and rank")
+    learning_rate: float = Field(6e-4, gt=0, description="peak learning rate")
+    warmup_steps: int = Field(24_000, ge=0, description="steps of linear warmup")
+    seed: int = Field(0, ge=0, lt=2**63, description="seeds weights, order, masks and dropout")
+    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage")
+    processes: int = Field(1, ge=1, description="ranks on this machine")
+    checkpoint_every_steps: int = Field(1000, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that stay")
+    validate_every_steps: int = Field(1000, ge=1, description="steps between validations")
+    validation_sequences: int = Field(
+        1024, ge=1, description="at most this many validation rows, spread over all of them"
+    )
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="of weights and activations")
+    dropout: float = Field(0.1, ge=0, lt=1, description="hidden and attention dropout")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled, not on biases and norms")
+    adam_betas: tuple[float, float] = Field((0.9, 0.98), description="decay of the moments")
+    adam_epsilon: float = Field(1e-6, gt=0, description="added to the root of the variance")
+    mask_prob: float = Field(0.15, gt=0, le=0.5, description="share of real tokens to predict")
+    leave_unmasked_prob: float = Field(0.1, ge=0, le=1, description="of those, left as they are")
+    random_token_prob: float = Field(0.1, ge=0, le=1, description="of those, a random token")
+
+    @model_validator(mode="after")
+    def _shares_and_steps_fit(self) -> "Pretrain":
+        if self.leave_unmasked_prob + self.random_token_prob > 1:
+            raise ValueError("leave_unmasked_prob + random_token_prob is above 1")
+        if self.warmup_steps > self.max_steps:
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps}, more than max_steps {self.max_steps}"
+            )
+        if self.zero_stage == 0 and self.precision == "bf16":
+            raise ValueError(
+                "zero_stage 0 with bf16 would accumulate gradients in bf16: "
+                "take stage 1 or precision fp32"
+            )
+        return self
+
+
+class Recipe(Section):
+    """Everything a run is made from."""
+
+    store: str = Field(description="root of the store: a path or an fsspec URL")
+    snapshot: str = Field(pattern=LABEL_PATTERN, description="label of the snapshot")
+    sources: tuple[Source, ...] = Field(min_length=1, description="where documents come from")
+    clean: Clean = Clean()
+    dedup: Dedup = Dedup()
+    tokenizer: Tokenizer = Tokenizer()
+    pack: Pack = Pack()
+    workers: int | None = Field(None, ge=1, description="parallel tasks; absent: one a CPU")
+    pretrain: Pretrain = Pretrain()
+
+    @model_validator(mode="after")
+    def _source_names_are_distinct(self) -> "Recipe":
+        names = [source.name for source in self.sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two sources are called {name}")
+        return self
+
+
+def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML recipe, apply `section.key=value` overrides and check all of it."""
+    try:
+        raw = yaml.load(read_bytes(path), _RecipeLoader)
+    except FileNotFoundError:
+        raise ValueError(f"there is no recipe at {path}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path} holds no mapping of recipe keys")
+    for override in overrides:
+        _apply_override(raw, override)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise ValueError(f"{path}: " + "; ".join(map(_explain, error.errors()))) from None
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise ValueError(f"override {override!r} has no '=': write section.key=value")
+    *parents, last = key.split(".")
+    section = raw
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise ValueError(f"override {override!r}: {parent} is not a section of the recipe")
+    section[last] = yaml.load(value, _RecipeLoader)
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.0)
+        return f"unknown key {place}: did you mean {near[0]}?"
+    if error["type"] == "missing":
+        return f"{place} is missing"
+    return f"{place}: {error['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+
+
+def _known_keys(location: Sequence[Any]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in location:
+        if isinstance(part, str):
+            sections: dict[str, type[BaseModel]] = {
+                "sources": Source,
+                "clean": Clean,
+                "dedup": Dedup,
+                "tokenizer": Tokenizer,
+                "pack": Pack,
+                "pretrain": Pretrain,
+            }
+            model = sections.get(part, model)
+    return sorted(model.model_fields)

@@ -1,0 +1,134 @@
+"""Byte-level BPE as RoBERTa uses it: building, opening, encoding, decoding.
+
+`tokenizers` is the reference and does the encoding. Text that spells `<s>` or `<mask>` is encoded
+as the characters it is, never as a special token. Decoding gives back the bytes exactly.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from tokenizers import AddedToken, Encoding, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer as FastTokenizer
+
+from corpus.files import exists, join, read_bytes
+
+# RoBERTa's special tokens with its ids 0 to 3; <mask> is the last entry of the vocabulary.
+BOS, PAD, EOS, UNK, MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
+BOS_ID, PAD_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
+LEADING_SPECIALS = (BOS, PAD, EOS, UNK)
+
+
+class Tokenizer:
+    """A byte-level BPE with RoBERTa's special tokens."""
+
+    def __init__(self, definition: bytes) -> None:
+        """Open the content of a tokenizer.json; `ValueError` where its specials are not ours."""
+        self._tokenizer = FastTokenizer.from_str(definition.decode())
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self.definition = definition
+        self.fingerprint = hashlib.sha256(definition).hexdigest()
+        self.vocab_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        self.mask_id: int = self.vocab_size - 1
+        expected = dict(zip(LEADING_SPECIALS, range(4), strict=True)) | {MASK: self.mask_id}
+        for token, position in expected.items():
+            found = self._tokenizer.token_to_id(token)
+            if found != position:
+                raise ValueError(f"the tokenizer has {token} at {found}, expected {position}")
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encode texts without adding special tokens."""
+        encodings: list[Encoding] = self._tokenizer.encode_batch_fast(
+            list(texts), add_special_tokens=False
+        )
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Turn ids back into text, special tokens as they are spelt."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def token_bytes(self) -> list[bytes]:
+        """Return the bytes of every entry; special tokens as they are spelt."""
+        to_byte = {char: byte for byte, char in byte_alphabet().items()}
+        pieces = [b""] * self.vocab_size
+        for token, position in self._tokenizer.get_vocab(with_added_tokens=True).items():
+            special = position < 4 or position == self.mask_id
+            pieces[position] = token.encode() if special else bytes(map(to_byte.__getitem__, token))
+        return pieces
+
+    def spaces(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Tell of every entry whether it begins with white space, and whether it ends with it."""
+        pieces = self.token_bytes()
+        begins = np.array([piece[:1].isspace() for piece in pieces])
+        ends = np.array([piece[-1:].isspace() for piece in pieces])
+        return begins, ends
+
+
+def byte_alphabet() -> dict[int, str]:
+    """Return the printable character that stands for each byte (GPT-2's table, by its rule)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    stand_ins = {byte: chr(byte) for byte in printable}
+    return stand_ins | {byte: chr(256 + n) for n, byte in enumerate(others)}
+
+
+def build_definition(merges: Sequence[tuple[str, str]]) -> bytes:
+    """Build a tokenizer.json from merges: specials, 256 bytes, merges in order, <mask> last."""
+    tokens = [*LEADING_SPECIALS, *sorted(byte_alphabet().values())]
+    tokens += [left + right for left, right in merges]
+    vocabulary = {token: position for position, token in enumerate([*tokens, MASK])}
+    tokenizer = FastTokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.RobertaProcessing(
+        (EOS, EOS_ID), (BOS, BOS_ID), add_prefix_space=False
+    )
+    tokenizer.add_special_tokens(
+        [*LEADING_SPECIALS, AddedToken(MASK, lstrip=True, special=True, normalized=False)]
+    )
+    return canonical_definition(tokenizer.to_str().encode())
+
+
+def canonical_definition(definition: bytes) -> bytes:
+    """Write a tokenizer.json so that equal tokenizers are equal bytes."""
+    return orjson.dumps(orjson.loads(definition))
+
+
+def tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """Return the files of a tokenizer directory that `AutoTokenizer` opens, by name."""
+    model: Mapping[str, Any] = orjson.loads(tokenizer.definition)["model"]
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    specials = {
+        "bos_token": BOS, "eos_token": EOS, "unk_token": UNK, "sep_token": EOS, "pad_token": PAD,
+        "cls_token": BOS,
+        "mask_token": {
+            "content": MASK, "lstrip": True, "normalized": False, "rstrip": False,
+            "single_word": False,
+        },
+    }  # fmt: skip
+    return {
+        "tokenizer.json": tokenizer.definition,
+        "vocab.json": orjson.dumps(model["vocab"]),
+        "merges.txt": "\n".join(["#version: 0.2", *merges, ""]).encode(),
+        "special_tokens_map.json": orjson.dumps(specials),
+    }
+
+
+def open_tokenizer(directory: str) -> Tokenizer:
+    """Open the tokenizer.json of a directory."""
+    path = join(directory, "tokenizer.json")
+    if not exists(path):
+        raise ValueError(f"{directory} holds no tokenizer.json")
+    return Tokenizer(canonical_definition(read_bytes(path)))
+
+
+def local_tokenizer(definition: bytes, directory: Path) -> None:
+    """Write the files of a tokenizer into a local directory."""
+    for name, data in tokenizer_files(Tokenizer(definition)).items():
+        (directory / name).write_bytes(data)

@@ -1,0 +1,1 @@
+"""A snapshot becomes a RoBERTa checkpoint: streaming, masking, DeepSpeed ZeRO training, export."""
