@@ -1,1 +1,1 @@
-"""What documents, shards and snapshots are and how they lie on disk; needs neither Ray nor torch."""
+"""What documents, shards and snapshots are and how they lie on disk, without Ray or torch."""

@@ -37,7 +37,8 @@ def join(root: str, *parts: str) -> str:
 
 def filesystem(path: str) -> tuple[Any, str]:
     """Return the fsspec filesystem of a path and the path as that filesystem spells it."""
-    return fsspec.core.url_to_fs(path)
+    fs, name = fsspec.core.url_to_fs(path)
+    return fs, str(name)
 
 
 def exists(path: str) -> bool:
@@ -154,8 +155,15 @@ def remove(path: str) -> None:
         return
 
 
+def remove_tree(path: str) -> None:
+    """Delete a directory with all that is in it; one that is gone already is no error."""
+    fs, name = filesystem(path)
+    if fs.exists(name):
+        fs.rm(name, recursive=True)
+
+
 def check_absolute_in_job(kind: str, path: str) -> None:
-    """Refuse a relative store or run path inside a Ray job, whose directory is a throw-away copy."""
+    """Refuse a relative store or run path inside a Ray job, whose directory is thrown away."""
     inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     if inside_job and not is_remote(path) and not Path(path).is_absolute():
         raise ValueError(

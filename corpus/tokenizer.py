@@ -22,6 +22,9 @@ BOS, PAD, EOS, UNK, MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 LEADING_SPECIALS = (BOS, PAD, EOS, UNK)
 
+# Texts that every tokenizer must give back: spaces, several scripts, spelt special tokens.
+_PROBES = ("Cut  here\n\tna\u00efve", "\u4f60\u597d \U0001f600", "<s><mask> </s>", " ", "e\u0301")
+
 
 class Tokenizer:
     """A byte-level BPE with RoBERTa's special tokens."""
@@ -41,6 +44,12 @@ class Tokenizer:
             found = self._tokenizer.token_to_id(token)
             if found != position:
                 raise ValueError(f"the tokenizer has {token} at {found}, expected {position}")
+        for probe, ids in zip(_PROBES, self.encode(_PROBES), strict=True):
+            if self.decode(ids) != probe or set(ids) & {*range(4), self.mask_id}:
+                raise ValueError(
+                    f"the tokenizer does not give {probe!r} back: expected a byte-level BPE "
+                    "without a prefix space and without normalization"
+                )
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode texts without adding special tokens."""

@@ -1,0 +1,60 @@
+"""The command line of the corpus half: `python -m pipeline COMMAND ...`."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+
+from corpus.recipe import Recipe, load_recipe
+from pipeline.refresh import refresh, summarize
+
+# Tasks run side by side; within one, libraries shall not start threads of their own.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    parsed = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        return int(parsed.run(parsed))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m pipeline", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("refresh", help="build the snapshot that a recipe describes")
+    command.add_argument("recipe", help="YAML file")
+    command.add_argument("overrides", nargs="*", metavar="section.key=value")
+    command.add_argument("--json", action="store_true", help="end with one JSON object")
+    command.set_defaults(run=_refresh)
+    command = commands.add_parser("schema", help="print the JSON Schema of a recipe, for editors")
+    command.set_defaults(run=_schema)
+    return parser
+
+
+def _refresh(parsed: argparse.Namespace) -> int:
+    outcome = refresh(load_recipe(parsed.recipe, parsed.overrides))
+    summary = summarize(outcome.snapshot)
+    if outcome.tasks_run:
+        print(f"{outcome.tasks_run} tasks in {outcome.elapsed_seconds:.1f} s")
+    else:
+        print("nothing to do")
+    for key, value in summary.items():
+        print(f"{key:>18}  {value}")
+    if parsed.json:
+        print(json.dumps(summary))
+    return 0
+
+
+def _schema(_: argparse.Namespace) -> int:
+    print(json.dumps(Recipe.model_json_schema(), indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""Clean: one raw file becomes documents that passed the rules, drop records and an index.
+
+The cleaned text is NFC with Unix newlines, without control characters, stripped. A document's text
+and verdict depend on that document and the recipe alone. A file's documents are written in parts of
+bounded text, each sorted by (id, file, position), so memory does not grow with the file; the parts
+follow from the file's content, never from who did the work.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from corpus.documents import (
+    DOCUMENT_SCHEMA,
+    DROP_SCHEMA,
+    digest_table,
+    document_id,
+    drop_row,
+    drops_table,
+    format_digest,
+    text_hash,
+)
+from corpus.files import join, writing
+from corpus.readers import Damage, InputFile, Record, read_records
+from corpus.recipe import Clean, Dedup
+from corpus.snapshots import Input
+from pipeline.jobs import Output
+from pipeline.rules import Failure, gopher_quality
+from pipeline.signatures import write_index
+
+# Raised by hand when the cleaned text changes.
+VERSION = 1
+
+# The text a part holds; a task needs a few times this. Guess that fits 2 GB a task.
+PART_BYTES = 128 * 2**20
+
+# Every control character but tab and newline, and the byte-order mark.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")
+_NEWLINES = re.compile("\r\n?")
+
+
+def clean_text(text: str) -> str:
+    """Return the text as it is kept."""
+    text = unicodedata.normalize("NFC", _NEWLINES.sub("\n", text))
+    return _CONTROLS.sub("", text).strip()
+
+
+def judge(text: str, config: Clean) -> Failure | None:
+    """Return the rule that a cleaned text fails, or None."""
+    if not text:
+        return Failure("empty", 0, 1)
+    if config.preset == "gopher_quality":
+        return gopher_quality(text)
+    return None
+
+
+@dataclass
+class Part:
+    """Documents and drops of one part of a file, in the order they were read."""
+
+    documents: list[dict[str, Any]] = field(default_factory=list)
+    drops: list[dict[str, Any]] = field(default_factory=list)
+    text_bytes: int = 0
+
+    def tables(self) -> tuple[pa.Table, pa.Table]:
+        """Return documents and drops as tables in canonical order."""
+        self.documents.sort(key=lambda row: (row["id"], row["file"], row["position"]))
+        documents = pa.Table.from_pylist(self.documents, schema=DOCUMENT_SCHEMA)
+        return documents, drops_table(self.drops)
+
+
+def clean_records(
+    records: Iterable[Record | Damage], source: str, file: str, config: Clean
+) -> Iterator[Part]:
+    """Turn records into parts; every record becomes one document or one drop."""
+    part = Part()
+    for record in records:
+        place = {"source": source, "file": file, "position": record.position}
+        if isinstance(record, Damage):
+            part.drops.append(
+                drop_row(
+                    **place,
+                    stage="read",
+                    rule=record.rule,
+                    value=record.value,
+                    threshold=record.threshold,
+                    detail=record.detail,
+                )
+            )
+            continue
+        place["id"] = document_id(source, record.key, record.text)
+        text = clean_text(record.text)
+        failure = judge(text, config)
+        if failure is not None:
+            part.drops.append(drop_row(**place, stage="clean", **_as_floats(failure)))
+            continue
+        part.documents.append(_document(record, text, place))
+        part.text_bytes += len(text.encode())
+        if part.text_bytes >= PART_BYTES:
+            yield part
+            part = Part()
+    yield part
+
+
+def _as_floats(failure: Failure) -> dict[str, Any]:
+    return {
+        "rule": failure.rule,
+        "value": float(failure.value),
+        "threshold": float(failure.threshold),
+    }
+
+
+def _document(record: Record, text: str, place: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **place,
+        "text": text,
+        "url": record.url,
+        "language": record.language,
+        "meta": record.meta,
+        "text_hash": text_hash(text),
+    }
+
+
+def clean_file(root: str, name: str, source: Input, clean: Clean, dedup: Dedup) -> Output:
+    """Clean one raw file into numbered parts below a snapshot's directory."""
+    paths: list[str] = []
+    parts: list[dict[str, Any]] = []
+    file = InputFile(source.path)
+    try:
+        records = read_records(file, source.format, clean.max_record_bytes)
+        for number, part in enumerate(clean_records(records, source.source, source.name, clean)):
+            part_name = f"{name}-{number:05d}"
+            documents, drops = part.tables()
+            paths += _write_part(root, part_name, documents, drops, dedup)
+            parts.append(_count(part_name, part, documents, drops))
+        _check_unchanged(file, source)
+    finally:
+        file.close()
+    return Output(tuple(paths), {"source": source.source, "parts": parts})
+
+
+def _write_part(
+    root: str, name: str, documents: pa.Table, drops: pa.Table, dedup: Dedup
+) -> list[str]:
+    clean_path, drop_path = f"clean/{name}.parquet", f"dropped/{name}.parquet"
+    write_table(join(root, clean_path), documents)
+    write_table(join(root, drop_path), drops)
+    return [clean_path, drop_path, *write_index(root, name, documents, dedup)]
+
+
+def _count(name: str, part: Part, documents: pa.Table, drops: pa.Table) -> dict[str, Any]:
+    return {
+        "name": name,
+        "documents": len(documents),
+        "text_bytes": part.text_bytes,
+        "dropped": count_rules(drops),
+        "dropped_digest": format_digest(digest_table(drops, DROP_SCHEMA.names)),
+    }
+
+
+def count_rules(drops: pa.Table) -> dict[str, int]:
+    """Count the rows of a drop table by rule."""
+    counted = drops.group_by("rule").aggregate([("rule", "count")]).to_pylist()
+    return {row["rule"]: row["rule_count"] for row in sorted(counted, key=lambda row: row["rule"])}
+
+
+def write_table(path: str, table: pa.Table) -> None:
+    """Commit a table as zstd Parquet with row groups that a few documents can be read from."""
+    with writing(path) as stream:
+        pq.write_table(table, stream, compression="zstd", row_group_size=1024)
+
+
+def _check_unchanged(file: InputFile, source: Input) -> None:
+    found = file.checksum()
+    if found != source.checksum:
+        raise ValueError(
+            f"{source.path} changed while the job ran: its checksum was {source.checksum} "
+            f"and is {found}: give the new content a label of its own, or put the old file back"
+        )

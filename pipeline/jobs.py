@@ -1,0 +1,227 @@
+"""Runs a stage's tasks on Ray and remembers which are done; the only importer of Ray.
+
+A task is a pure function from files to files. It commits its outputs, then a record with their
+checksums and its counts; an output exists once its record does. So the same command again runs only
+what has no record, and starts no Ray where nothing is missing. Retries and double execution write
+the same bytes again. Which worker did what, and how many there are, never shows.
+
+Without a cluster Ray starts on this machine, bound to loopback; inside `ray job submit`, or with
+RAY_ADDRESS set, the cluster is used.
+"""
+
+import importlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from corpus.files import (
+    checksum,
+    create,
+    join,
+    list_names,
+    read_bytes,
+    remove,
+    remove_tree,
+    size_bytes,
+)
+
+logger = logging.getLogger(__name__)
+
+# Ray's embedded object store carries task arguments and records only, never text. Guess.
+_OBJECT_STORE_BYTES = 100 * 2**20
+_LOG_EVERY_SECONDS = 10.0
+
+# Stages whose outputs, below work/, only a later stage of the same snapshot needs.
+WORK_STAGES = ("group", "verify")
+
+
+class Output(NamedTuple):
+    """What a task returns: the files it committed (relative to the snapshot) and its counts."""
+
+    paths: tuple[str, ...]
+    counts: dict[str, Any]
+
+
+class Task(NamedTuple):
+    """One unit of work; `name` is made from its inputs and lineage alone."""
+
+    name: str
+    function: Callable[..., Output]
+    arguments: tuple[Any, ...]
+
+
+class Record(NamedTuple):
+    """What is known of a finished task."""
+
+    files: tuple[dict[str, Any], ...]
+    counts: dict[str, Any]
+    elapsed_seconds: float
+
+
+class Stages:
+    """Runs the stages of one snapshot; Ray starts with the first task that is missing."""
+
+    def __init__(self, root: str, workers: int | None) -> None:
+        """Work below a snapshot's directory with this many tasks at a time."""
+        self.root = root
+        self._workers = workers
+        self._started_ray = False
+        self.tasks_run = 0
+
+    def is_done(self, stage: str, names: Sequence[str]) -> bool:
+        """Tell whether all these tasks of a stage have their records."""
+        return set(names) <= set(self._recorded(stage))
+
+    def run(self, stage: str, tasks: Sequence[Task]) -> dict[str, Record]:
+        """Run what is missing of a stage and return the records of all of it, by task name."""
+        recorded = set(self._recorded(stage))
+        missing = [task for task in tasks if task.name not in recorded]
+        if missing:
+            logger.info(
+                "%s: %d tasks, %d done before", stage, len(tasks), len(tasks) - len(missing)
+            )
+            start = time.perf_counter()
+            self._run_missing(stage, missing)
+            logger.info("%s: done in %.1f s", stage, time.perf_counter() - start)
+        return {task.name: read_record(self.root, stage, task.name) for task in tasks}
+
+    def close(self) -> None:
+        """Stop the Ray that this object started."""
+        if self._started_ray:
+            _import_ray().shutdown()
+
+    def _recorded(self, stage: str) -> list[str]:
+        names = list_names(join(self.root, "records", stage))
+        return [name.removesuffix(".json") for name in names if name.endswith(".json")]
+
+    def _run_missing(self, stage: str, missing: Sequence[Task]) -> None:
+        ray = _import_ray()
+        if not ray.is_initialized():
+            _start_ray(ray, self._workers)
+            self._started_ray = True
+        limit = self._workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        remote = ray.remote(num_cpus=1, max_retries=3)(run_task)
+        waiting = list(reversed(missing))
+        running: dict[Any, str] = {}
+        with _progress(stage, len(missing)) as advance:
+            while waiting or running:
+                while waiting and len(running) < limit:
+                    task = waiting.pop()
+                    running[remote.remote(self.root, stage, task)] = task.name
+                finished, _ = ray.wait(list(running), num_returns=1)
+                for reference in finished:
+                    name = running.pop(reference)
+                    _result(ray, reference, f"{stage} {name}")
+                    self.tasks_run += 1
+                    advance()
+
+
+def run_task(root: str, stage: str, task: Task) -> None:
+    """Do one task and commit its record; this is what runs in a worker."""
+    start = time.perf_counter()
+    output = task.function(root, task.name, *task.arguments)
+    record = {
+        "files": [describe_file(root, path) for path in output.paths],
+        "counts": output.counts,
+        "elapsed_seconds": time.perf_counter() - start,
+    }
+    create(_record_path(root, stage, task.name), orjson.dumps(record))
+
+
+def describe_file(root: str, path: str) -> dict[str, Any]:
+    """Return path, size and checksum of a committed file."""
+    full = join(root, path)
+    return {"path": path, "size_bytes": size_bytes(full), "checksum": checksum(full)}
+
+
+def read_record(root: str, stage: str, name: str) -> Record:
+    """Return the record of a finished task; `ValueError` names a damaged one."""
+    path = _record_path(root, stage, name)
+    try:
+        fields: Mapping[str, Any] = orjson.loads(read_bytes(path))
+        return Record(tuple(fields["files"]), fields["counts"], fields["elapsed_seconds"])
+    except (orjson.JSONDecodeError, KeyError) as error:
+        raise ValueError(f"the record {path} is damaged ({error}): delete it to redo") from None
+
+
+def sweep(root: str, keep: set[str]) -> None:
+    """Delete what a finished snapshot does not need: work files and strays of killed tasks.
+
+    Records stay, but for those of deleted work files, so that a kill right here costs nothing.
+    """
+    for stage in WORK_STAGES:
+        remove_tree(join(root, "records", stage))
+        remove_tree(join(root, "work", stage))
+    for name in list_names(root):
+        if name not in keep and not name.startswith("records/"):
+            remove(join(root, name))
+
+
+def _record_path(root: str, stage: str, name: str) -> str:
+    return join(root, "records", stage, f"{name}.json")
+
+
+def _import_ray() -> Any:  # noqa: ANN401 - the module itself
+    """Import Ray, which happens only where there is work for it."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not os.environ.get("RAY_ADDRESS"):
+        # Despite its name, what makes an embedded Ray listen on loopback only.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    return importlib.import_module("ray")
+
+
+def _start_ray(ray: Any, workers: int | None) -> None:  # noqa: ANN401 - the module itself
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+        return
+    ray.init(
+        address="local",
+        num_cpus=workers or os.cpu_count(),
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        **quiet,
+    )
+
+
+def _result(ray: Any, reference: Any, what: str) -> None:  # noqa: ANN401 - the module itself
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ValueError):
+            raise ValueError(f"{what}: {error.cause}") from error
+        raise
+
+
+@contextmanager
+def _progress(stage: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show a bar on a terminal, a line per interval elsewhere."""
+    if sys.stderr.isatty():
+        columns = (
+            TextColumn("{task.description:>10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            shown = bar.add_task(stage, total=total)
+            yield lambda: bar.advance(shown)
+        return
+    done, logged = 0, time.perf_counter()
+
+    def advance() -> None:
+        nonlocal done, logged
+        done += 1
+        if time.perf_counter() - logged > _LOG_EVERY_SECONDS:
+            logged = time.perf_counter()
+            logger.info("%s: %d of %d tasks", stage, done, total)
+
+    yield advance

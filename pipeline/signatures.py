@@ -1,0 +1,314 @@
+"""Shingles, MinHash signatures and band keys, in one numba pass over the bytes of a batch.
+
+A shingle is `ngram` words in a row; a word is a maximal run of letters, digits and marks of the
+normalized (lower-case) text, and in scripts that write no spaces every character is a word of its
+own. Words and shingles are 64-bit hashes, so two different shingles are taken for one with
+probability 2^-64; `reference_shingles` is the readable definition that audits and tests use.
+
+MinHash by 64-bit multiply-shift permutations (Broder 1997; Dietzfelbinger et al. 1997), then
+`bands` keys of `rows` minima each. Documents with fewer words than a shingle have no set, no
+signature and no band: they take part in exact deduplication only.
+
+The index of a part is two Arrow files: its documents (hashes, word counts) and its keys sorted by
+value, so that any partition of the key space is one contiguous range of it.
+"""
+
+import hashlib
+import unicodedata
+from functools import lru_cache
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from corpus.files import join, writing
+from corpus.recipe import Dedup
+
+# Raised by hand when a hash, a signature or a key changes.
+VERSION = 1
+
+UInt64s = npt.NDArray[np.uint64]
+
+# Bands above 250 hold whole-value hashes, so that every kind of edge is found by one grouping.
+SET_BAND, EXACT_BAND, ID_BAND = 253, 254, 255
+
+KEY_SCHEMA = pa.schema([("key", pa.uint64()), ("band", pa.uint8()), ("row", pa.uint32())])
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("position", pa.int64(), nullable=False),
+        pa.field("text_hash", pa.binary(16), nullable=False),
+        pa.field("set_hash", pa.binary(16)),
+        pa.field("text_bytes", pa.int64(), nullable=False),
+    ]
+)
+
+# Scripts that write no spaces between words, by the first word of a character's Unicode name.
+_UNSPACED = frozenset(
+    ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "BOPOMOFO", "TIBETAN")
+)
+_SEPARATOR, _WORD, _SINGLE = 0, 1, 2
+_BATCH_BYTES = 2**20  # of normalized text; keeps a batch's shingles in the cache's neighbourhood
+_FNV_OFFSET, _FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3  # FNV-1a, Fowler, Noll, Vo
+_PERMUTATION_SEED = 0x6D61736B6C696E65  # "maskline" in ASCII
+
+
+class Signed(NamedTuple):
+    """The shingle sets and band keys of a batch of texts.
+
+    shingles: sorted distinct hashes, all texts one after another; offsets: [texts + 1];
+    keys: [texts, bands], meaningless for a text without shingles.
+    """
+
+    shingles: UInt64s
+    offsets: npt.NDArray[np.int64]
+    signatures: UInt64s
+    keys: UInt64s
+
+
+def normalize(text: str) -> str:
+    """Return the text as shingles see it; the words of the exact hash's text are the same."""
+    return unicodedata.normalize("NFC", text).lower()
+
+
+def character_class(character: str) -> int:
+    """Tell separator, word character and one-character word apart."""
+    if not (character.isalnum() or unicodedata.category(character).startswith("M")):
+        return _SEPARATOR
+    name = unicodedata.name(character, "").split(" ", 1)[0]
+    return _SINGLE if name in _UNSPACED else _WORD
+
+
+@lru_cache(maxsize=1)
+def _class_table() -> npt.NDArray[np.uint8]:
+    return np.fromiter(map(character_class, map(chr, range(0x110000))), np.uint8, 0x110000)
+
+
+@lru_cache(maxsize=4)
+def permutations(count: int) -> tuple[UInt64s, UInt64s]:
+    """Return odd multipliers and addends, drawn by a fixed hash: uint64 [count] each."""
+    draws = [
+        int.from_bytes(hashlib.sha256(f"{_PERMUTATION_SEED}:{n}".encode()).digest()[:16], "big")
+        for n in range(count)
+    ]
+    mask = 2**64 - 1
+    multipliers = np.array([draw >> 64 | 1 for draw in draws], np.uint64)
+    return multipliers, np.array([draw & mask for draw in draws], np.uint64)
+
+
+def reference_shingles(text: str, ngram: int) -> set[tuple[str, ...]]:
+    """Return the set of word n-grams, written for reading; empty where there are too few words."""
+    words: list[str] = []
+    joined = False
+    for character in normalize(text):
+        kind = character_class(character)
+        if kind == _WORD and joined:
+            words[-1] += character
+        elif kind != _SEPARATOR:
+            words.append(character)
+        joined = kind == _WORD
+    return {tuple(words[i : i + ngram]) for i in range(len(words) - ngram + 1)}
+
+
+def sign(texts: list[str], config: Dedup) -> Signed:
+    """Compute the shingle sets, signatures and band keys of a batch of texts."""
+    encoded = [normalize(text).encode() for text in texts]
+    ends = np.cumsum([0, *map(len, encoded)])
+    data = np.frombuffer(b"".join(encoded), np.uint8)
+    shingles, offsets = _shingle_sets(data, ends, _class_table(), config.ngram)
+    multipliers, addends = permutations(config.bands * config.rows)
+    signatures = _signatures(shingles, offsets, multipliers, addends)
+    return Signed(shingles, offsets, signatures, _band_keys(signatures, config.bands, config.rows))
+
+
+@numba.njit(cache=True)
+def _mix(value: np.uint64) -> np.uint64:
+    # The finalizer of splitmix64 (Steele, Lea, Flood 2014).
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+@numba.njit(cache=True)
+def _decode(data: npt.NDArray[np.uint8], i: int) -> tuple[np.int64, int]:
+    # The input is valid UTF-8 by construction.
+    first = data[i]
+    if first < 0x80:
+        return np.int64(first), 1
+    if first < 0xE0:
+        return (np.int64(first & 0x1F) << 6) | (data[i + 1] & 0x3F), 2
+    middle = np.int64(data[i + 1] & 0x3F)
+    if first < 0xF0:
+        return (np.int64(first & 0x0F) << 12) | (middle << 6) | (data[i + 2] & 0x3F), 3
+    tail = (np.int64(data[i + 2] & 0x3F) << 6) | (data[i + 3] & 0x3F)
+    return (np.int64(first & 0x07) << 18) | (middle << 12) | tail, 4
+
+
+@numba.njit(cache=True)
+def _words(
+    data: npt.NDArray[np.uint8], start: int, stop: int, classes: npt.NDArray[np.uint8], out: UInt64s
+) -> int:
+    """Write the hash of every word of a text; return how many there are."""
+    count, i = 0, start
+    state = np.uint64(_FNV_OFFSET)
+    open_word = False
+    while i < stop:
+        code, width = _decode(data, i)
+        kind = classes[code]
+        if open_word and kind != _WORD:
+            out[count] = _mix(state)
+            count += 1
+            open_word = False
+        if kind != _SEPARATOR:
+            if not open_word:
+                state = np.uint64(_FNV_OFFSET)
+            for k in range(i, i + width):
+                state = (state ^ np.uint64(data[k])) * np.uint64(_FNV_PRIME)
+            open_word = kind == _WORD
+            if kind == _SINGLE:
+                out[count] = _mix(state)
+                count += 1
+        i += width
+    if open_word:
+        out[count] = _mix(state)
+        count += 1
+    return count
+
+
+@numba.njit(cache=True)
+def _shingle_sets(
+    data: npt.NDArray[np.uint8],
+    ends: npt.NDArray[np.int64],
+    classes: npt.NDArray[np.uint8],
+    ngram: int,
+) -> tuple[UInt64s, npt.NDArray[np.int64]]:
+    longest = 0
+    for t in range(len(ends) - 1):
+        longest = max(longest, ends[t + 1] - ends[t])
+    words = np.empty(longest + 1, np.uint64)
+    shingles = np.empty(len(data) + 1, np.uint64)
+    offsets = np.zeros(len(ends), np.int64)
+    for t in range(len(ends) - 1):
+        count = _words(data, ends[t], ends[t + 1], classes, words)
+        total = max(0, count - ngram + 1)
+        found = np.empty(total, np.uint64)
+        for i in range(total):
+            state = np.uint64(_FNV_OFFSET)
+            for k in range(ngram):
+                state = _mix(state ^ words[i + k]) + np.uint64(_FNV_PRIME)
+            found[i] = state
+        found.sort()
+        kept = offsets[t]
+        for i in range(total):
+            if i == 0 or found[i] != found[i - 1]:
+                shingles[kept] = found[i]
+                kept += 1
+        offsets[t + 1] = kept
+    return shingles[: offsets[-1]].copy(), offsets
+
+
+@numba.njit(cache=True)
+def _signatures(
+    shingles: UInt64s, offsets: npt.NDArray[np.int64], multipliers: UInt64s, addends: UInt64s
+) -> UInt64s:
+    count = len(multipliers)
+    minima = np.full((len(offsets) - 1, count), np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64)
+    for t in range(len(offsets) - 1):
+        row = minima[t]
+        for s in range(offsets[t], offsets[t + 1]):
+            shingle = shingles[s]
+            for p in range(count):
+                value = multipliers[p] * shingle + addends[p]
+                row[p] = min(row[p], value)
+    return minima
+
+
+@numba.njit(cache=True)
+def _band_keys(signatures: UInt64s, bands: int, rows: int) -> UInt64s:
+    keys = np.empty((len(signatures), bands), np.uint64)
+    for t in range(len(signatures)):
+        for band in range(bands):
+            state = _mix(np.uint64(band + 1) * np.uint64(_FNV_PRIME))
+            for r in range(rows):
+                state = _mix(state ^ signatures[t, band * rows + r]) + np.uint64(_FNV_PRIME)
+            keys[t, band] = state
+    return keys
+
+
+def set_hash(shingles: UInt64s) -> bytes | None:
+    """Hash a whole shingle set: 16 bytes, or None for an empty one."""
+    if not len(shingles):
+        return None
+    return hashlib.sha256(shingles.astype("<u8").tobytes()).digest()[:16]
+
+
+def write_index(root: str, name: str, documents: pa.Table, config: Dedup) -> list[str]:
+    """Write the index of a part of documents; return its two paths."""
+    texts: list[str] = documents["text"].to_pylist()
+    set_hashes: list[bytes | None] = []
+    keys = [np.empty((0, config.bands), np.uint64)]
+    for batch in _batches(texts):
+        signed = sign(batch, config)
+        spans = zip(signed.offsets[:-1], signed.offsets[1:], strict=True)
+        set_hashes += [set_hash(signed.shingles[start:stop]) for start, stop in spans]
+        keys.append(signed.keys)
+    index = pa.table(
+        {
+            "id": documents["id"],
+            "file": documents["file"],
+            "position": documents["position"],
+            "text_hash": documents["text_hash"],
+            "set_hash": pa.array(set_hashes, pa.binary(16)),
+            "text_bytes": pa.array([len(text.encode()) for text in texts], pa.int64()),
+        },
+        schema=INDEX_SCHEMA,
+    )
+    paths = [f"index/{name}.documents.arrow", f"index/{name}.keys.arrow"]
+    write_arrow(join(root, paths[0]), index)
+    write_arrow(join(root, paths[1]), _sorted_keys(index, np.concatenate(keys)))
+    return paths
+
+
+def _batches(texts: list[str]) -> list[list[str]]:
+    batches: list[list[str]] = []
+    size = _BATCH_BYTES
+    for text in texts:
+        if size >= _BATCH_BYTES:
+            batches.append([])
+            size = 0
+        batches[-1].append(text)
+        size += len(text)
+    return batches
+
+
+def _sorted_keys(index: pa.Table, band_keys: UInt64s) -> pa.Table:
+    has_set = np.array([value is not None for value in index["set_hash"].to_pylist()], bool)
+    rows = np.arange(len(index), dtype=np.uint32)
+    columns = [
+        (band_keys[has_set, band], band, rows[has_set]) for band in range(band_keys.shape[1])
+    ]
+    set_hashes = [value for value in index["set_hash"].to_pylist() if value is not None]
+    ids = [hashlib.sha256(value.encode()).digest() for value in index["id"].to_pylist()]
+    columns += [
+        (_leading(set_hashes), SET_BAND, rows[has_set]),
+        (_leading(index["text_hash"].to_pylist()), EXACT_BAND, rows),
+        (_leading(ids), ID_BAND, rows),
+    ]
+    key = np.concatenate([column[0] for column in columns])
+    band = np.concatenate([np.full(len(values), band, np.uint8) for values, band, _ in columns])
+    row = np.concatenate([column[2] for column in columns])
+    order = np.lexsort((row, band, key))
+    return pa.table([key[order], band[order], row[order]], schema=KEY_SCHEMA)
+
+
+def _leading(hashes: list[bytes]) -> UInt64s:
+    return np.array([int.from_bytes(value[:8], "big") for value in hashes], np.uint64)
+
+
+def write_arrow(path: str, table: pa.Table) -> None:
+    """Commit a table as an uncompressed Arrow IPC file."""
+    with writing(path) as stream, pa.ipc.new_file(stream, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
