@@ -1,0 +1,154 @@
+"""Turns the newest checkpoint of a run into a directory that `transformers` loads without us.
+
+Weights are copied under their own names in fp32; the decoder is tied to the word embedding, as
+`RobertaForMaskedLM` ties it. Beside them: the tokenizer as it lies in the store, and a model card
+that says what made the checkpoint.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import orjson
+import safetensors.torch
+
+from corpus.files import write_bytes
+from corpus.snapshots import tokenizer_root
+from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, open_tokenizer, tokenizer_files
+from pretrain.checkpoints import CheckpointState, load_weights, newest_checkpoint
+from pretrain.config import ModelShape
+from pretrain.metrics import read_metrics
+from pretrain.model import INITIAL_DEVIATION, NORM_EPSILON
+
+logger = logging.getLogger(__name__)
+
+
+def export(run: str, directory: str) -> None:
+    """Write the newest checkpoint of a run into a new or empty directory."""
+    newest = newest_checkpoint(run)
+    if newest is None:
+        raise ValueError(f"{run} holds no complete checkpoint: train until it writes one")
+    target = Path(directory)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{directory} is not empty: export writes into a new directory")
+    checkpoint, state = newest
+    weights = load_weights(checkpoint, state)
+    tokenizer = open_tokenizer(tokenizer_root(state.recipe["store"], state.identity.tokenizer))
+    if tokenizer.fingerprint != state.identity.tokenizer:
+        raise ValueError(
+            f"the tokenizer of {state.recipe['store']} is {tokenizer.fingerprint}, the checkpoint "
+            f"was trained with {state.identity.tokenizer}: restore the store's tokenizer"
+        )
+    files = {
+        **tokenizer_files(tokenizer),
+        "tokenizer_config.json": _json(_tokenizer_config(state.identity.model)),
+        "config.json": _json(_model_config(state)),
+        "model.safetensors": safetensors.torch.save(weights, {"format": "pt"}),
+        "README.md": _model_card(run, state).encode(),
+    }
+    for name, data in files.items():
+        write_bytes(str(target / name), data)
+    logger.info("exported step %s of %s to %s", f"{state.step:,}", run, directory)
+
+
+def _model_config(state: CheckpointState) -> dict[str, Any]:
+    shape, dropout = state.identity.model, state.recipe["pretrain"]["dropout"]
+    return {
+        "model_type": "roberta",
+        "architectures": ["RobertaForMaskedLM"],
+        "dtype": "float32",
+        "vocab_size": shape.vocab_size,
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": shape.feedforward_width,
+        "max_position_embeddings": shape.max_positions,
+        "type_vocab_size": 1,
+        "hidden_act": "gelu",
+        "layer_norm_eps": NORM_EPSILON,
+        "initializer_range": INITIAL_DEVIATION,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+        "bos_token_id": BOS_ID,
+        "pad_token_id": PAD_ID,
+        "eos_token_id": EOS_ID,
+        "tie_word_embeddings": True,
+    }
+
+
+def _tokenizer_config(shape: ModelShape) -> dict[str, Any]:
+    return {
+        "tokenizer_class": "RobertaTokenizer",
+        "model_max_length": shape.sequence_length,
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "clean_up_tokenization_spaces": False,
+    }
+
+
+def _model_card(run: str, state: CheckpointState) -> str:
+    identity, recipe = state.identity, state.recipe
+    measured = [line for line in read_metrics(run) if line["step"] < state.step]
+    validated = [line for line in measured if "validation_loss" in line]
+    rows = {
+        "snapshot": f"{identity.snapshot_label} (`{identity.plan.snapshot}`)",
+        "tokenizer": f"`{identity.tokenizer}`",
+        "data plan": f"`{state.plan_hash}`",
+        "sources": ", ".join(source["name"] for source in recipe["sources"]),
+        "steps": f"{state.step:,} of {recipe['pretrain']['max_steps']:,}",
+        "sequences a step": f"{identity.plan.batch_sequences:,} x {identity.model.sequence_length}",
+        "first training loss": f"{measured[0]['loss']:.4f} nats" if measured else "not recorded",
+        "last training loss": f"{measured[-1]['loss']:.4f} nats" if measured else "not recorded",
+        "validation loss": _last_validation(validated),
+        "made with": ", ".join(f"{name} {version}" for name, version in state.versions.items()),
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return _CARD.format(
+        preset=recipe["pretrain"]["preset"],
+        table=table,
+        recipe=orjson.dumps(recipe, option=orjson.OPT_INDENT_2).decode(),
+    )
+
+
+def _last_validation(validated: list[dict[str, Any]]) -> str:
+    if not validated:
+        return "not measured"
+    last = validated[-1]
+    return (
+        f"{last['validation_loss']:.4f} nats (perplexity {last['perplexity']:.2f}) "
+        f"after step {last['step']:,}"
+    )
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return orjson.dumps(values, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+
+
+_CARD = """---
+library_name: transformers
+pipeline_tag: fill-mask
+tags:
+- roberta
+- maskline
+---
+
+# RoBERTa ({preset}), pretrained by maskline
+
+A base checkpoint for masked language modelling, to be fine-tuned. Load it with
+`AutoModelForMaskedLM.from_pretrained` and `AutoTokenizer.from_pretrained`.
+
+## What made it
+
+| | |
+|---|---|
+{table}
+
+The batch of every step follows from snapshot, data plan and step. It has the biases of its sources
+and was not evaluated on any task.
+
+## Recipe
+
+```json
+{recipe}
+```
+"""

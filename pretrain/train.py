@@ -1,0 +1,229 @@
+"""The training run of one rank: open the snapshot, go on where the run stopped, take the steps.
+
+The same function runs in one process, in several of this machine and under torchrun (launch.py);
+all it knows of the other ranks is its `World`. What decides a number is set anew at each step from
+(seed, step): batch, masks, dropout, learning rate. So a run that was killed and goes on from a
+checkpoint takes the same steps, bit for bit in the same layout.
+"""
+
+import fcntl
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from corpus.files import check_absolute_in_job, is_remote, write_bytes
+from corpus.recipe import Pretrain, Recipe
+from corpus.snapshots import open_snapshot
+from pretrain.batches import HASH_BITS, Stream, hash_batches, open_stream
+from pretrain.checkpoints import (
+    check_identity,
+    load_training_state,
+    newest_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from pretrain.config import Identity, data_plan, learning_rate_at, model_shape
+from pretrain.dataset import Shares, derive_keys, verify_shards
+from pretrain.engine import Engine, deepspeed_config
+from pretrain.metrics import Reporter, perplexity
+from pretrain.model import MaskedLanguageModel
+from pretrain.world import World
+
+logger = logging.getLogger(__name__)
+
+RECIPE = "recipe.json"
+_DROPOUT_DOMAIN = 4
+_LOCK_PATIENCE_SECONDS = 10.0  # the ranks of a killed run need a moment to end
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a rank holds while it trains."""
+
+    recipe: Recipe
+    identity: Identity
+    stream: Stream
+    shares: Shares
+    engine: Engine
+    world: World
+
+    @property
+    def config(self) -> Pretrain:
+        """The training section of the recipe."""
+        return self.recipe.pretrain
+
+
+def run_directory(recipe: Recipe) -> str:
+    """Return the output directory of a recipe, checked."""
+    run = recipe.pretrain.run
+    if run is None:
+        raise ValueError("pretrain.run is missing: give the output directory of the run")
+    if is_remote(run):
+        raise ValueError(f"pretrain.run is the URL {run}: training writes to a local directory")
+    check_absolute_in_job("pretrain.run", run)
+    check_absolute_in_job("store", recipe.store)
+    return run
+
+
+def is_complete(recipe: Recipe) -> bool:
+    """Tell whether the run has taken all its steps already."""
+    newest = newest_checkpoint(run_directory(recipe))
+    return newest is not None and newest[1].step >= recipe.pretrain.max_steps
+
+
+def train(recipe: Recipe, world: World) -> None:
+    """Train until the last step, from the newest checkpoint if there is one."""
+    run = run_directory(recipe)
+    with _sole_user(run, world):
+        session, first_step = _open_session(recipe, world)
+        config = recipe.pretrain
+        with Reporter(run, first_step, config.max_steps, world.is_first) as reporter:
+            for step in range(first_step, config.max_steps):
+                values = _take_step(session, step)
+                is_last = step + 1 == config.max_steps
+                if is_last or (step + 1) % config.validate_every_steps == 0:
+                    values |= _validate(session)
+                reporter.report(step, values)
+                if is_last or (step + 1) % config.checkpoint_every_steps == 0:
+                    _checkpoint(session, step + 1)
+        session.engine.close()
+
+
+def _take_step(session: Session, step: int) -> dict[str, Any]:
+    """Make one update on global batch `step` and give its numbers."""
+    config, world, engine = session.config, session.world, session.engine
+    learning_rate = learning_rate_at(config, step)
+    start = time.monotonic()
+    batches = session.stream.train_batches(session.shares, step, world.rank)
+    labels, tokens = world.sum_floats(
+        sum(batch.label_count for batch in batches), sum(batch.token_count for batch in batches)
+    )
+    engine.set_learning_rate(learning_rate)
+    losses = [
+        engine.train(batch, int(labels), _dropout_seed(session, step, at))
+        for at, batch in enumerate(batches)
+    ]
+    loss = world.sum_floats(math.fsum(map(float, losses)))[0] / max(1.0, labels)
+    norm = engine.gradient_norm()
+    if not math.isfinite(loss) or (norm is not None and not math.isfinite(norm)):
+        raise ValueError(_diverged(session, step, loss, norm))
+    return {
+        "loss": loss,
+        "learning_rate": learning_rate,
+        "gradient_norm": norm,
+        "labels": int(labels),
+        "tokens": int(tokens),
+        "batch_hash": f"{world.sum_integer(hash_batches(batches), HASH_BITS):064x}",
+        "seconds": round(time.monotonic() - start, 6),
+    }
+
+
+def _diverged(session: Session, step: int, loss: float, norm: float | None) -> str:
+    return (
+        f"step {step} gave loss {loss} and gradient norm {norm}: training stopped, the checkpoints "
+        f"before it are whole; look at `python -m pretrain explain-step "
+        f"{run_directory(session.recipe)} {step}`, then try a lower pretrain.learning_rate"
+    )
+
+
+def _dropout_seed(session: Session, step: int, microbatch: int) -> int:
+    counters = (np.array([value]) for value in (step, microbatch, session.world.rank))
+    key = derive_keys(session.config.seed, _DROPOUT_DOMAIN, *counters)
+    return int(key[0]) >> 1
+
+
+def _validate(session: Session) -> dict[str, float]:
+    """Give the mean loss over the validation labels, the same for any world size."""
+    rows = min(session.config.validation_sequences, session.stream.validation.count)
+    if rows == 0:
+        return {}
+    shares = Shares(rows, session.world.size, session.config.microbatch_sequences)
+    loss_sum, labels = 0.0, 0
+    for batch in session.stream.validation_batches(shares, session.world.rank):
+        loss_sum += float(session.engine.evaluate(batch))
+        labels += batch.label_count
+    loss_sum, global_labels = session.world.sum_floats(loss_sum, labels)
+    loss = loss_sum / max(1.0, global_labels)
+    return {"validation_loss": loss, "perplexity": perplexity(loss)}
+
+
+def _checkpoint(session: Session, step: int) -> None:
+    """Gather the state by name on every rank and write it on the first."""
+    gathered = {}
+    for name, tensors in session.engine.gather_state():
+        if session.world.is_first:
+            gathered[name] = tensors
+    if session.world.is_first:
+        run, recipe = run_directory(session.recipe), session.recipe.model_dump(mode="json")
+        path = save_checkpoint(run, step, session.identity, recipe, gathered)
+        prune_checkpoints(run, session.config.keep_checkpoints)
+        logger.info("wrote %s", path)
+    session.world.wait()
+
+
+def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
+    """Open data, model and checkpoint; return them with the step to take next."""
+    config, run = recipe.pretrain, run_directory(recipe)
+    snapshot = open_snapshot(recipe.store, recipe.snapshot)
+    identity = Identity(
+        snapshot_label=snapshot.label,
+        tokenizer=snapshot.tokenizer,
+        model=model_shape(config.preset, snapshot),
+        plan=data_plan(config, snapshot),
+    )
+    newest = newest_checkpoint(run)
+    if newest:
+        check_identity(newest[0], newest[1].identity, identity)
+    verify_shards(recipe.store, snapshot, world.rank, world.size)
+    stream = open_stream(recipe.store, snapshot, identity.plan)
+    if stream.validation.count == 0 and world.is_first:
+        logger.warning("snapshot %s has no validation sequences: none is made", snapshot.label)
+    shares = Shares(config.batch_sequences, world.size, config.microbatch_sequences)
+    world.wait()
+    if world.is_first:
+        _write_json(run, RECIPE, recipe.model_dump(mode="json"))
+        _write_json(run, "deepspeed.json", deepspeed_config(config, shares))
+    model = MaskedLanguageModel(identity.model, config.dropout, config.seed)
+    state = load_training_state(*newest) if newest else None
+    if state:
+        model.load_state_dict({name: kinds["weight"] for name, kinds in state.items()})
+    engine = Engine(model, config, shares, world)
+    first_step = newest[1].step if newest else 0
+    if state:
+        engine.restore_state(state, first_step)
+    return Session(recipe, identity, stream, shares, engine, world), first_step
+
+
+def _write_json(run: str, name: str, values: dict[str, Any]) -> None:
+    data = orjson.dumps(values, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+    write_bytes(str(Path(run) / name), data)
+
+
+@contextmanager
+def _sole_user(run: str, world: World) -> Iterator[None]:
+    """Hold the run's lock, which ends with this process however it ends."""
+    if not world.is_first:
+        yield
+        return
+    Path(run).mkdir(parents=True, exist_ok=True)
+    with (Path(run) / "lock").open("w") as stream:
+        deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ValueError(
+                        f"another process trains in {run}: wait for it or take another pretrain.run"
+                    ) from None
+                time.sleep(0.2)
+        yield

@@ -1,0 +1,149 @@
+"""A small synthetic snapshot and recipes over it, for the tests of pretrain."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from corpus.files import checksum, join, size_bytes, writing
+from corpus.recipe import Recipe
+from corpus.shards import Sequences, shard_schema, token_dtype, write_shard
+from corpus.snapshots import (
+    FORMAT_VERSION,
+    Counts,
+    ShardEntry,
+    Snapshot,
+    commit_snapshot,
+    snapshot_root,
+    tokenizer_root,
+)
+from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer, build_definition, local_tokenizer
+
+MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("e", "r"), ("a", "n")]
+SEQUENCE_LENGTH = 64
+# (source, split, rows): several shards, two sources, sizes that no world divides.
+SHARDS = (
+    ("books", "train", 41),
+    ("books", "train", 30),
+    ("wiki", "train", 26),
+    ("books", "validation", 11),
+    ("wiki", "validation", 6),
+)
+
+
+def write_snapshot(
+    store: Path,
+    label: str = "one",
+    shards: tuple[tuple[str, str, int], ...] = SHARDS,
+    sequence_length: int = SEQUENCE_LENGTH,
+) -> Snapshot:
+    """Write a store with one snapshot of random rows, some of them padded."""
+    tokenizer = Tokenizer(build_definition(MERGES))
+    directory = Path(tokenizer_root(str(store), tokenizer.fingerprint))
+    directory.mkdir(parents=True, exist_ok=True)
+    local_tokenizer(tokenizer.definition, directory)
+    entries = []
+    for at, (source, split, rows) in enumerate(shards):
+        path = f"shards/{source}/{split}-{at:05d}.arrow"
+        target = join(snapshot_root(str(store), label), path)
+        sequences = random_rows(rows, sequence_length, tokenizer.vocab_size, seed=at + 100)
+        schema = shard_schema(
+            sequence_length,
+            token_dtype(tokenizer.vocab_size),
+            tokenizer.fingerprint,
+            "full-sentences",
+        )
+        with writing(target) as stream:
+            write_shard(stream, sequences, schema)
+        entries.append(
+            ShardEntry(
+                path=path,
+                source=source,
+                split=split,
+                rows=rows,
+                tokens=int(sequences.lengths.sum()),
+                size_bytes=size_bytes(target),
+                checksum=checksum(target),
+            )
+        )
+    snapshot = _manifest(label, tokenizer, entries, sequence_length)
+    commit_snapshot(str(store), snapshot)
+    return snapshot
+
+
+def random_rows(rows: int, sequence_length: int, vocab_size: int, seed: int) -> Sequences:
+    """Rows of random tokens with a skewed distribution; every third one is padded."""
+    generator = np.random.default_rng(seed)
+    skewed = generator.random((rows, sequence_length)) ** 3
+    tokens = (4 + skewed * (vocab_size - 5)).astype(np.uint16)
+    lengths = np.full(rows, sequence_length, np.int32)
+    lengths[::3] = generator.integers(3, sequence_length + 1, len(lengths[::3]))
+    tokens[:, 0] = BOS_ID
+    for row, length in enumerate(lengths):
+        tokens[row, length - 1] = EOS_ID
+        tokens[row, length:] = PAD_ID
+    return Sequences(
+        token_ids=tokens,
+        lengths=lengths,
+        word_starts=np.ones((rows, sequence_length), np.bool_),
+        document_starts=np.zeros(rows, np.uint16),
+        document_offsets=np.arange(rows + 1, dtype=np.int32),
+    )
+
+
+def _manifest(
+    label: str, tokenizer: Tokenizer, entries: list[ShardEntry], sequence_length: int
+) -> Snapshot:
+    values: dict[str, Any] = {
+        "label": label,
+        "format_version": FORMAT_VERSION,
+        "sequence_length": sequence_length,
+        "tokenizer": tokenizer.fingerprint,
+        "vocab_size": tokenizer.vocab_size,
+        "shards": tuple(entries),
+        "kept_digest": "0" * 64,
+        "dropped_digest": "0" * 64,
+        "fingerprint": "",
+        "counts": Counts(
+            documents_in=0, documents_kept=0, documents_dropped={}, tokens=0, sequences=0
+        ),
+        "files": (),
+        "inputs": (),
+        "recipe": {},
+        "made_with": {},
+    }
+    draft = Snapshot(**values)
+    return draft.model_copy(update={"fingerprint": draft.compute_fingerprint()})
+
+
+def make_recipe(store: Path, run: Path, snapshot: str = "one", **pretrain: Any) -> Recipe:  # noqa: ANN401
+    """A recipe that trains the tiny model in fp32 without dropout, a few steps."""
+    settings = {
+        "run": str(run),
+        "preset": "tiny",
+        "max_steps": 6,
+        "batch_sequences": 6,
+        "microbatch_sequences": 4,
+        "learning_rate": 1e-3,
+        "warmup_steps": 2,
+        "seed": 7,
+        "precision": "fp32",
+        "dropout": 0.0,
+        "checkpoint_every_steps": 2,
+        "validate_every_steps": 3,
+    }
+    return Recipe.model_validate(
+        {
+            "store": str(store),
+            "snapshot": snapshot,
+            "sources": [{"name": "books", "paths": ["unused"]}],
+            "pretrain": settings | pretrain,
+        }
+    )
+
+
+def write_recipe(recipe: Recipe, path: Path) -> Path:
+    """Write a recipe as the YAML file that the command line takes."""
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    return path
