@@ -7,6 +7,8 @@ import os
 import sys
 
 from corpus.recipe import Recipe, load_recipe
+from pipeline.explain import explain, open_store, show, show_row
+from pipeline.proofs import audit
 from pipeline.refresh import refresh, summarize
 
 # Tasks run side by side; within one, libraries shall not start threads of their own.
@@ -32,6 +34,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("overrides", nargs="*", metavar="section.key=value")
     command.add_argument("--json", action="store_true", help="end with one JSON object")
     command.set_defaults(run=_refresh)
+    command = commands.add_parser("explain", help="say what became of a document, and why")
+    command.add_argument("store")
+    command.add_argument("document", metavar="DOC_ID")
+    command.set_defaults(run=_explain)
+    command = commands.add_parser("audit", help="recompute every proof; exit 1 where one fails")
+    command.add_argument("store")
+    command.set_defaults(run=_audit)
+    command = commands.add_parser("show", help="say what a store holds; decode a row")
+    command.add_argument("store")
+    command.add_argument("--row", metavar="SOURCE/SPLIT-00000:ROW", help="decode this row")
+    command.set_defaults(run=_show)
     command = commands.add_parser("schema", help="print the JSON Schema of a recipe, for editors")
     command.set_defaults(run=_schema)
     return parser
@@ -48,6 +61,33 @@ def _refresh(parsed: argparse.Namespace) -> int:
         print(f"{key:>18}  {value}")
     if parsed.json:
         print(json.dumps(summary))
+    return 0
+
+
+def _explain(parsed: argparse.Namespace) -> int:
+    for line in explain(open_store(parsed.store), parsed.document):
+        print(line)
+    return 0
+
+
+def _audit(parsed: argparse.Namespace) -> int:
+    store = open_store(parsed.store)
+    outcome = audit(store)
+    for line in outcome.not_checked:
+        print(f"not checked: {line}")
+    for line in outcome.problems:
+        print(f"wrong: {line}")
+    if outcome.problems:
+        print(f"{len(outcome.problems)} things are wrong with {store.snapshot.label}")
+        return 1
+    print(f"{store.snapshot.label} {store.snapshot.fingerprint}: every proof holds")
+    return 0
+
+
+def _show(parsed: argparse.Namespace) -> int:
+    store = open_store(parsed.store)
+    for line in show_row(store, parsed.row) if parsed.row else show(store):
+        print(line)
     return 0
 
 

@@ -116,22 +116,29 @@ def _flat(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.generic], Int64s]:
     return lists.values.to_numpy(zero_copy_only=False), lists.offsets.to_numpy()
 
 
-def read_documents(
-    root: str, parts: Sequence[str], low: int, high: int
-) -> tuple[list[str], Documents]:
-    """Read the documents of a hash range in packing order, with their ids."""
+def document_ids(root: str, parts: Sequence[str], low: int, high: int) -> list[str]:
+    """Return the ids of the documents of a hash range in packing order."""
+    found: list[tuple[int, str]] = []
+    for part in parts:
+        table, start, stop = _open_range(root, part, low, high)
+        rows = table.slice(start, stop - start)
+        found += zip(rows["hash"].to_pylist(), rows["id"].to_pylist(), strict=True)
+    return [identity for _, identity in sorted(found)]
+
+
+def read_documents(root: str, parts: Sequence[str], low: int, high: int) -> Documents:
+    """Read the documents of a hash range in packing order."""
     found = []
     for part in parts:
         found += list(_documents_of(root, part, low, high))
     found.sort(key=lambda document: document[:2])
-    ids = [document[1] for document in found]
     lengths = [len(document[2]) for document in found]
     bases = np.cumsum([0, *lengths])
     sentences = [
         base + document[3].astype(np.int64)
         for base, document in zip(bases[:-1], found, strict=True)
     ]
-    return ids, Documents(
+    return Documents(
         np.concatenate([np.empty(0, np.uint16), *(document[2] for document in found)]),
         np.concatenate([np.empty(0, np.bool_), *(document[4] for document in found)]),
         np.concatenate([np.empty(0, np.int64), *sentences, bases[-1:]]),
@@ -157,7 +164,7 @@ def pack_shard(
 ) -> Output:
     """Pack one shard; `made` is the tokenizer's fingerprint, its size and the source's parts."""
     fingerprint, vocab_size, parts = made
-    _, documents = read_documents(root, parts, plan.low, plan.high)
+    documents = read_documents(root, parts, plan.low, plan.high)
     sequences = pack_full_sentences(documents, config.sequence_length)
     dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
     schema = shard_schema(config.sequence_length, dtype, fingerprint, config.format)

@@ -25,7 +25,6 @@ from corpus.documents import add_digests
 from corpus.files import (
     check_absolute_in_job,
     create,
-    exists,
     is_remote,
     join,
     read_bytes,
@@ -43,7 +42,6 @@ from corpus.snapshots import (
     commit_snapshot,
     find_snapshot,
     newest_label,
-    open_snapshot,
     snapshot_root,
 )
 from corpus.tokenizer import open_tokenizer
@@ -345,11 +343,3 @@ def _made_with(records: dict[str, dict[str, Record]]) -> dict[str, Any]:
             for stage, done in records.items()
         },
     }
-
-
-def open_store(store: str) -> tuple[Snapshot, str]:
-    """Return the newest snapshot of a store and the directory it lies in."""
-    snapshot = open_snapshot(store)
-    if not exists(snapshot_root(store, snapshot.label)):
-        raise ValueError(f"{store} has lost the directory of its snapshot {snapshot.label}")
-    return snapshot, snapshot_root(store, snapshot.label)

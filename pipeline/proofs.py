@@ -1,0 +1,307 @@
+"""Audit: recompute what a snapshot claims, from raw inputs to packed tokens.
+
+Four kinds of proof, each by a path of its own rather than the one that made the data: every file
+against its checksum; every input read and cleaned again, so that each document and each drop of a
+rule stands where it should; every duplicate compared with its surviving witness by the readable
+reference; every document decoded from the shards and compared with its kept text.
+
+It reads everything once and holds an id and two hashes a kept document. It does not search for
+duplicates that deduplication missed.
+"""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from corpus.documents import (
+    DROP_SCHEMA,
+    DUPLICATE_SCHEMA,
+    KEPT_COLUMNS,
+    add_digests,
+    digest_rows,
+    digest_table,
+    format_digest,
+    text_hash,
+)
+from corpus.files import checksum, exists, join, list_names, size_bytes
+from corpus.readers import InputFile, read_records
+from corpus.recipe import Dedup
+from corpus.shards import Shard
+from corpus.snapshots import FileEntry, Input, ShardEntry, tokenizer_root
+from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer, open_tokenizer
+from pipeline.clean import clean_records
+from pipeline.explain import Store, part_name, read_table, row_stretches, shard_documents
+from pipeline.signatures import reference_shingles, sign
+
+logger = logging.getLogger(__name__)
+
+_Place = tuple[str, str, int]
+_NOT_IN_MANIFEST = ("snapshot.json", "inputs.json")
+
+
+class Audit(NamedTuple):
+    """What an audit found: what is wrong, and what it could not check."""
+
+    problems: list[str]
+    not_checked: list[str]
+
+
+def audit(store: Store) -> Audit:
+    """Check everything; later checks are left out where files are already damaged."""
+    logger.info("audit: checksums")
+    problems = list(_check_files(store))
+    if problems:
+        return Audit(problems, ["all beyond the checksums, as files are damaged"])
+    not_checked: list[str] = []
+    logger.info("audit: inputs and rules")
+    problems += _check_inputs(store, not_checked)
+    logger.info("audit: counts")
+    problems += _check_counts(store)
+    logger.info("audit: duplicates")
+    problems += _check_duplicates(store)
+    logger.info("audit: shards")
+    problems += _check_shards(store)
+    return Audit(problems, not_checked)
+
+
+def _check_files(store: Store) -> Iterator[str]:
+    entries: list[FileEntry | ShardEntry] = [*store.snapshot.files, *store.snapshot.shards]
+    for entry in entries:
+        full = join(store.path, entry.path)
+        if not exists(full):
+            yield f"{entry.path}: is missing"
+        elif (size := size_bytes(full)) != entry.size_bytes:
+            yield f"{entry.path}: has {size} bytes, the manifest says {entry.size_bytes}"
+        elif (found := checksum(full)) != entry.checksum:
+            yield f"{entry.path}: has checksum {found}, the manifest says {entry.checksum}"
+    listed = {entry.path for entry in entries}
+    for name in list_names(store.path):
+        if name not in listed and name not in _NOT_IN_MANIFEST and not name.startswith("records/"):
+            yield f"{name}: is not in the manifest"
+    directory = tokenizer_root(store.root, store.snapshot.tokenizer)
+    if not exists(join(directory, "tokenizer.json")):
+        yield f"{directory}: holds no tokenizer.json"
+    elif (fingerprint := open_tokenizer(directory).fingerprint) != store.snapshot.tokenizer:
+        yield f"{directory}: the tokenizer has fingerprint {fingerprint}"
+
+
+def _check_inputs(store: Store, not_checked: list[str]) -> Iterator[str]:
+    """Clean every input again and compare documents and drops with what is stored."""
+    for source in store.snapshot.inputs:
+        if not exists(source.path):
+            not_checked.append(f"{source.source}: {source.name} is not at {source.path} any more")
+            continue
+        file = InputFile(source.path)
+        expected = _clean_again(file, source, store)
+        if file.checksum() != source.checksum:
+            not_checked.append(f"{source.source}: {source.name} is another file by now")
+        else:
+            yield from _compare_input(store, source, expected)
+        file.close()
+
+
+def _clean_again(file: InputFile, source: Input, store: Store) -> tuple[int, int]:
+    config = store.recipe.clean
+    records = read_records(file, source.format, config.max_record_bytes)
+    documents = drops = 0
+    for part in clean_records(records, source.source, source.name, config):
+        document_table, drop_table = part.tables()
+        documents += digest_table(document_table, KEPT_COLUMNS)
+        drops += digest_table(drop_table, DROP_SCHEMA.names)
+    return documents, drops
+
+
+def _compare_input(store: Store, source: Input, expected: tuple[int, int]) -> Iterator[str]:
+    columns = (list(KEPT_COLUMNS), list(DROP_SCHEMA.names))
+    for kind, names, wanted in zip(("clean", "dropped"), columns, expected, strict=True):
+        found = 0
+        for path in store.parts(kind, source.source):
+            if not path.endswith(".dedup.parquet"):
+                table = read_table(
+                    join(store.path, path), filters=[("file", "==", source.name)], columns=names
+                )
+                found += digest_table(table, names)
+        if format_digest(found) != format_digest(wanted):
+            yield f"{source.source}: {source.name} read again gives other {kind} rows than stored"
+
+
+def _check_counts(store: Store) -> Iterator[str]:
+    """Count and digest kept and dropped rows and compare with the manifest."""
+    counted: Counter[str] = Counter()
+    digests = []
+    for path in store.parts("dropped"):
+        table = read_table(join(store.path, path))
+        counted.update(table["rule"].to_pylist())
+        digests.append(format_digest(digest_table(table, DROP_SCHEMA.names)))
+    manifest = store.snapshot.counts
+    if dict(counted) != manifest.documents_dropped:
+        yield f"dropped rows by rule are {dict(counted)}, expected {manifest.documents_dropped}"
+    if add_digests(digests) != store.snapshot.dropped_digest:
+        yield "the dropped rows have another digest than the manifest says"
+    kept = 0
+    digests = []
+    for _, documents, gone in _clean_parts(store):
+        kept += len(documents) - len(gone)
+        mask = pa.array([row not in gone for row in range(len(documents))])
+        digests.append(format_digest(digest_table(documents.filter(mask), KEPT_COLUMNS)))
+    if kept != manifest.documents_kept:
+        yield f"there are {kept} kept documents, expected {manifest.documents_kept}"
+    if add_digests(digests) != store.snapshot.kept_digest:
+        yield "the kept rows have another digest than the manifest says"
+    if manifest.documents_in != manifest.documents_kept + sum(manifest.documents_dropped.values()):
+        yield f"in is not kept + dropped: {manifest}"
+
+
+def _clean_parts(store: Store) -> Iterator[tuple[str, pa.Table, set[int]]]:
+    """Give every part with its documents and the rows of it that were dropped as duplicates."""
+    for path in store.parts("clean"):
+        name = part_name(path)
+        duplicates = read_table(join(store.path, f"duplicates/{name}.parquet"), columns=["row"])
+        yield name, read_table(join(store.path, path)), set(duplicates["row"].to_pylist())
+
+
+class _Text(NamedTuple):
+    """A document that takes part in a duplicate."""
+
+    text: str
+    text_hash: bytes
+    kept: bool
+
+
+def _check_duplicates(store: Store) -> Iterator[str]:
+    """Check every duplicate against its witness, and that each has its drop row."""
+    rows = [
+        row
+        for path in store.parts("duplicates")
+        for row in read_table(join(store.path, path)).to_pylist()
+    ]
+    yield from _check_drop_rows(store, rows)
+    wanted = {_place(row, prefix) for row in rows for prefix in ("", "witness_")}
+    texts = _read_texts(store, wanted)
+    for row in rows:
+        own, witness = _place(row, ""), _place(row, "witness_")
+        what = f"{own[0]} ({own[1]}, record {own[2]}), duplicate of {witness[0]}"
+        if own not in texts or witness not in texts:
+            yield f"{what}: there is no such document"
+        elif not texts[witness].kept:
+            yield f"{what}: its witness did not survive"
+        else:
+            yield from _check_pair(what, row, (texts[own], texts[witness]), store.recipe.dedup)
+
+
+def _check_drop_rows(store: Store, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    names = [name for name in DUPLICATE_SCHEMA.names if name != "row"]
+    expected = digest_rows([row[name] for name in names] for row in rows)
+    columns = [{"method": "rule", "similarity": "value"}.get(name, name) for name in names]
+    found = 0
+    for path in store.parts("dropped"):
+        table = read_table(join(store.path, path))
+        found += digest_table(table.filter(pa.compute.equal(table["stage"], "dedup")), columns)
+    if format_digest(found) != format_digest(expected):
+        yield "the drop rows of deduplication are not the rows of its duplicates"
+
+
+def _place(row: dict[str, Any], prefix: str) -> _Place:
+    return row[f"{prefix}id"], row[f"{prefix}file"], row[f"{prefix}position"]
+
+
+def _read_texts(store: Store, wanted: set[_Place]) -> dict[_Place, _Text]:
+    texts: dict[_Place, _Text] = {}
+    for _, documents, gone in _clean_parts(store):
+        places = zip(*(documents[n].to_pylist() for n in ("id", "file", "position")), strict=True)
+        for row, place in enumerate(places):
+            if place in wanted:
+                text = documents["text"][row].as_py()
+                texts[place] = _Text(text, text_hash(text), row not in gone)
+    return texts
+
+
+def _check_pair(
+    what: str, row: dict[str, Any], pair: tuple[_Text, _Text], config: Dedup
+) -> Iterator[str]:
+    own, witness = pair
+    if (witness.text_hash, *_place(row, "witness_")) >= (own.text_hash, *_place(row, "")):
+        yield f"{what}: its witness comes after it in the order"
+    if row["method"] == "same_id" and row["id"] != row["witness_id"]:
+        yield f"{what}: their ids differ"
+    if row["method"] == "exact" and own.text_hash != witness.text_hash:
+        yield f"{what}: their normalized texts differ"
+    if row["method"] == "minhash":
+        found = _similarity(own.text, witness.text, config)
+        if found != row["similarity"] or found < config.threshold:
+            yield (
+                f"{what}: their similarity is {found!r}, stored is {row['similarity']!r}, "
+                f"the threshold {config.threshold}"
+            )
+
+
+def _similarity(text: str, other: str, config: Dedup) -> float:
+    if config.verify == "signature":
+        first, second = (sign([each], config).signatures[0] for each in (text, other))
+        return int((first == second).sum()) / len(first)
+    one, two = (reference_shingles(each, config.ngram) for each in (text, other))
+    return len(one & two) / len(one | two)
+
+
+def _check_shards(store: Store) -> Iterator[str]:
+    """Decode every document from the shards and compare it with its kept text."""
+    tokenizer = open_tokenizer(tokenizer_root(store.root, store.snapshot.tokenizer))
+    unseen: dict[str, bytes] = {}
+    for _, documents, gone in _clean_parts(store):
+        columns = zip(documents["id"].to_pylist(), documents["text"].to_pylist(), strict=True)
+        for row, (identity, text) in enumerate(columns):
+            if row not in gone:
+                unseen[identity] = _digest(text)
+    tokens = 0
+    for entry in store.snapshot.shards:
+        shard = Shard(join(store.path, entry.path))
+        yield from _check_rows(shard, entry, store, tokenizer.mask_id)
+        names = shard_documents(store, entry)
+        texts = list(_documents(shard, tokenizer))
+        tokens += sum(length for _, length in texts)
+        if len(texts) != len(names):
+            yield f"{entry.path}: holds {len(texts)} documents, expected {len(names)}"
+        for identity, (text, _) in zip(names, texts, strict=False):
+            if unseen.pop(identity, None) != _digest(text):
+                yield f"{entry.path}: {identity} decodes to another text than was kept"
+    for identity in sorted(unseen):
+        yield f"{identity}: was kept and is in no shard"
+    if tokens != store.snapshot.counts.tokens:
+        yield f"the shards hold {tokens} tokens, the manifest says {store.snapshot.counts.tokens}"
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _check_rows(shard: Shard, entry: ShardEntry, store: Store, mask_id: int) -> Iterator[str]:
+    if shard.tokenizer_fingerprint != store.snapshot.tokenizer:
+        yield f"{entry.path}: was made with the tokenizer {shard.tokenizer_fingerprint}"
+    if shard.rows != entry.rows or shard.sequence_length != store.snapshot.sequence_length:
+        yield f"{entry.path}: has {shard.rows} rows of {shard.sequence_length}"
+    for row in range(shard.rows):
+        ids, length = shard.token_ids([row])[0], int(shard.lengths[row])
+        if ids[0] != BOS_ID or ids[length - 1] != EOS_ID or (ids[length:] != PAD_ID).any():
+            yield f"{entry.path}: row {row} is not <s> ... </s> and padding"
+        for stretch in row_stretches(shard, row):
+            if (stretch.token_ids < 4).any() or (stretch.token_ids == mask_id).any():
+                yield f"{entry.path}: row {row} has a special token inside a document"
+
+
+def _documents(shard: Shard, tokenizer: Tokenizer) -> Iterator[tuple[str, int]]:
+    """Give the text and the number of tokens of every document of a shard, in order."""
+    held: list[int] = []
+    begun = False
+    for row in range(shard.rows):
+        for stretch in row_stretches(shard, row):
+            if stretch.begins and begun:
+                yield tokenizer.decode(held), len(held)
+                held = []
+            begun = True
+            held += stretch.token_ids.tolist()
+    if begun:
+        yield tokenizer.decode(held), len(held)
