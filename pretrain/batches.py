@@ -15,7 +15,7 @@ import torch
 from corpus.snapshots import Snapshot
 from corpus.tokenizer import BOS_ID, PAD_ID
 from pretrain.config import DataPlan
-from pretrain.dataset import Int64s, Rows, Shares, UInt64s, open_rows, rows_of
+from pretrain.dataset import Int32s, Int64s, Rows, Shares, UInt64s, open_rows, rows_of
 from pretrain.masking import (
     IGNORED,
     MaskRule,
@@ -61,20 +61,27 @@ class Stream:
 
     def train_batches(self, shares: Shares, step: int, rank: int) -> list[Batch]:
         """Draw a rank's microbatches of a step, counted from 0."""
-        batches = []
-        for offsets in shares.offsets(rank):
-            numbers = np.where(offsets < 0, -1, step * self.plan.batch_sequences + offsets)
-            used = numbers[numbers >= 0]
-            rows = rows_of(used, self.train.count, self.plan.seed)
-            keys = train_keys(self.plan.seed, used, self.train.count)
-            batches.append(_build(self.train, self.rule, numbers, rows, keys))
-        return batches
+        offsets = shares.offsets(rank)
+        numbers = np.where(offsets < 0, -1, step * self.plan.batch_sequences + offsets)
+        rows = np.full_like(numbers, -1)
+        rows[numbers >= 0] = rows_of(numbers[numbers >= 0], self.train.count, self.plan.seed)
+        return [
+            _build(
+                self.train,
+                self.rule,
+                (some_numbers, some_rows),
+                train_keys(self.plan.seed, some_numbers[some_numbers >= 0], self.train.count),
+            )
+            for some_numbers, some_rows in zip(numbers, rows, strict=True)
+        ]
 
     def validation_batches(self, shares: Shares, rank: int) -> Iterator[Batch]:
         """Draw a rank's microbatches of the validation rows, spread evenly over all of them."""
         for offsets in shares.offsets(rank):
-            rows = offsets[offsets >= 0] * self.validation.count // shares.batch_sequences
-            yield _build(self.validation, self.rule, offsets, rows, validation_keys(rows))
+            spread = offsets * self.validation.count // shares.batch_sequences
+            rows = np.where(offsets < 0, -1, spread)
+            keys = validation_keys(rows[rows >= 0])
+            yield _build(self.validation, self.rule, (offsets, rows), keys)
 
 
 def open_stream(store: str, snapshot: Snapshot, plan: DataPlan) -> Stream:
@@ -89,23 +96,27 @@ def open_stream(store: str, snapshot: Snapshot, plan: DataPlan) -> Stream:
     return Stream(train, open_rows(store, snapshot, "validation"), plan, rule)
 
 
-def _build(data: Rows, rule: MaskRule, numbers: Int64s, rows: Int64s, keys: UInt64s) -> Batch:
-    """Gather and mask the rows of the numbers that are not -1; surplus rows come after them."""
-    tokens, lengths = data.gather(rows)
+def _build(data: Rows, rule: MaskRule, places: tuple[Int64s, Int64s], keys: UInt64s) -> Batch:
+    """Gather and mask the rows of `places`, (numbers, rows); the surplus, -1, comes last."""
+    numbers, rows = places
+    tokens, lengths = data.gather(rows[rows >= 0])
     masked = mask_rows(tokens, lengths, keys, rule)
-    surplus = len(numbers) - len(rows)
-    inputs = np.pad(masked.inputs_BS, ((0, surplus), (0, 0)), constant_values=PAD_ID)
-    inputs[len(rows) :, 0] = BOS_ID
-    return Batch(
+    surplus = int((rows < 0).sum())
+    batch = Batch(
         numbers=numbers,
-        rows=np.pad(rows, (0, surplus), constant_values=-1),
-        inputs=torch.from_numpy(inputs),
-        lengths=torch.from_numpy(np.pad(lengths, (0, surplus), constant_values=1)),
-        slots=torch.from_numpy(np.pad(masked.slots_BM, ((0, surplus), (0, 0)))),
-        labels=torch.from_numpy(
-            np.pad(masked.labels_BM, ((0, surplus), (0, 0)), constant_values=IGNORED)
-        ),
+        rows=rows,
+        inputs=_extend(masked.inputs_BS, surplus, PAD_ID),
+        lengths=_extend(lengths, surplus, 1),
+        slots=_extend(masked.slots_BM, surplus, 0),
+        labels=_extend(masked.labels_BM, surplus, IGNORED),
     )
+    batch.inputs[len(rows) - surplus :, 0] = BOS_ID
+    return batch
+
+
+def _extend(values: Int32s | Int64s, surplus: int, filling: int) -> torch.Tensor:
+    filled = np.full((surplus, *values.shape[1:]), filling, values.dtype)
+    return torch.from_numpy(np.concatenate([values, filled]) if surplus else values)
 
 
 def hash_batches(batches: Iterable[Batch]) -> int:
