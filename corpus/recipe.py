@@ -147,7 +147,7 @@ class Pretrain(Section):
 class Recipe(Section):
     """Everything a run is made from."""
 
-    store: str = Field(description="root of the store: a path or an fsspec URL")
+    store: str = Field(min_length=1, description="root of the store: a path or an fsspec URL")
     snapshot: str = Field(pattern=LABEL_PATTERN, description="label of the snapshot")
     sources: tuple[Source, ...] = Field(min_length=1, description="where documents come from")
     clean: Clean = Clean()
@@ -181,7 +181,7 @@ def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        raise ValueError(f"{path}: " + "; ".join(map(_explain, error.errors()))) from None
+        raise ValueError(f"{path}: " + "; ".join(_explain_all(error))) from None
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:
@@ -194,7 +194,17 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
             raise ValueError(f"override {override!r}: {parent} is not a section of the recipe")
-    section[last] = yaml.load(value, _RecipeLoader)
+    try:
+        section[last] = yaml.load(value, _RecipeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override {override!r}: the value is not YAML: {error}") from None
+
+
+def _explain_all(error: ValidationError) -> list[str]:
+    """Explain each error but those that only follow from one deeper inside."""
+    details = error.errors()
+    inside = {detail["loc"][:n] for detail in details for n in range(len(detail["loc"]))}
+    return [_explain(detail) for detail in details if detail["loc"] not in inside]
 
 
 def _explain(error: Mapping[str, Any]) -> str:
@@ -205,7 +215,10 @@ def _explain(error: Mapping[str, Any]) -> str:
         return f"unknown key {place}: did you mean {near[0]}?"
     if error["type"] == "missing":
         return f"{place} is missing"
-    return f"{place}: {error['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+    message = f"{place}: {error['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+    if error["type"] == "value_error":
+        return message
+    return f"{message}, found {error['input']!r}"
 
 
 def _known_keys(location: Sequence[Any]) -> list[str]:
