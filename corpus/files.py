@@ -32,7 +32,7 @@ def join(root: str, *parts: str) -> str:
     for part in parts:
         if part.startswith("/") or ".." in part.split("/"):
             raise ValueError(f"{part!r} is not a name below {root}")
-    return "/".join([root.rstrip("/") or "/", *parts]).replace("//", "/", root == "/")
+    return root + ("" if root.endswith("/") else "/") + "/".join(parts)
 
 
 def filesystem(path: str) -> tuple[Any, str]:
@@ -137,6 +137,8 @@ def create(path: str, data: bytes) -> bool:
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
         Path(temporary).chmod(0o644)
         target.hardlink_to(temporary)
     except FileExistsError:
