@@ -2,8 +2,9 @@
 
 JSON lines (plain, gzip, zstd) and plain text, one document a file. Reading streams: memory is one
 chunk and one record, and a record beyond the size limit is passed over without being held. A broken
-archive gives the records before the break (but for the last 64 KiB, which the decompressor takes
-with it) and one `corrupt_archive`; a failing disk or network is no property of the data and raises.
+archive gives the records before the break (but for what the decompressor takes with it: 4 KiB of a
+gzip, a block of a zstd) and one `corrupt_archive`; a failing disk or network is no property of the
+data and raises.
 """
 
 import hashlib
@@ -19,6 +20,8 @@ from corpus.files import open_reader
 VERSION = 1
 
 _CHUNK_BYTES = 2**16
+# What a broken archive takes with it is at most one of these, so they are small.
+_ARCHIVE_CHUNK_BYTES = 2**12
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _FORMATS: dict[str, Literal["jsonl", "text"]] = {
     ".jsonl": "jsonl",
@@ -75,9 +78,11 @@ class InputFile:
         self._digest = hashlib.sha256()
         self._failure: OSError | None = None
         self._stream: Any = self
+        self._chunk_bytes = _CHUNK_BYTES
         for suffix, codec in _COMPRESSIONS.items():
             if path.endswith(suffix):
                 self._stream = pa.CompressedInputStream(pa.PythonFile(self, mode="r"), codec)
+                self._chunk_bytes = _ARCHIVE_CHUNK_BYTES
 
     def read(self, size: int = -1) -> bytes:
         """Read raw bytes, noting a failure of the storage apart from one of the archive."""
@@ -93,7 +98,7 @@ class InputFile:
         """Give decompressed chunks; `CorruptArchiveError` where the archive breaks."""
         while True:
             try:
-                chunk = self._stream.read(_CHUNK_BYTES)
+                chunk = self._stream.read(self._chunk_bytes)
             except (OSError, EOFError) as error:
                 if self._failure is not None:
                     raise self._failure from None
@@ -184,7 +189,7 @@ def _parse(line: bytes | Damage, position: int) -> Iterator[Record | Damage]:
     if not line.strip():
         return
     try:
-        decoded = line.decode()
+        decoded = line.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         yield Damage(position, "invalid_utf8", f"{error.reason} at byte {error.start}")
         return
