@@ -46,8 +46,8 @@ _NEWLINES = re.compile("\r\n?")
 
 def clean_text(text: str) -> str:
     """Return the text as it is kept."""
-    text = unicodedata.normalize("NFC", _NEWLINES.sub("\n", text))
-    return _CONTROLS.sub("", text).strip()
+    text = _CONTROLS.sub("", _NEWLINES.sub("\n", text))
+    return unicodedata.normalize("NFC", text).strip()
 
 
 def judge(text: str, config: Clean) -> Failure | None:
