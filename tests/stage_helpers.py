@@ -1,0 +1,97 @@
+"""Ways to run the stages of the pipeline in this process, without Ray."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import settings
+
+from corpus.readers import Record
+from corpus.recipe import Clean, Dedup
+from pipeline.clean import _write_part, clean_records
+from pipeline.dedup import resolve
+from pipeline.explain import read_table
+from pipeline.jobs import Stages, Task, run_task
+from pipeline.pairs import group_partition, verify_partition
+
+# Four agents or a busy CI machine share two cores: how long an example takes proves nothing.
+unhurried = settings(deadline=None)
+
+Place = tuple[str, str, int]  # id, file, position
+
+
+class Given(NamedTuple):
+    """A document of a test: `key` becomes the id `s/<key>`."""
+
+    key: str
+    text: str
+
+
+class Dropped(NamedTuple):
+    """A document that went, by the witness's place."""
+
+    method: str
+    similarity: float | None
+    witness: Place
+
+
+def clean_parts(
+    root: str, parts: Sequence[Sequence[tuple[int, Given]]], config: Dedup
+) -> list[str]:
+    """Write numbered documents as clean parts with their index; return the parts' names."""
+    names = []
+    for number, part in enumerate(parts):
+        records = [Record(n, given.key, given.text, None, None, None) for n, given in part]
+        (made,) = clean_records(records, "s", "f", Clean(preset="none"))
+        names.append(f"s-{number:016x}-00000")
+        _write_part(root, names[-1], *made.tables(), config)
+    return names
+
+
+def spread(documents: Sequence[Given], cuts: Sequence[int]) -> list[list[tuple[int, Given]]]:
+    """Cut numbered documents into parts at the given places."""
+    numbered = list(enumerate(documents, 1))
+    bounds = [0, *sorted(cuts), len(numbered)]
+    return [numbered[start:stop] for start, stop in pairwise(bounds)]
+
+
+def deduplicate(root: str, names: list[str], config: Dedup) -> dict[Place, Dropped]:
+    """Run group, verify and resolve on clean parts; return what was dropped."""
+    groups = [f"g{n:05d}" for n in range(config.partitions)]
+    for number, group in enumerate(groups):
+        group_partition(root, group, number, config.partitions, names)
+    for group in groups:
+        verify_partition(root, group, config, names, groups)
+    resolve(root, "resolve", config, names, (groups, groups))
+    return read_dropped(root, names)
+
+
+def read_dropped(root: str, names: Sequence[str]) -> dict[Place, Dropped]:
+    """Read the duplicates of parts by place."""
+    dropped = {}
+    for name in names:
+        for row in read_table(f"{root}/duplicates/{name}.parquet").to_pylist():
+            witness = (row["witness_id"], row["witness_file"], row["witness_position"])
+            dropped[row["id"], row["file"], row["position"]] = Dropped(
+                row["method"], row["similarity"], witness
+            )
+    return dropped
+
+
+def run_stages_here(patch: pytest.MonkeyPatch) -> None:
+    """Let `refresh` run its tasks one after another in this process."""
+
+    def run_missing(stages: Stages, stage: str, missing: Sequence[Task]) -> None:
+        for task in missing:
+            run_task(stages.root, stage, task)
+            stages.tasks_run += 1
+
+    patch.setattr(Stages, "_run_missing", run_missing)
+
+
+def table_rows(path: Path | str) -> list[dict[str, Any]]:
+    """Read a Parquet file as rows."""
+    rows: list[dict[str, Any]] = read_table(str(path)).to_pylist()
+    return rows

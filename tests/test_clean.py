@@ -1,0 +1,239 @@
+"""A raw file becomes documents and drops: nothing lost, nothing that depends on the splits."""
+
+import gzip
+import hashlib
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from stage_helpers import table_rows, unhurried
+
+from corpus.documents import DOCUMENT_SCHEMA, text_hash
+from corpus.files import checksum, list_names
+from corpus.readers import Damage, Record
+from corpus.recipe import Clean, Dedup
+from corpus.snapshots import Input
+from pipeline import clean
+from pipeline.clean import clean_file, clean_records, clean_text, judge
+from pipeline.explain import read_table
+from pipeline.rules import Failure
+
+DEDUP = Dedup(bands=2, rows=2)
+NONE = Clean(preset="none")
+
+
+@pytest.mark.parametrize(
+    ("raw", "kept"),
+    [
+        ("  a b\n", "a b"),
+        ("a\r\nb\rc\n\r\nd", "a\nb\nc\n\nd"),
+        ("a\x00b\x07c\x7fd\x85e\x9ff", "abcdef"),
+        ("\ufeffa\ufeffb", "ab"),
+        ("a\tb\nc", "a\tb\nc"),
+        ("e\u0301", "\u00e9"),
+        ("e\x00\u0301", "\u00e9"),
+        ("\u1e9b\u0323", "\u1e9b\u0323"),
+        ("\u3000\u00a0a\u2003b\u3000", "a\u2003b"),
+        ("\x00 \n", ""),
+    ],
+)
+def test_cleaned_text(raw: str, kept: str) -> None:
+    assert clean_text(raw) == kept
+
+
+@unhurried
+@given(st.text())
+def test_cleaned_text_is_canonical(raw: str) -> None:
+    text = clean_text(raw)
+    assert clean_text(text) == text
+    assert text == text.strip()
+    assert unicodedata.is_normalized("NFC", text)
+    controls = {c for c in text if unicodedata.category(c) == "Cc"}
+    assert controls <= {"\t", "\n"}
+
+
+@unhurried
+@given(st.text(), st.sampled_from(["\x00", "\x0b", "\x1b", "\x9f", "\ufeff"]), st.integers(0))
+def test_a_control_character_leaves_no_trace(raw: str, control: str, place: int) -> None:
+    raw = raw.replace("\r", "")
+    place %= len(raw) + 1
+    assert clean_text(raw[:place] + control + raw[place:]) == clean_text(raw)
+
+
+def test_judge() -> None:
+    assert judge("", NONE) == Failure("empty", 0, 1)
+    assert judge("x", NONE) is None
+    assert judge("", Clean()) == Failure("empty", 0, 1)
+    assert judge("x", Clean()) == Failure("gopher_min_words", 1, 50)
+
+
+def records_of(*texts: str) -> list[Record | Damage]:
+    return [Record(n, None, text, None, None, None) for n, text in enumerate(texts, 1)]
+
+
+def test_rows_by_hand() -> None:
+    records: list[Record | Damage] = [
+        Record(1, "k", " B ", "http://u", "en", '{"x":1}'),
+        Damage(2, "invalid_json", "why"),
+        Damage(3, "record_too_long", "bytes", 9.0, 5.0),
+        Record(4, "e", "\x00", None, None, None),
+        Record(5, None, "A\r\n", None, None, None),
+    ]
+    (part,) = clean_records(records, "src", "file", NONE)
+    documents, drops = part.tables()
+    hashed = hashlib.sha256(b"A\r\n").hexdigest()[:32]
+    assert documents.schema == DOCUMENT_SCHEMA
+    assert documents.to_pylist() == [
+        {
+            "id": "src/k", "text": "B", "source": "src", "url": "http://u", "language": "en",
+            "meta": '{"x":1}', "file": "file", "position": 1, "text_hash": text_hash("b"),
+        },
+        {
+            "id": f"src/sha256-{hashed}", "text": "A", "source": "src", "url": None,
+            "language": None, "meta": None, "file": "file", "position": 5,
+            "text_hash": text_hash("a"),
+        },
+    ]  # fmt: skip
+    expected = [
+        (None, 2, "read", "invalid_json", None, None, "why"),
+        (None, 3, "read", "record_too_long", 9.0, 5.0, "bytes"),
+        ("src/e", 4, "clean", "empty", 0.0, 1.0, None),
+    ]
+    names = ("id", "position", "stage", "rule", "value", "threshold", "detail")
+    assert [tuple(row[name] for name in names) for row in drops.to_pylist()] == expected
+
+
+def test_an_id_by_hash_comes_from_the_raw_text() -> None:
+    """Two raw texts that clean to the same one are two documents, the same raw text is one id."""
+    (part,) = clean_records(records_of("a", "a ", "a"), "s", "f", NONE)
+    ids = [row["id"] for row in part.documents]
+    assert ids[0] == ids[2] != ids[1]
+    assert len({row["text_hash"] for row in part.documents}) == 1
+
+
+RECORDS = st.lists(
+    st.one_of(
+        st.builds(Record, st.just(0), st.none() | st.sampled_from("abc"),
+                  st.text("ab \x00", max_size=30), st.none(), st.none(), st.none()),
+        st.builds(Damage, st.just(0), st.just("invalid_json"), st.just("x")),
+    )
+).map(lambda found: [each._replace(position=n) for n, each in enumerate(found, 1)])  # fmt: skip
+
+
+@unhurried
+@given(RECORDS, st.integers(1, 60))
+def test_every_record_is_one_document_or_one_drop_in_whatever_parts(
+    records: list[Record | Damage], part_bytes: int
+) -> None:
+    (whole,) = clean_records(records, "s", "f", NONE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clean, "PART_BYTES", part_bytes)
+        parts = list(clean_records(records, "s", "f", NONE))
+    places = sorted(row["position"] for part in parts for row in part.documents + part.drops)
+    assert places == [each.position for each in records]
+    for kind in ("documents", "drops"):
+        rows = [row for part in parts for row in getattr(part, kind)]
+        assert rows == getattr(whole, kind)
+    for part in parts[:-1]:
+        last = len(part.documents[-1]["text"].encode())
+        assert part.text_bytes - last < part_bytes <= part.text_bytes
+
+
+@unhurried
+@given(RECORDS)
+def test_tables_are_in_canonical_order(records: list[Record | Damage]) -> None:
+    (part,) = clean_records(records, "s", "f", NONE)
+    for table in part.tables():
+        keys = [(row["id"] or "", row["file"], row["position"]) for row in table.to_pylist()]
+        assert keys == sorted(keys)
+
+
+@unhurried
+@given(RECORDS)
+def test_a_verdict_depends_on_the_document_alone(records: list[Record | Damage]) -> None:
+    (together,) = clean_records(records, "s", "f", NONE)
+    alone = [next(iter(clean_records([each], "s", "f", NONE))) for each in records]
+    assert together.documents == [row for part in alone for row in part.documents]
+    assert together.drops == [row for part in alone for row in part.drops]
+
+
+def write_input(path: Path, data: bytes) -> Input:
+    path.write_bytes(data)
+    return Input(
+        source="s", name=path.name, format="jsonl", size_bytes=len(data),
+        checksum=checksum(str(path)), path=str(path),
+    )  # fmt: skip
+
+
+def some_lines(count: int) -> bytes:
+    lines = [json.dumps({"id": n, "text": f"text number {n} " * 5}) for n in range(count)]
+    lines[2] = "{"
+    return "\n".join(lines).encode()
+
+
+def test_clean_file_writes_what_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clean, "PART_BYTES", 1000)
+    source = write_input(tmp_path / "a.jsonl.gz", gzip.compress(some_lines(50)))
+    output = clean_file(str(tmp_path / "out"), "s-x", source, NONE, DEDUP)
+    parts: list[dict[str, Any]] = output.counts["parts"]
+    assert output.counts["source"] == "s"
+    assert [part["name"] for part in parts] == [f"s-x-{n:05d}" for n in range(len(parts))]
+    assert len(parts) > 2
+    assert sorted(output.paths) == list_names(str(tmp_path / "out"))
+    kinds = [path.split("/")[0] for path in output.paths]
+    assert kinds == ["clean", "dropped", "index", "index"] * len(parts)
+    assert sum(part["documents"] for part in parts) == 49
+    assert [part["dropped"] for part in parts if part["dropped"]] == [{"invalid_json": 1}]
+    for part in parts:
+        assert (
+            len(read_table(str(tmp_path / f"out/clean/{part['name']}.parquet")))
+            == (part["documents"])
+        )
+    rows = table_rows(tmp_path / f"out/dropped/{parts[0]['name']}.parquet")
+    assert [(row["rule"], row["position"]) for row in rows] == [("invalid_json", 3)]
+
+
+def test_clean_file_again_writes_the_same_bytes(tmp_path: Path) -> None:
+    source = write_input(tmp_path / "a.jsonl", some_lines(20))
+    outputs = [
+        clean_file(str(tmp_path / name), "s-x", source, Clean(), DEDUP) for name in ("one", "two")
+    ]
+    assert outputs[0] == outputs[1]
+    for path in outputs[0].paths:
+        assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes()
+
+
+def test_a_file_without_a_document_has_one_part(tmp_path: Path) -> None:
+    for data in (b"", b"{\n"):
+        source = write_input(tmp_path / "a.jsonl", data)
+        output = clean_file(str(tmp_path / f"out{len(data)}"), "s-x", source, Clean(), DEDUP)
+        assert [part["documents"] for part in output.counts["parts"]] == [0]
+
+
+def test_an_input_that_changed_stops_the_job(tmp_path: Path) -> None:
+    source = write_input(tmp_path / "a.jsonl", some_lines(20))
+    (tmp_path / "a.jsonl").write_bytes(some_lines(21))
+    with pytest.raises(ValueError, match=r"a\.jsonl changed while the job ran: its checksum was"):
+        clean_file(str(tmp_path / "out"), "s-x", source, Clean(), DEDUP)
+
+
+def test_a_change_behind_the_break_of_an_archive_is_found(tmp_path: Path) -> None:
+    data = gzip.compress(some_lines(20))[:-10]
+    source = write_input(tmp_path / "a.jsonl.gz", data)
+    (tmp_path / "a.jsonl.gz").write_bytes(data + bytes(200_000) + b"x")
+    with pytest.raises(ValueError, match="changed while the job ran"):
+        clean_file(str(tmp_path / "out"), "s-x", source, NONE, DEDUP)
+
+
+@settings(unhurried, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.text("ab\x00\r\n \u0301\ufeff", max_size=10), max_size=6))
+def test_in_is_documents_and_drops(tmp_path: Path, texts: list[str]) -> None:
+    lines = [json.dumps({"text": text}) for text in texts]
+    source = write_input(tmp_path / "a.jsonl", "\n".join(lines).encode())
+    output = clean_file(str(tmp_path / "out"), "s-x", source, NONE, DEDUP)
+    (part,) = output.counts["parts"]
+    assert part["documents"] + sum(part["dropped"].values()) == len(texts)

@@ -1,0 +1,338 @@
+"""Raw bytes in, records and damage with their places out, and nothing else."""
+
+import gzip
+import random
+from pathlib import Path
+from typing import Any, NoReturn
+
+import orjson
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from stage_helpers import unhurried
+
+from corpus import readers
+from corpus.files import checksum, write_bytes
+from corpus.readers import Damage, InputFile, Record, detect_format, read_records
+
+LIMIT = 10_000
+
+in_tmp = settings(unhurried, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def read(path: Path, data: bytes, limit: int = LIMIT) -> list[Record | Damage]:
+    """Write bytes under a name and read them back as records."""
+    path.write_bytes(data)
+    file = InputFile(str(path))
+    try:
+        found = list(read_records(file, detect_format(path.name), limit))
+        assert file.checksum() == checksum(str(path))
+    finally:
+        file.close()
+    return found
+
+
+def texts(found: list[Record | Damage]) -> list[tuple[int, str]]:
+    """Return (position, text or rule)."""
+    return [(e.position, e.text if isinstance(e, Record) else e.rule) for e in found]
+
+
+def line(text: str, **fields: Any) -> bytes:  # noqa: ANN401 - JSON values
+    return orjson.dumps({"text": text, **fields}) + b"\n"
+
+
+def compress(name: str, data: bytes) -> bytes:
+    if name == ".gz":
+        return gzip.compress(data)
+    return zstandard.ZstdCompressor(write_checksum=True).compress(data) if name else data
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_jsonl(tmp_path: Path, suffix: str) -> None:
+    data = line("one", id="x", url="http://u", language="en", b=2, a=[1, {"c": None}])
+    data += b"\n  \t\r\n" + line("two").replace(b"\n", b"\r\n") + line("three").strip()
+    assert read(tmp_path / f"a.jsonl{suffix}", compress(suffix, data)) == [
+        Record(1, "x", "one", "http://u", "en", '{"a":[1,{"c":null}],"b":2}'),
+        Record(4, None, "two", None, None, None),
+        Record(5, None, "three", None, None, None),
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_plain_text_is_one_document(tmp_path: Path, suffix: str) -> None:
+    text = "Line one\r\n\r\nl\u00efne two\n" * 3
+    data = compress(suffix, text.encode())
+    assert read(tmp_path / f"a.txt{suffix}", data) == [Record(1, None, text, None, None, None)]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_an_empty_file_has_no_record(tmp_path: Path, suffix: str) -> None:
+    assert read(tmp_path / f"a.jsonl{suffix}", b"") == []
+    assert read(tmp_path / f"a.jsonl{suffix}", compress(suffix, b"")) == []
+    assert texts(read(tmp_path / f"a.txt{suffix}", compress(suffix, b""))) == [(1, "")]
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
+    assert texts(read(tmp_path / "a.jsonl", b"\xef\xbb\xbf" + line("one"))) == [(1, "one")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "key", "url"),
+    [
+        ({"id": "x", "url": "u"}, "x", "u"),
+        ({"id": 17}, "17", None),
+        ({"id": -1, "url": "u"}, "-1", "u"),
+        ({"id": 0}, "0", None),
+        ({"id": 2**64 - 1}, "18446744073709551615", None),
+        ({"url": "u"}, "u", "u"),
+        ({"id": "", "url": "u"}, "u", "u"),
+        ({"id": None, "url": "u"}, "u", "u"),
+        ({"id": True, "url": 3}, None, None),
+        ({"id": 1.5}, None, None),
+        ({"id": ["x"]}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_the_key_is_the_id_or_the_url(
+    tmp_path: Path, fields: dict[str, Any], key: str | None, url: str | None
+) -> None:
+    (record,) = read(tmp_path / "a.jsonl", line("t", **fields))
+    assert isinstance(record, Record)
+    assert (record.key, record.url, record.meta) == (key, url, None)
+
+
+@pytest.mark.parametrize(
+    ("bad", "rule", "detail"),
+    [
+        (b'{"text": "a"', "invalid_json", "line 1"),
+        (b'{"text": "a"} x', "invalid_json", "unexpected content"),
+        (b'{"text": NaN}', "invalid_json", ""),
+        (b'{"text": "\\ud800"}', "invalid_json", "surrogate"),
+        (b"[" * 5000, "invalid_json", ""),
+        (b'{"text": "a\xff"}', "invalid_utf8", "invalid start byte at byte 11"),
+        (b'{"text": "\xed\xa0\x80"}', "invalid_utf8", "at byte 10"),
+        (b"[1, 2]", "invalid_record", "a list, not an object"),
+        (b'"text"', "invalid_record", "a str, not an object"),
+        (b"null", "invalid_record", "a NoneType, not an object"),
+        (b"{}", "invalid_record", "no string under the key text"),
+        (b'{"text": null}', "invalid_record", "no string under the key text"),
+        (b'{"text": 3}', "invalid_record", "no string under the key text"),
+    ],
+)
+def test_a_bad_line_is_one_damage_in_its_place(
+    tmp_path: Path, bad: bytes, rule: str, detail: str
+) -> None:
+    found = read(tmp_path / "a.jsonl", line("before") + b"\n" + bad + b"\n" + line("after"))
+    assert texts(found) == [(1, "before"), (3, rule), (4, "after")]
+    damage = found[1]
+    assert isinstance(damage, Damage)
+    assert detail in damage.detail
+
+
+def test_plain_text_that_is_not_utf8_is_damage(tmp_path: Path) -> None:
+    assert read(tmp_path / "a.txt", b"caf\xe9 au lait") == [
+        Damage(1, "invalid_utf8", "invalid continuation byte at byte 3")
+    ]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 2**16])
+def test_the_limit_is_the_longest_line_that_passes(
+    tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "_CHUNK_BYTES", chunk)
+    size = len(line("x" * 50)) - 1
+    data = line("a") + line("x" * 50) + line("b")
+    assert texts(read(tmp_path / "a.jsonl", data, size)) == [(1, "a"), (2, "x" * 50), (3, "b")]
+    found = read(tmp_path / "a.jsonl", data, size - 1)
+    assert texts(found) == [(1, "a"), (2, "record_too_long"), (3, "b")]
+    assert found[1] == Damage(2, "record_too_long", "bytes", float(size), float(size - 1))
+    assert read(tmp_path / "a.jsonl", data[: -len(line("b")) - 1], size - 1)[1] == found[1]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 2**16])
+def test_the_limit_of_plain_text(
+    tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "_CHUNK_BYTES", chunk)
+    assert texts(read(tmp_path / "a.txt", b"x" * 50, 50)) == [(1, "x" * 50)]
+    assert read(tmp_path / "a.txt", b"x" * 51, 50) == [
+        Damage(1, "record_too_long", "bytes", 51.0, 50.0)
+    ]
+
+
+def test_an_overlong_line_is_not_held(tmp_path: Path) -> None:
+    """A megabyte of zeros is a kilobyte of zstd: what is held does not grow with the line."""
+    path = tmp_path / "bomb.jsonl.zst"
+    path.write_bytes(zstandard.compress(bytes(64 * 2**20)) + zstandard.compress(b"\n" + line("a")))
+    file = InputFile(str(path))
+    lines = readers._Lines(LIMIT)
+    for chunk in file.chunks():
+        list(lines.feed(chunk))
+        assert sum(map(len, lines._parts)) <= LIMIT
+    file.close()
+    assert texts(read(path, path.read_bytes())) == [(1, "record_too_long"), (2, "a")]
+
+
+def many_lines(count: int) -> tuple[bytes, list[tuple[int, str]]]:
+    rng = random.Random(7)
+    words = [str(rng.randrange(10**12)) for _ in range(count)]
+    return b"".join(map(line, words)), list(enumerate(words, 1))
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("kept", [0.001, 0.5, 0.9, None])
+def test_a_truncated_archive_gives_what_lies_before(
+    tmp_path: Path, suffix: str, kept: float | None
+) -> None:
+    data, expected = many_lines(20_000)
+    packed = compress(suffix, data)
+    cut = len(packed) - 1 if kept is None else int(kept * len(packed))
+    found = read(tmp_path / f"a.jsonl{suffix}", packed[:cut])
+    assert texts(found)[:-1] == expected[: len(found) - 1]
+    last = found[-1]
+    assert isinstance(last, Damage)
+    assert (last.position, last.rule) == (len(found), "corrupt_archive")
+    # A gzip loses 4 KiB of text, a zstd its last block of at most 128 KiB (RFC 8878, 3.1.1.2).
+    lost = 2**12 if suffix == ".gz" else 2**17
+    share = cut / len(packed) * len(data)
+    assert sum(len(text) + 12 for _, text in texts(found)[:-1]) > share - lost - 0.02 * len(data)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_flipped_bit_is_found(tmp_path: Path, suffix: str) -> None:
+    data, _ = many_lines(5000)
+    packed = bytearray(compress(suffix, data))
+    packed[len(packed) // 2] ^= 1
+    found = read(tmp_path / f"a.jsonl{suffix}", bytes(packed))
+    assert [each.position for each in found] == list(range(1, len(found) + 1))
+    assert texts(found)[-1][1] == "corrupt_archive"
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_garbage_after_an_archive_is_one_damage(tmp_path: Path, suffix: str) -> None:
+    data, expected = many_lines(5000)
+    found = read(tmp_path / f"a.jsonl{suffix}", compress(suffix, data) + b"garbage")
+    assert texts(found)[-1][1] == "corrupt_archive"
+    assert texts(found)[:-1] == expected[: len(found) - 1]
+    assert len(found) > 4000
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_what_is_no_archive_at_all_is_one_damage(tmp_path: Path, suffix: str) -> None:
+    for name in ("a.jsonl", "a.txt"):
+        found = read(tmp_path / f"{name}{suffix}", line("plain text under a wrong name"))
+        assert texts(found) == [(1, "corrupt_archive")]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_members_and_frames_one_after_another_are_one_file(tmp_path: Path, suffix: str) -> None:
+    half = line("long line")[:9]
+    data = compress(suffix, line("a") + half) + compress(suffix, b"")
+    data += compress(suffix, line("long line")[9:]) + compress(suffix, line("b"))
+    found = read(tmp_path / f"a.jsonl{suffix}", data)
+    assert texts(found) == [(1, "a"), (2, "long line"), (3, "b")]
+
+
+class _BrokenDisk:
+    """A file whose storage fails after some bytes."""
+
+    def __init__(self, path: str) -> None:
+        self._rest = [Path(path).read_bytes()[:1000]]
+
+    def read(self, _: int) -> bytes:
+        if self._rest:
+            return self._rest.pop()
+        raise OSError(5, "Input/output error")
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.txt.gz"])
+def test_a_failing_disk_is_no_property_of_the_data(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, _ = many_lines(5000)
+    write_bytes(str(tmp_path / name), compress(Path(name).suffix.removeprefix(".jsonl"), data))
+    monkeypatch.setattr(readers, "open_reader", _BrokenDisk)
+    file = InputFile(str(tmp_path / name))
+    with pytest.raises(OSError, match="Input/output error"):
+        list(read_records(file, detect_format(name), LIMIT))
+
+
+def test_an_unexpected_error_is_not_taken_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(readers, "_record", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        read(tmp_path / "a.jsonl", line("a"))
+
+
+@in_tmp
+@given(st.binary(max_size=300) | st.lists(st.sampled_from([
+    b"\n", b"\r", b" ", b"{", b"}", b'"text"', b":", b'"a"', b'{"text":"a"}', b"\xff", b"\xc3",
+    b"\xa9", b"[", b"\x00", b",", b"1", b"\x0c", b'{"text":"' + b"x" * 60 + b'"}',
+])).map(b"".join), st.integers(1, 80))  # fmt: skip
+def test_every_line_that_is_not_blank_becomes_a_record_or_a_damage(
+    tmp_path: Path, data: bytes, limit: int
+) -> None:
+    found = read(tmp_path / "any.jsonl", data, limit)
+    lines = data.split(b"\n")
+    assert [each.position for each in found] == [
+        n for n, line in enumerate(lines, 1) if line.strip() or len(line) > limit
+    ]
+    for each in found:
+        too_long = len(lines[each.position - 1]) > limit
+        assert too_long == (isinstance(each, Damage) and each.rule == "record_too_long")
+
+
+@in_tmp
+@given(st.binary(max_size=300), st.sampled_from([".gz", ".zst", ".txt.gz"]), st.booleans())
+def test_arbitrary_bytes_in_an_archive_never_crash(
+    tmp_path: Path, data: bytes, suffix: str, broken: bool
+) -> None:
+    packed = compress(suffix.removeprefix(".txt"), data)
+    cut = len(packed) // 2 if broken else len(packed)
+    found = read(tmp_path / f"any.jsonl{suffix}", packed[:cut])
+    assert all(isinstance(each, Record | Damage) for each in found)
+
+
+@in_tmp
+@given(
+    st.lists(st.sampled_from([b"\n", b'{"text":"\xc3\xa9"}', b"ab", b"\r\n", b" "])).map(b"".join)
+)
+def test_chunks_do_not_show(tmp_path: Path, data: bytes) -> None:
+    whole = read(tmp_path / "any.jsonl", data, 12)
+    for chunk in (1, 2, 3, 5):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(readers, "_CHUNK_BYTES", chunk)
+            assert read(tmp_path / "any.jsonl", data, 12) == whole
+
+
+def test_a_line_may_span_many_chunks(tmp_path: Path) -> None:
+    long = "\u4f60" * 100_000
+    for suffix in ("", ".gz", ".zst"):
+        data = compress(suffix, line("a") + line(long) + line("b"))
+        found = read(tmp_path / f"a.jsonl{suffix}", data, 10**6)
+        assert texts(found) == [(1, "a"), (2, long), (3, "b")]
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("a.jsonl", "jsonl"), ("a.ndjson.gz", "jsonl"), ("a.b.json.zst", "jsonl"),
+        ("a.txt", "text"), ("a.md.gz", "text"), ("/x.jsonl/a.rst", "text"),
+    ],
+)  # fmt: skip
+def test_the_format_goes_by_the_name(name: str, form: str) -> None:
+    assert detect_format(name) == form
+
+
+@pytest.mark.parametrize("name", ["a", "a.gz", "a.csv", "a.jsonl.bz2", "jsonl", "a.jsonl.part"])
+def test_a_name_that_tells_no_format_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"cannot tell the format of .*: set the source's format"):
+        detect_format(name)
