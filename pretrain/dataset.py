@@ -4,8 +4,9 @@ Sequences are numbered without end: step k of batches of B takes numbers [kB, (k
 in the train shards, number n is index n % N of pass n // N, and a keyed bijection of [0, N) (one
 key a pass) turns the index into a row. So every row comes once a pass, nothing is shuffled in
 memory, and any step is reached in constant time, at 0.1 to 0.2 microseconds a sequence (measured:
-10^6 rows, one core of an AMD EPYC with AVX2, 2026-11). The bijection is a Feistel network over the next larger power of four, walked until
-it lands below N (Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
+10^6 rows, one core of an AMD EPYC with AVX2, 2026-11). The bijection is a Feistel network over the
+next larger power of four, walked until it lands below N (Black and Rogaway 2002, "Ciphers with
+arbitrary finite domains").
 
 Rank arithmetic is here too, in `Shares` alone. It does not mask (masking.py) and does not fetch
 remote shards through a cache: those are read whole into memory.

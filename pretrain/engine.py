@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from corpus.recipe import Pretrain
 from pretrain.batches import Batch
@@ -55,19 +56,22 @@ class Engine:
         self, model: MaskedLanguageModel, config: Pretrain, shares: Shares, world: World
     ) -> None:
         """Hand the model to DeepSpeed; torch.distributed must be initialized."""
-        deepspeed = _import_deepspeed()
-        if config.zero_stage == 3:
-            # The head uses the embedding from outside the module that owns it.
-            deepspeed.zero.register_external_parameter(model, model.decoder_weight)
         self._parameters = dict(model.named_parameters())
-        self._device = world.device
-        self._scale = float(world.size)
-        self._engine, *_ = deepspeed.initialize(
-            model=model.to(world.device),
-            optimizer=_optimizer(model, config),
-            config=deepspeed_config(config, shares),
-            dist_init_required=False,
-        )
+        self._world = world
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it imports is deprecated in many places
+            deepspeed = _import_deepspeed()
+            if config.zero_stage == 3:
+                # The head uses the embedding from outside the module that owns it.
+                deepspeed.zero.register_external_parameter(model, model.decoder_weight)
+            self._engine, *_ = deepspeed.initialize(
+                model=model.to(world.device),
+                optimizer=_optimizer(model, config),
+                config=deepspeed_config(config, shares),
+                dist_init_required=False,
+            )
+        # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 deprecates.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
         self._tools = importlib.import_module("deepspeed.utils")
 
     def train(self, batch: Batch, global_labels: int, dropout_seed: int) -> Tensor:
@@ -75,7 +79,7 @@ class Engine:
         self._engine.train()
         torch.manual_seed(dropout_seed)
         loss: Tensor = self._engine(*self._arguments(batch))
-        scale = self._scale / max(1, global_labels)
+        scale = self._world.size / max(1, global_labels)
         self._engine.backward(loss * scale, scale_wrt_gas=False)
         self._engine.step()
         return loss.detach()
@@ -109,7 +113,7 @@ class Engine:
         self._link_moments()
         for name, parameter in self._parameters.items():
             for kind, value in state[name].items():
-                self._set_full(parameter, kind, value.to(self._device))
+                self._set_full(parameter, kind, value.to(self._world.device))
 
     def close(self) -> None:
         """Release what DeepSpeed holds."""
@@ -118,7 +122,9 @@ class Engine:
     def _arguments(self, batch: Batch) -> tuple[Any, ...]:
         tensors = (batch.inputs, batch.lengths, batch.slots, batch.labels)
         has_padding = bool((batch.lengths < batch.inputs.shape[1]).any())
-        return *(tensor.to(self._device, non_blocking=True) for tensor in tensors), has_padding
+        return *(
+            tensor.to(self._world.device, non_blocking=True) for tensor in tensors
+        ), has_padding
 
     def _full(self, parameter: nn.Parameter, kind: str) -> Tensor:
         if self._is_plain:
@@ -133,10 +139,25 @@ class Engine:
         if self._is_plain:
             whole = parameter if kind == "weight" else self._plain_state(parameter)[kind]
             whole.data.copy_(value)
+        elif hasattr(parameter, "ds_tensor"):
+            self._set_partition(parameter, kind, value.flatten())
         elif kind == "weight":
             self._tools.safe_set_full_fp32_param(parameter, value)
         else:
             self._tools.safe_set_full_optimizer_state(parameter, value, kind)
+
+    def _set_partition(self, parameter: Any, kind: str, value: Tensor) -> None:  # noqa: ANN401
+        """Set this rank's part of a stage 3 parameter.
+
+        DeepSpeed's own safe_set_full_... fails where the ranks do not divide the size (0.19.8).
+        """
+        part = parameter.ds_tensor.numel()
+        padded = functional.pad(value, (0, part * self._world.size - value.numel()))
+        mine = padded.narrow(0, part * self._world.rank, part)
+        if kind == "weight":
+            self._tools.safe_set_local_fp32_param(parameter, mine)
+        else:
+            self._tools.safe_set_local_optimizer_state(parameter, mine, kind)
 
     def _create_moments(self, step: int) -> None:
         """Make the moments that AdamW would make at its first step, with its count set."""
@@ -205,6 +226,4 @@ def _import_deepspeed() -> ModuleType:
     # Its shared-memory all-reduce would be compiled at the first start, for 40 seconds and with
     # a compiler that may not be there; gloo does without.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 deprecates.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     return deepspeed

@@ -8,6 +8,7 @@ The first rank that fails ends all others, and its message is the one that is sh
 process that started them and end with it, however it ends.
 """
 
+import atexit
 import logging
 import multiprocessing
 import os
@@ -15,9 +16,7 @@ import signal
 import sys
 import tempfile
 import threading
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -37,7 +36,7 @@ _TIMEOUT = timedelta(minutes=30)
 
 
 class RankFailedError(RuntimeError):
-    """A rank ended badly; the message holds its traceback or its signal."""
+    """A rank ended without saying what a user could mend."""
 
 
 def run_training(recipe: Recipe) -> None:
@@ -47,22 +46,20 @@ def run_training(recipe: Recipe) -> None:
             "%s is complete: %s steps", run_directory(recipe), f"{recipe.pretrain.max_steps:,}"
         )
     elif "MASTER_ADDR" in os.environ:
-        with joined(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) as world:
-            train(recipe, world)
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        train(recipe, join(rank, size, int(os.environ["LOCAL_RANK"])))
     elif recipe.pretrain.processes == 1:
-        with tempfile.TemporaryDirectory() as directory:
-            meeting_point = Path(directory) / "meeting"
-            with joined(0, 1, meeting_point) as world:
-                train(recipe, world)
+        train(recipe, join(0, 1, 0))
     else:
         _run_processes(recipe)
 
 
-@contextmanager
-def joined(rank: int, size: int, meeting_point: Path | None = None) -> Iterator[World]:
-    """Join the process group: through a file, or by the launcher's environment without one."""
+def join(rank: int, size: int, local_rank: int, meeting_point: Path | None = None) -> World:
+    """Join the process group: as the launcher's environment says, or through a file.
+
+    A process joins once, and stays until it ends: DeepSpeed keeps what it made of the group.
+    """
     has_gpu = torch.cuda.is_available()
-    local_rank = rank if meeting_point else int(os.environ["LOCAL_RANK"])
     device = torch.device("cuda", local_rank) if has_gpu else torch.device("cpu")
     if has_gpu:
         if local_rank >= torch.cuda.device_count():
@@ -71,22 +68,26 @@ def joined(rank: int, size: int, meeting_point: Path | None = None) -> Iterator[
                 f"{torch.cuda.device_count()}: lower pretrain.processes"
             )
         torch.cuda.set_device(device)
-    backend = "nccl" if has_gpu else "gloo"
-    if meeting_point:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
-        # DeepSpeed reads it to pick the device.
-        os.environ["LOCAL_RANK"] = str(local_rank)
-        store = distributed.FileStore(str(meeting_point), size)  # type: ignore[attr-defined]
-        distributed.init_process_group(
-            backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT
-        )
-    else:
-        distributed.init_process_group(backend, timeout=_TIMEOUT)
-    try:
-        yield World(rank, size, device)
-    finally:
-        distributed.destroy_process_group()
+    elif size > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
+    if not distributed.is_initialized():
+        backend = "nccl" if has_gpu else "gloo"
+        if "MASTER_ADDR" in os.environ:
+            distributed.init_process_group(backend, timeout=_TIMEOUT)
+        else:
+            store = (
+                distributed.FileStore(str(meeting_point), size)  # type: ignore[attr-defined]
+                if meeting_point
+                else distributed.HashStore()  # type: ignore[attr-defined]
+            )
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+            os.environ.setdefault("LOCAL_RANK", str(local_rank))  # what DeepSpeed goes by
+            distributed.init_process_group(
+                backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT
+            )
+        atexit.register(distributed.destroy_process_group)
+    return World(rank, size, device)
 
 
 def _run_processes(recipe: Recipe) -> None:
@@ -128,14 +129,11 @@ def _wait_for_all(processes: Sequence[BaseProcess], reports: Sequence[Connection
 def _failure(rank: int, process: BaseProcess, report: Connection) -> Exception:
     """Turn the end of a rank into the error to show."""
     try:
-        is_user_error, message = report.recv()
+        return ValueError(report.recv())
     except EOFError:
-        return RankFailedError(f"rank {rank} ended with {_describe_exit(process.exitcode)}")
-    return ValueError(message) if is_user_error else RankFailedError(f"rank {rank}:\n{message}")
-
-
-def _describe_exit(code: int | None) -> str:
-    return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+        code = process.exitcode or 0
+        how = f"signal {-code}" if code < 0 else f"exit status {code}, its error is above"
+        return RankFailedError(f"rank {rank} ended with {how}; the other ranks were ended too")
 
 
 def _run_rank(recipe: Recipe, rank: int, meeting_point: Path, report: Connection) -> None:
@@ -144,14 +142,11 @@ def _run_rank(recipe: Recipe, rank: int, meeting_point: Path, report: Connection
     threading.Thread(target=_end_with_parent, daemon=True).start()
     configure_logging(logging.INFO if rank == 0 else logging.ERROR)
     try:
-        with joined(rank, recipe.pretrain.processes, meeting_point) as world:
-            train(recipe, world)
+        size = recipe.pretrain.processes
+        train(recipe, join(rank, size, rank, meeting_point))
     except ValueError as error:
-        report.send((True, str(error)))
+        report.send(str(error))
         sys.exit(1)
-    except BaseException:
-        report.send((False, traceback.format_exc()))
-        raise
 
 
 def _end_with_parent() -> None:

@@ -1,10 +1,14 @@
 """A small synthetic snapshot and recipes over it, for the tests of pretrain."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from conftest import REPOSITORY
 
 from corpus.files import checksum, join, size_bytes, writing
 from corpus.recipe import Recipe
@@ -19,6 +23,7 @@ from corpus.snapshots import (
     tokenizer_root,
 )
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer, build_definition, local_tokenizer
+from pretrain.metrics import read_metrics
 
 MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("e", "r"), ("a", "n")]
 SEQUENCE_LENGTH = 64
@@ -147,3 +152,25 @@ def write_recipe(recipe: Recipe, path: Path) -> Path:
     """Write a recipe as the YAML file that the command line takes."""
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     return path
+
+
+def start_training(recipe: Recipe, path: Path) -> subprocess.Popen[str]:
+    """Start `python -m pretrain train` on a recipe, in a process of its own."""
+    command = [sys.executable, "-m", "pretrain", "train", str(write_recipe(recipe, path))]
+    return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_steps(process: subprocess.Popen[str], run: Path, steps: int) -> None:
+    """Wait until a run has recorded that many steps; fail where it ends before."""
+    deadline = time.monotonic() + 120
+    while len(read_metrics(str(run))) < steps:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"no {steps} steps in {run}"
+        time.sleep(0.01)
+
+
+def column(run: Path, name: str) -> list[Any]:
+    """Read one number of every step; the steps must stand there once and in order."""
+    lines = read_metrics(str(run))
+    assert [line["step"] for line in lines] == list(range(len(lines)))
+    return [line[name] for line in lines]

@@ -88,10 +88,10 @@ def test_logits_loss_and_gradients_equal_those_of_transformers(
     theirs.loss.backward()
     wanted = dict(reference.named_parameters())
     for name, parameter in model.named_parameters():
-        ours, expected = parameter.grad, wanted[name].grad
-        assert ours is not None
-        assert expected is not None
-        assert (ours - expected).abs().max() < 1e-5, name
+        found, exact = parameter.grad, wanted[name].grad
+        assert found is not None
+        assert exact is not None
+        assert (found - exact).abs().max() < 1e-5, name
 
 
 def test_full_rows_need_no_key_mask() -> None:
