@@ -1,0 +1,144 @@
+"""Byte-level BPE: text comes back, spelt specials stay text, known ids are the known ids."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from stage_helpers import unhurried
+from tokenizers import pre_tokenizers
+
+from corpus.tokenizer import (
+    Tokenizer,
+    build_definition,
+    byte_alphabet,
+    canonical_definition,
+    local_tokenizer,
+    open_tokenizer,
+    tokenizer_files,
+)
+
+MERGES = [("t", "h"), ("th", "e"), ("\u0120", "the"), ("\u0120", "\u0120"), ("<", "s"), (".", ".")]
+TOKENIZER = Tokenizer(build_definition(MERGES))
+NASTY = st.text() | st.text(
+    st.sampled_from("the <s>mak/pd.\n\t\r\u00a0\u3000\u0301\u4f60\U0001f600\x00")
+)
+
+
+def test_the_alphabet_is_gpt2s() -> None:
+    alphabet = byte_alphabet()
+    assert set(alphabet) == set(range(256))
+    assert sorted(alphabet.values()) == sorted(pre_tokenizers.ByteLevel.alphabet())
+    assert (alphabet[ord("a")], alphabet[ord(" ")], alphabet[0]) == ("a", "\u0120", "\u0100")
+
+
+def test_ids_by_hand() -> None:
+    vocabulary = {char: n for n, char in enumerate(sorted(byte_alphabet().values()), 4)}
+    the, space_the = 4 + 256 + 1, 4 + 256 + 2
+    assert TOKENIZER.encode(["the the t"]) == [
+        [the, space_the, vocabulary["\u0120"], vocabulary["t"]]
+    ]
+    assert TOKENIZER.vocab_size == 4 + 256 + len(MERGES) + 1
+    assert TOKENIZER.mask_id == TOKENIZER.vocab_size - 1
+    assert TOKENIZER.decode([0, the, TOKENIZER.mask_id, 2]) == "<s>the<mask></s>"
+
+
+@unhurried
+@given(st.lists(NASTY, max_size=4))
+@example(["<s></s><mask> <mask><pad><unk>"])
+def test_every_text_comes_back_and_has_no_special_id(texts: list[str]) -> None:
+    special = {0, 1, 2, 3, TOKENIZER.mask_id}
+    for text, ids in zip(texts, TOKENIZER.encode(texts), strict=True):
+        assert TOKENIZER.decode(ids) == text
+        assert not special & set(ids)
+        pieces = TOKENIZER.token_bytes()
+        assert b"".join(pieces[token] for token in ids) == text.encode()
+
+
+def test_spaces_of_tokens() -> None:
+    begins, ends = TOKENIZER.spaces()
+    pieces = TOKENIZER.token_bytes()
+    white = b" \t\n\r\x0b\x0c"
+    assert begins.tolist() == [piece[0] in white for piece in pieces]
+    assert ends.tolist() == [piece[-1] in white for piece in pieces]
+    space_the = pieces.index(b" the")
+    assert (begins[space_the], ends[space_the]) == (True, False)
+    assert begins.dtype == np.bool_
+
+
+def test_specials_in_other_places_are_refused() -> None:
+    fields = orjson.loads(TOKENIZER.definition)
+    vocabulary = fields["model"]["vocab"]
+    vocabulary["<s>"], vocabulary["<pad>"] = 1, 0
+    for added in fields["added_tokens"]:
+        added["id"] = vocabulary[added["content"]]
+    with pytest.raises(ValueError, match=r"the tokenizer has <s> at 1, expected 0"):
+        Tokenizer(orjson.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": {"type": "NFC"}},
+        {"normalizer": {"type": "Lowercase"}},
+        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True,
+                           "use_regex": True}},
+        {"pre_tokenizer": {"type": "Whitespace"}},
+    ],
+)  # fmt: skip
+def test_a_tokenizer_that_changes_text_is_refused(change: dict[str, object]) -> None:
+    fields = orjson.loads(TOKENIZER.definition) | change
+    with pytest.raises(
+        ValueError, match=r"the tokenizer does not give .* back: expected a byte-level"
+    ):
+        Tokenizer(orjson.dumps(fields))
+
+
+def test_equal_tokenizers_have_one_fingerprint(tmp_path: Path) -> None:
+    pretty = json.dumps(json.loads(TOKENIZER.definition), indent=2)
+    (tmp_path / "tokenizer.json").write_text(pretty)
+    assert open_tokenizer(str(tmp_path)).fingerprint == TOKENIZER.fingerprint
+    assert canonical_definition(pretty.encode()) == TOKENIZER.definition
+    assert Tokenizer(build_definition(MERGES[:-1])).fingerprint != TOKENIZER.fingerprint
+
+
+def test_a_directory_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no tokenizer\.json"):
+        open_tokenizer(str(tmp_path))
+
+
+def test_the_files_say_the_same(tmp_path: Path) -> None:
+    local_tokenizer(TOKENIZER.definition, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(tokenizer_files(TOKENIZER))
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text())
+    assert vocabulary["<mask>"] == TOKENIZER.mask_id
+    merges = (tmp_path / "merges.txt").read_text().splitlines()
+    assert merges == ["#version: 0.2", *map(" ".join, MERGES)]
+    assert open_tokenizer(str(tmp_path)).definition == TOKENIZER.definition
+
+
+def test_gpt2s_known_vectors(shared_data: Path) -> None:
+    """Text and ids that other projects' tests state, through RoBERTa's order of GPT-2's entries."""
+    directory = shared_data / "bpe"
+    if not directory.is_dir():
+        pytest.skip(f"no {directory}")
+    lines = (directory / "vocab.bpe").read_text().splitlines()[1:]
+    tokenizer = Tokenizer(build_definition([(a, b) for a, b in map(str.split, lines)]))
+    assert tokenizer.vocab_size == 50_000 + 256 + 5 == 50_261
+    gpt2: dict[str, int] = json.loads((directory / "encoder.json").read_text())
+    pieces = tokenizer.token_bytes()
+    to_byte = {char: byte for byte, char in byte_alphabet().items()}
+    gpt2_id = {
+        bytes(map(to_byte.__getitem__, token)): number
+        for token, number in gpt2.items()
+        if token != "<|endoftext|>"
+    }
+    vectors = json.loads((directory / "vectors.json").read_text())
+    stated = [vector for vector in vectors if vector["scheme"] == "gpt2"]
+    assert len(stated) >= 7
+    for vector in stated:
+        (ids,) = tokenizer.encode([vector["text"]])
+        assert [gpt2_id[pieces[token]] for token in ids] == vector["ids"]

@@ -1,0 +1,162 @@
+"""The tokenizer that is trained: RoBERTa's layout, the reference trainer's merges, no order."""
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stage_helpers import Given, clean_parts, deduplicate, spread, unhurried
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import models, pre_tokenizers, trainers
+
+from corpus.files import exists, list_names
+from corpus.recipe import Dedup
+from corpus.recipe import Tokenizer as TokenizerConfig
+from corpus.snapshots import tokenizer_root
+from corpus.tokenizer import Tokenizer, byte_alphabet, open_tokenizer
+from pipeline.vocabulary import _kept_texts, kept_mask, make_tokenizer, train
+
+
+def some_texts(seed: int, count: int) -> list[str]:
+    rng = random.Random(seed)
+    stems = [
+        "the",
+        "there",
+        "these",
+        "token",
+        "tokens",
+        "na\u00efve",
+        "\u4f60\u597d",
+        "=====",
+        "1999",
+    ]
+    return [" ".join(rng.choices(stems, k=rng.randint(5, 40))) + "." for _ in range(count)]
+
+
+def model_of(definition: bytes) -> Any:  # noqa: ANN401 - JSON
+    return orjson.loads(definition)["model"]
+
+
+def test_the_layout_is_robertas() -> None:
+    definition = train(iter(some_texts(1, 50)), 290)
+    vocabulary: dict[str, int] = model_of(definition)["vocab"]
+    tokenizer = Tokenizer(definition)
+    assert {token: vocabulary[token] for token in ("<s>", "<pad>", "</s>", "<unk>")} == {
+        "<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3,
+    }  # fmt: skip
+    assert tokenizer.mask_id == vocabulary["<mask>"] == len(vocabulary) - 1 == 289
+    assert sorted(vocabulary.values()) == list(range(290))
+    assert {vocabulary[char] for char in byte_alphabet().values()} == set(range(4, 260))
+
+
+def test_the_first_merges_by_hand() -> None:
+    """ab occurs 3 times; then abc, xy and cd twice, of which the least pair of ids goes first."""
+    definition = train(iter(["abc abc ab", "xy cd xy cd"]), 4 + 256 + 4 + 1)
+    merges = [tuple(merge) for merge in model_of(definition)["merges"]]
+    assert merges[0] == ("a", "b")
+    counted = Counter({("ab", "c"): 2, ("x", "y"): 2, ("c", "d"): 2})
+    assert set(merges[1:]) < set(counted) | {("\u0120", "ab"), ("\u0120", "c"), ("\u0120", "x")}
+    assert len(merges) == 4
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_merges_are_the_reference_trainers(seed: int) -> None:
+    texts = some_texts(seed, 60)
+    reference = FastTokenizer(models.BPE())
+    reference.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    reference.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=319, min_frequency=2, show_progress=False,
+            special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        ),
+    )  # fmt: skip
+    expected = orjson.loads(reference.to_str())["model"]
+    found = model_of(train(iter(texts), 320))
+    assert found["merges"] == expected["merges"]
+    assert {token: n for token, n in found["vocab"].items() if token != "<mask>"} == (
+        expected["vocab"]
+    )
+
+
+def test_the_order_of_documents_does_not_show() -> None:
+    texts = some_texts(3, 200)
+    definition = train(iter(texts), 400)
+    for seed in range(4):
+        shuffled = random.Random(seed).sample(texts, len(texts))
+        assert train(iter(shuffled), 400) == definition
+    assert train(iter(texts[:100]), 400) != definition
+
+
+def test_a_small_corpus_gives_a_smaller_vocabulary() -> None:
+    assert Tokenizer(train(iter(["abc"]), 5000)).vocab_size == 261
+    # ab, abc and " abc" occur twice or more: three merges.
+    assert Tokenizer(train(iter(["abc abc abc"]), 5000)).vocab_size == 264
+    assert Tokenizer(train(iter([]), 261)).vocab_size == 261
+
+
+@settings(unhurried, max_examples=60)
+@given(st.lists(st.text(st.sampled_from("aab =.\n<s>/mk"), min_size=1, max_size=60), max_size=12))
+def test_runs_of_one_character_give_no_token_twice(texts: list[str]) -> None:
+    """Where two merges made one token, ids would have a gap and <mask> not be last."""
+    definition = train(iter(texts * 2), 400)
+    tokenizer = Tokenizer(definition)
+    merges = model_of(definition)["merges"]
+    assert len({"".join(merge) for merge in merges}) == len(merges)
+    for text, ids in zip(texts, tokenizer.encode(texts), strict=True):
+        assert tokenizer.decode(ids) == text
+
+
+DOCUMENTS = [Given(f"{n}", f"text number {n % 4} of a few") for n in range(10)]
+CONFIG = Dedup(partitions=1, ngram=2)
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> list[str]:
+    names = clean_parts(str(tmp_path), spread(DOCUMENTS, [3, 3]), CONFIG)
+    deduplicate(str(tmp_path), names, CONFIG)
+    return names
+
+
+def test_kept_documents_are_those_that_are_no_duplicates(tmp_path: Path, parts: list[str]) -> None:
+    masks = [kept_mask(str(tmp_path), part, count) for part, count in
+             zip(parts, (3, 0, 7), strict=True)]  # fmt: skip
+    assert [len(mask) for mask in masks] == [3, 0, 7]
+    assert sum(int(mask.sum()) for mask in masks) == 4
+    assert sorted(_kept_texts(str(tmp_path), parts)) == sorted(
+        f"text number {n} of a few" for n in range(4)
+    )
+
+
+def test_the_tokenizer_is_trained_on_what_stays(tmp_path: Path, parts: list[str]) -> None:
+    root, store = str(tmp_path), str(tmp_path / "store")
+    output = make_tokenizer(root, "tokenizer", store, TokenizerConfig(vocab_size=280), parts)
+    fingerprint = output.counts["fingerprint"]
+    assert output.paths == ()
+    directory = tokenizer_root(store, fingerprint)
+    assert list_names(directory) == [
+        "merges.txt", "special_tokens_map.json", "tokenizer.json", "vocab.json",
+    ]  # fmt: skip
+    tokenizer = open_tokenizer(directory)
+    assert tokenizer.definition == train(_kept_texts(root, parts), 280)
+    assert (tokenizer.fingerprint, tokenizer.vocab_size) == (
+        fingerprint, output.counts["vocab_size"],
+    )  # fmt: skip
+    again = make_tokenizer(root, "tokenizer", store, TokenizerConfig(vocab_size=280), parts[::-1])
+    assert again == output
+
+
+def test_an_existing_tokenizer_is_taken_as_it_is(tmp_path: Path) -> None:
+    definition = train(iter(some_texts(5, 20)), 290)
+    given_path = tmp_path / "given"
+    given_path.mkdir()
+    (given_path / "tokenizer.json").write_bytes(orjson.dumps(orjson.loads(definition), option=2))
+    config = TokenizerConfig(path=str(given_path))
+    output = make_tokenizer("/unused", "tokenizer", str(tmp_path / "store"), config, [])
+    assert output.counts == {"fingerprint": Tokenizer(definition).fingerprint, "vocab_size": 290}
+    assert exists(tokenizer_root(str(tmp_path / "store"), output.counts["fingerprint"]))
