@@ -102,7 +102,7 @@ def encode_part(root: str, name: str, store: str, fingerprint: str) -> Output:
     ids = documents["id"].to_pylist()
     hashes = [deal_hash(identity) for identity in ids]
     order = sorted(range(len(ids)), key=lambda row: (hashes[row], ids[row]))
-    documents = documents.take(order)
+    documents = documents.take(pa.array(order, pa.int64()))
     encoded: list[Encoded] = []
     for batch in documents.to_batches(max_chunksize=_DOCUMENTS_PER_BATCH):
         encoded += encoder.encode(batch.column("text").to_pylist())

@@ -159,7 +159,7 @@ def sweep(root: str, keep: set[str]) -> None:
     """
     for stage in WORK_STAGES:
         remove_tree(join(root, "records", stage))
-        remove_tree(join(root, "work", stage))
+    remove_tree(join(root, "work"))
     for name in list_names(root):
         if name not in keep and not name.startswith("records/"):
             remove(join(root, name))

@@ -1,0 +1,28 @@
+"""Fixtures shared by the tests; settings that keep Ray and deepspeed quiet and on loopback."""
+
+import os
+from pathlib import Path
+
+import pytest
+from corpus_helpers import Built, refresh, write_corpus
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data beside the checkout; tests that need it are skipped where it is missing."""
+    data = Path(__file__).parents[2] / "shared" / "data"
+    if not data.is_dir():
+        pytest.skip(f"no development data at {data}")
+    return data
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """A small corpus refreshed once by the command line; nobody changes it."""
+    directory = tmp_path_factory.mktemp("corpus")
+    recipe = write_corpus(directory)
+    return Built(directory, recipe, refresh(recipe))

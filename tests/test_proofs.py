@@ -1,0 +1,229 @@
+"""An audit passes on a sound store and finds every planted fault, however well it is signed over.
+
+Each fault is planted twice over: the file is changed and then the manifest is signed again, so that
+checksums, counts and digests agree and only the proof itself can fail.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from corpus_helpers import Built, run
+
+from corpus.documents import DROP_SCHEMA, add_digests, digest_table, format_digest
+from corpus.files import checksum
+from corpus.snapshots import Snapshot
+from corpus.tokenizer import EOS_ID
+from pipeline.explain import Store, explain, open_store, show, show_row
+from pipeline.proofs import audit
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def store(built: Built, tmp_path: Path) -> Store:
+    shutil.copytree(built.directory / "store", tmp_path / "store")
+    return open_store(str(tmp_path / "store"))
+
+
+def sign_again(store: Store) -> Store:
+    """Make the manifest agree with the files, as somebody who hides a fault would."""
+    fields = orjson.loads((Path(store.path) / "snapshot.json").read_bytes())
+    for entry in fields["files"] + fields["shards"]:
+        path = Path(store.path) / entry["path"]
+        entry["size_bytes"], entry["checksum"] = path.stat().st_size, checksum(str(path))
+    drops = [pq.read_table(path) for path in (Path(store.path) / "dropped").glob("*")]
+    digests = [format_digest(digest_table(table, DROP_SCHEMA.names)) for table in drops]
+    fields["dropped_digest"] = add_digests(digests)
+    snapshot = Snapshot.model_validate(fields)
+    fields["fingerprint"] = snapshot.compute_fingerprint()
+    (Path(store.path) / "snapshot.json").write_bytes(orjson.dumps(fields))
+    return open_store(store.root)
+
+
+def change_rows(store: Store, pattern: str, change: Callable[[list[dict[str, Any]]], bool]) -> None:
+    """Change the rows of the first file that `change` says it changed."""
+    for path in sorted(Path(store.path).glob(pattern)):
+        table = pq.read_table(path)
+        rows = table.to_pylist()
+        if change(rows):
+            pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+            return
+    pytest.fail(f"nothing to change in {pattern}")
+
+
+def problems_of(store: Store) -> str:
+    return "\n".join(audit(store).problems)
+
+
+def test_sound_store_passes(built: Built) -> None:
+    done = run("pipeline", "audit", str(built.directory / "store"))
+    assert (done.returncode, done.stdout.count("every proof holds")) == (0, 1), done.stdout
+    assert "not checked" not in done.stdout
+
+
+def test_flipped_byte_in_a_shard(store: Store) -> None:
+    entry = store.snapshot.shards[1]
+    path = Path(store.path) / entry.path
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    done = run("pipeline", "audit", store.root)
+    assert done.returncode == 1
+    assert f"wrong: {entry.path}: has checksum" in done.stdout
+    # Signed over, the text still tells.
+    assert "decodes to another text" in problems_of(sign_again(store))
+
+
+def test_truncated_shard_and_missing_and_stray_files(store: Store) -> None:
+    root = Path(store.path)
+    shard = root / store.snapshot.shards[0].path
+    shard.write_bytes(shard.read_bytes()[:-100])
+    (root / store.snapshot.shards[1].path).unlink()
+    (root / "clean" / "stray.parquet").write_bytes(b"x")
+    found = problems_of(store)
+    assert f"{store.snapshot.shards[0].path}: has " in found
+    assert f"{store.snapshot.shards[1].path}: is missing" in found
+    assert "clean/stray.parquet: is not in the manifest" in found
+
+
+@pytest.mark.parametrize("kind", ["", ".dedup"])
+def test_missing_drop_row(store: Store, kind: str) -> None:
+    def lose_one(rows: list[dict[str, Any]]) -> bool:
+        return bool(rows) and rows.pop() is not None
+
+    change_rows(store, f"dropped/*00000{kind}.parquet", lose_one)
+    found = problems_of(sign_again(store))
+    assert "dropped rows by rule are" in found
+    assert ("gives other dropped rows" if not kind else "not the rows of its duplicates") in found
+
+
+def test_witness_that_did_not_survive(store: Store) -> None:
+    gone = [
+        row
+        for path in sorted(Path(store.path).glob("duplicates/*"))
+        for row in pq.read_table(path).to_pylist()
+    ]
+
+    def point_at_a_dropped_one(rows: list[dict[str, Any]]) -> bool:
+        for row in rows:
+            for name in ("id", "file", "position"):
+                row[f"witness_{name}"] = gone[-1][name]
+            return True
+        return False
+
+    change_rows(store, "duplicates/*", point_at_a_dropped_one)
+    assert "its witness did not survive" in problems_of(sign_again(store))
+
+
+def test_wrong_similarity(store: Store) -> None:
+    def raise_it(rows: list[dict[str, Any]]) -> bool:
+        for row in rows:
+            if row.get("method", row.get("rule")) == "minhash":
+                name = "similarity" if "similarity" in row else "value"
+                row[name] = np.nextafter(row[name], 2)
+                return True
+        return False
+
+    change_rows(store, "duplicates/*", raise_it)
+    change_rows(store, "dropped/*.dedup.parquet", raise_it)
+    found = problems_of(sign_again(store))
+    assert "their similarity is" in found
+    assert "not the rows" not in found
+
+
+def test_wrong_rule_value(store: Store) -> None:
+    def raise_it(rows: list[dict[str, Any]]) -> bool:
+        for row in rows:
+            if row["rule"] == "gopher_min_words":
+                row["value"] += 1
+                return True
+        return False
+
+    change_rows(store, "dropped/*-00000.parquet", raise_it)
+    assert "gives other dropped rows than stored" in problems_of(sign_again(store))
+
+
+def test_lost_token(store: Store) -> None:
+    """A token is taken out of the middle of a row and the row closed up."""
+    path = Path(store.path) / store.snapshot.shards[0].path
+    with pa.ipc.open_stream(pa.BufferReader(path.read_bytes())) as reader:
+        schema, batches = reader.schema, list(reader)
+    ids = (
+        batches[0].column("token_ids").flatten().to_numpy().reshape(batches[0].num_rows, -1).copy()
+    )
+    lengths = batches[0].column("length").to_numpy().copy()
+    length = lengths[0]
+    ids[0, 5 : length - 1] = ids[0, 6:length]
+    ids[0, length - 1], lengths[0] = 1, length - 1
+    assert ids[0, length - 2] == EOS_ID
+    columns = list(batches[0].columns)
+    columns[0] = pa.FixedSizeListArray.from_arrays(
+        pa.array(ids.reshape(-1)), type=schema.field("token_ids").type
+    )
+    columns[1] = pa.array(lengths)
+    with pa.ipc.new_stream(path, schema) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+        for batch in batches[1:]:
+            writer.write_batch(batch)
+    found = problems_of(sign_again(store))
+    assert "decodes to another text than was kept" in found
+    assert "tokens, the manifest says" in found
+
+
+def test_manifest_that_lies_about_itself(store: Store) -> None:
+    path = Path(store.path) / "snapshot.json"
+    path.write_bytes(path.read_bytes().replace(b'"label": "first"', b'"label": "other"'))
+    with pytest.raises(ValueError, match=r"is damaged: its content gives fingerprint"):
+        open_store(store.root)
+
+
+def test_explain_shows_a_near_duplicate_with_its_witness(built: Built) -> None:
+    store = open_store(str(built.directory / "store"))
+    row = next(
+        row
+        for path in sorted(Path(store.path).glob("duplicates/*"))
+        for row in pq.read_table(path).to_pylist()
+        if row["method"] == "minhash" and row["similarity"] < 1
+    )
+    done = run("pipeline", "explain", store.root, row["id"])
+    assert done.returncode == 0, done.stderr
+    assert "dropped in dedup by minhash: value 0." in done.stdout
+    assert f"in favour of {row['witness_id']}" in done.stdout
+    assert done.stdout.count("kept: ") >= 1
+
+
+def test_explain_tells_where_a_kept_document_lies(built: Built) -> None:
+    store = open_store(str(built.directory / "store"))
+    place = f"{store.snapshot.shards[0].path.removeprefix('shards/').removesuffix('.arrow')}:3"
+    (_, line, *_) = list(show_row(store, place))
+    identity, text = line.strip().split(": ", 1)
+    story = list(explain(store, identity))
+    packed = next(line for line in story if "packed in" in line)
+    assert store.snapshot.shards[0].path in packed
+    first, last = (int(word) for word in packed.split("rows ")[1].split(" to "))
+    assert first <= 3 <= last
+    assert len(text) > 10
+
+
+def test_explain_unknown_document(built: Built) -> None:
+    done = run("pipeline", "explain", str(built.directory / "store"), "books/none")
+    assert (done.returncode, done.stderr.strip().split("\n")[-1][:7]) == (2, "error: ")
+    assert "knows no document books/none" in done.stderr
+
+
+def test_show_lists_sources_and_rows(built: Built) -> None:
+    store = open_store(str(built.directory / "store"))
+    text = "\n".join(show(store))
+    assert store.snapshot.fingerprint in text
+    assert all(shard.path in text for shard in store.snapshot.shards)
+    with pytest.raises(ValueError, match="is no row"):
+        list(show_row(store, "books/train-99999:0"))
+    with pytest.raises(ValueError, match="there is no row 99999"):
+        list(show_row(store, "books/train-00000:99999"))

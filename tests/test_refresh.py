@@ -1,0 +1,207 @@
+"""The cluster is invisible: workers, order, partitions and kills never show in a snapshot."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from corpus_helpers import REPOSITORY, Built, environment, refresh, run, start
+
+from corpus.snapshots import open_snapshot
+from pipeline.refresh import summarize
+
+pytestmark = pytest.mark.slow
+
+STAGES = ("clean", "group", "verify", "resolve", "tokenizer", "encode", "pack")
+
+
+def files_of(store: Path) -> dict[str, tuple[int, int]]:
+    """Return every file with its time and inode, which show whether it was touched."""
+    return {
+        str(path): (path.stat().st_mtime_ns, path.stat().st_ino)
+        for path in sorted(store.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_summary_is_consistent(built: Built) -> None:
+    summary = built.summary
+    assert summary["documents_in"] == 8 * 120
+    assert summary["documents_in"] == summary["documents_kept"] + sum(
+        summary["documents_dropped"].values()
+    )
+    assert {"invalid_json", "gopher_min_words", "exact", "minhash", "same_id"} == set(
+        summary["documents_dropped"]
+    )
+    assert summary["shards"] >= 4
+    snapshot = open_snapshot(str(built.directory / "store"))
+    assert summarize(snapshot) == summary
+    assert snapshot.counts.sequences == sum(shard.rows for shard in snapshot.shards)
+
+
+def test_second_refresh_touches_nothing_and_starts_no_ray(built: Built) -> None:
+    before = files_of(built.directory / "store")
+    code = (
+        "import sys; from pipeline.__main__ import main; "
+        f"status = main(['refresh', {str(built.recipe)!r}, '--json']); "
+        "assert 'ray' not in sys.modules; sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "nothing to do" in done.stdout
+    assert json.loads(done.stdout.splitlines()[-1]) == built.summary
+    assert files_of(built.directory / "store") == before
+
+
+def test_no_work_files_stay(built: Built) -> None:
+    names = {path.relative_to(built.directory).parts[3] for path in
+             (built.directory / "store" / "snapshots" / "first").rglob("*")}  # fmt: skip
+    assert names == {
+        "clean", "dropped", "duplicates", "index", "inputs.json", "lineage.json", "records",
+        "shards", "snapshot.json", "stats.json", "tokens",
+    }  # fmt: skip
+
+
+def test_one_worker_gives_the_same_snapshot(built: Built, tmp_path: Path) -> None:
+    assert refresh(built.recipe, f"store={tmp_path}/store", "workers=1") == built.summary
+
+
+def test_order_of_files_and_partitions_do_not_show(built: Built, tmp_path: Path) -> None:
+    recipe = json.loads(built.recipe.read_text())
+    for source in recipe["sources"]:
+        names = sorted(Path(source["paths"][0]).iterdir(), reverse=True)
+        source["paths"] = [str(name) for name in names]
+    recipe["sources"].reverse()
+    path = tmp_path / "reversed.yaml"
+    path.write_text(json.dumps(recipe))
+    assert (
+        refresh(path, f"store={tmp_path}/store", "dedup.partitions=64", "workers=3")
+        == built.summary
+    )
+
+
+def committed(root: Path, stage: str) -> int:
+    return len(list((root / "records" / stage).glob("*.json")))
+
+
+def is_halfway(root: Path, stage: str) -> bool:
+    """Tell whether a stage has committed some of its outputs and not all."""
+    if stage == "resolve":
+        return any((root / "duplicates").glob("*.parquet")) and not committed(root, stage)
+    if stage == "tokenizer":
+        made = root.parent.parent / "tokenizer"
+        return any(made.glob("*/vocab.json")) and not committed(root, stage)
+    return 0 < committed(root, stage) < 8 and not committed(root, next_stage(stage))
+
+
+def next_stage(stage: str) -> str:
+    return (*STAGES, "none")[STAGES.index(stage) + 1]
+
+
+def kill_driver_when(recipe: Path, store: Path, halfway: Callable[[], bool]) -> bool:
+    """Run a refresh and SIGKILL its driver at the given state; tell whether it was caught."""
+    process = start("pipeline", "refresh", str(recipe), f"store={store}", "workers=1")
+    try:
+        while not halfway():
+            if process.poll() is not None:
+                assert process.returncode == 0, process.stderr and process.stderr.read()
+                return False
+            time.sleep(0.0005)
+        helpers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGKILL)
+        caught = halfway()
+        wait_until_dead(helpers)
+        return caught
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_until_dead(helpers: list[psutil.Process]) -> None:
+    """Wait for Ray's workers, which end with the driver; end Ray's slower agents by their ids."""
+    workers = [process for process in helpers if is_alive(process) and is_worker(process)]
+    deadline = time.monotonic() + 30
+    while any(map(is_alive, workers)):
+        assert time.monotonic() < deadline, f"{workers} outlive their driver"
+        time.sleep(0.05)
+    for process in filter(is_alive, helpers):
+        process.kill()
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Tell a process that runs tasks from Ray's own services."""
+    try:
+        return any(name in " ".join(process.cmdline()) for name in ("ray::run_task", "ray::IDLE"))
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_driver_killed_in_every_stage(
+    built: Built, tmp_path_factory: pytest.TempPathFactory, stage: str
+) -> None:
+    """One store goes through all parameters: each kill comes on top of the ones before."""
+    directory = tmp_path_factory.getbasetemp() / "killed"
+    store = directory / "store"
+    root = store / "snapshots" / "first"
+    for attempt in range(5):
+        saved = directory / f"{stage}-{attempt}"
+        if store.exists():
+            shutil.copytree(store, saved)
+        if kill_driver_when(built.recipe, store, lambda: is_halfway(root, stage)):
+            break
+        shutil.rmtree(store)
+        if saved.exists():
+            shutil.move(saved, store)
+    else:
+        pytest.fail(f"never caught the driver halfway in {stage}")
+    if stage == STAGES[-1]:
+        assert refresh(built.recipe, f"store={store}") == built.summary
+        assert run("pipeline", "audit", str(store)).returncode == 0
+
+
+def workers_of(driver: int) -> Iterator[psutil.Process]:
+    """Give the workers that are at a task; Ray takes 60 s to miss one killed while it starts."""
+    for process in psutil.Process(driver).children(recursive=True):
+        if is_alive(process) and "ray::run_task" in " ".join(process.cmdline()):
+            yield process
+
+
+def kill_a_worker_in(stage: str, driver: "subprocess.Popen[str]", root: Path) -> bool:
+    """SIGKILL one worker while a stage is at work; tell whether there was one."""
+    while driver.poll() is None and not committed(root, next_stage(stage)):
+        before = STAGES.index(stage) == 0 or committed(root, STAGES[STAGES.index(stage) - 1])
+        if before and (worker := next(workers_of(driver.pid), None)):
+            worker.kill()
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def test_worker_killed_in_every_stage(built: Built, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    driver = start("pipeline", "refresh", str(built.recipe), f"store={store}", "--json")
+    killed = [
+        stage for stage in STAGES
+        if kill_a_worker_in(stage, driver, store / "snapshots" / "first")
+    ]  # fmt: skip
+    out, err = driver.communicate(timeout=300)
+    assert driver.returncode == 0, err
+    assert set(killed) == set(STAGES)
+    assert json.loads(out.splitlines()[-1]) == built.summary
