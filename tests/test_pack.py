@@ -1,0 +1,337 @@
+"""Rows of whole sentences: no token lost or doubled, none split that fits, none placed late."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from stage_helpers import unhurried
+
+from corpus.recipe import Pack
+from corpus.shards import Sequences, Shard
+from pipeline import pack
+from pipeline.encode import tokens_schema
+from pipeline.pack import (
+    Documents,
+    ShardPlan,
+    document_ids,
+    pack_full_sentences,
+    pack_shard,
+    plan_shards,
+    read_documents,
+    split_range,
+)
+from pipeline.signatures import write_arrow
+
+BOS, PAD, EOS = 0, 1, 2
+
+
+def lay_out(lengths: Sequence[Sequence[int]], first: int = 10) -> Documents:
+    """Return documents with sentences of these lengths, whose tokens count up from `first`."""
+    flat = [length for document in lengths for length in document]
+    total = sum(flat)
+    return Documents(
+        (np.arange(total) % 60_000 + first).astype(np.uint16),
+        np.arange(total) % 3 == 0,
+        np.cumsum([0, *flat]),
+        np.cumsum([0, *map(len, lengths)]),
+    )
+
+
+def rows_of(sequences: Sequences) -> list[str]:
+    """Return rows readable: letters for tokens, <, > and . for the special ones."""
+    signs = {BOS: "<", EOS: ">", PAD: "."} | {n + 10: chr(ord("a") + n) for n in range(26)}
+    return ["".join(map(signs.__getitem__, row)) for row in sequences.token_ids.tolist()]
+
+
+def starts_of(sequences: Sequences) -> list[list[int]]:
+    return [
+        sequences.document_starts[start:stop].tolist()
+        for start, stop in pairwise(sequences.document_offsets)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rows", "starts"),
+    [
+        # The example of the docstring: separator and f would need two more places.
+        ([[2, 3], [1]], ["<abcde>.", "<f>....."], [[1], [1]]),
+        # Documents cross with a separator between them.
+        ([[2], [2]], ["<ab>cd>."], [[1, 4]]),
+        ([[2], [3], [1]], ["<ab>cde>", "<f>....."], [[1, 4], [1]]),
+        ([[1], [1], [1]], ["<a>b>c>."], [[1, 3, 5]]),
+        # A sentence that fills a row exactly, alone and with others.
+        ([[6]], ["<abcdef>"], [[1]]),
+        ([[6], [6]], ["<abcdef>", "<ghijkl>"], [[1], [1]]),
+        ([[2, 4], [1]], ["<abcdef>", "<g>....."], [[1], [1]]),
+        # What does not fit opens the next row, even where most of it would fit.
+        ([[3, 4]], ["<abc>...", "<defg>.."], [[1], []]),
+        # Only a sentence longer than a row is split; it fills rows and its tail stays open.
+        ([[7]], ["<abcdef>", "<g>....."], [[1], []]),
+        ([[2, 8]], ["<abcdef>", "<ghij>.."], [[1], []]),
+        ([[15], [1]], ["<abcdef>", "<ghijkl>", "<mno>p>."], [[1], [], [5]]),
+        ([[3], [7]], ["<abc>de>", "<fghij>."], [[1, 5], []]),
+        # No place for the separator and one token: the next document opens a row.
+        ([[5], [7]], ["<abcde>.", "<fghijk>", "<l>....."], [[1], [1], []]),
+        ([[4], [7]], ["<abcd>e>", "<fghijk>"], [[1, 6], []]),
+    ],
+)
+def test_rows_by_hand(lengths: list[list[int]], rows: list[str], starts: list[list[int]]) -> None:
+    sequences = pack_full_sentences(lay_out(lengths), 8)
+    assert rows_of(sequences) == rows
+    assert starts_of(sequences) == starts
+    assert sequences.lengths.tolist() == [len(row.rstrip(".")) for row in rows]
+
+
+def test_nothing_gives_no_rows() -> None:
+    sequences = pack_full_sentences(lay_out([]), 8)
+    assert sequences.token_ids.shape == (0, 8)
+    assert sequences.document_offsets.tolist() == [0]
+
+
+LENGTHS = st.lists(st.lists(st.integers(1, 20), min_size=1, max_size=6), max_size=12)
+
+
+def reference_rows(lengths: Sequence[Sequence[int]], size: int) -> list[list[tuple[int, int]]]:
+    """Lay sentences greedily, written for reading: rows of (document, tokens)."""
+    rows: list[list[tuple[int, int]]] = []
+    room = 0
+    for document, sentences in enumerate(lengths):
+        for sentence in sentences:
+            left = sentence
+            while left:
+                separator = int(bool(rows) and rows[-1][-1][0] != document)
+                fits = sentence if sentence <= size - 2 else 1
+                if not rows or room < separator + min(left, fits):
+                    rows.append([])
+                    room, separator = size - 2, 0
+                taken = min(left, room - separator)
+                rows[-1].append((document, taken))
+                room -= taken + separator
+                left -= taken
+    return rows
+
+
+@settings(unhurried, max_examples=300)
+@given(LENGTHS, st.integers(8, 14))
+@example([[6, 7], [1], [13], [1, 1]], 8)
+def test_packing_is_the_greedy_reference(lengths: list[list[int]], size: int) -> None:
+    documents = lay_out(lengths)
+    sequences = pack_full_sentences(documents, size)
+    rows = reference_rows(lengths, size)
+    at = begun = 0
+    for row, expected in enumerate(rows):
+        ids = [BOS]
+        words = [False]
+        starts: list[int] = []
+        previous = None
+        for document, taken in expected:
+            if previous is not None and document != previous:
+                ids.append(EOS)
+                words.append(False)
+            if document == begun:
+                starts.append(len(ids))
+                begun += 1
+            ids += documents.token_ids[at : at + taken].tolist()
+            words += documents.word_starts[at : at + taken].tolist()
+            at += taken
+            previous = document
+        ids.append(EOS)
+        words += [False] * (size - len(words))
+        assert sequences.token_ids[row].tolist() == ids + [PAD] * (size - len(ids))
+        assert sequences.lengths[row] == len(ids)
+        assert sequences.word_starts[row].tolist() == words
+        assert starts_of(sequences)[row] == starts
+    assert len(sequences.lengths) == len(rows)
+    assert at == len(documents.token_ids)
+    assert begun == len(lengths)
+
+
+@settings(unhurried, max_examples=300)
+@given(LENGTHS, st.integers(8, 14))
+def test_what_the_format_promises(lengths: list[list[int]], size: int) -> None:
+    """Each token once and in order; no sentence split that fits; no row closed too early."""
+    documents = lay_out(lengths)
+    sequences = pack_full_sentences(documents, size)
+    assert (sequences.lengths <= size).all()
+    place: dict[int, int] = {}
+    rows = []
+    for row, (ids, length) in enumerate(zip(sequences.token_ids, sequences.lengths, strict=True)):
+        real = [int(token) for token in ids[1 : length - 1] if token >= 10]
+        rows.append(real)
+        place |= dict.fromkeys(real, row)
+    assert [token for row in rows for token in row] == documents.token_ids.tolist()
+    firsts = set(documents.sentences[documents.documents[:-1]].tolist())
+    for start, stop in pairwise(documents.sentences.tolist()):
+        tokens = documents.token_ids[start:stop].tolist()
+        if len(tokens) <= size - 2:
+            assert place[tokens[0]] == place[tokens[-1]]
+        row = place[tokens[0]]
+        if row and rows[row][0] == tokens[0]:
+            need = 1 if len(tokens) > size - 2 else len(tokens)
+            assert sequences.lengths[row - 1] + (start in firsts) + need > size
+
+
+@settings(unhurried, max_examples=200)
+@given(
+    st.lists(st.lists(st.integers(1, 13), min_size=1, max_size=4), max_size=25),
+    st.sampled_from([8, 9]),
+)
+@example([[1, 6]] * 30, 8)
+@example([[6], [1]] * 30, 8)
+@example([[1], [6]] * 30, 8)
+@example([[5, 2]] * 30, 8)
+@example([[1]] * 50, 8)
+@example([[7]] * 40, 8)
+@example([[5], [7]] * 40, 8)
+def test_the_bound_on_rows_holds(lengths: list[list[int]], size: int) -> None:
+    """Plain Python checks every index, which the compiled loop does not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pack, "_lay_rows", pack._lay_rows.py_func)
+        checked = pack_full_sentences(lay_out(lengths), size)
+    compiled = pack_full_sentences(lay_out(lengths), size)
+    for field in ("token_ids", "lengths", "word_starts", "document_starts", "document_offsets"):
+        assert (getattr(checked, field) == getattr(compiled, field)).all()
+
+
+def write_tokens(
+    root: Path, parts: dict[str, list[tuple[int, str, list[int]]]], vocab: int = 300
+) -> None:
+    """Write tokens files of (hash, id, sentence lengths); tokens count up from the hash's end."""
+    for name, documents in parts.items():
+        rows = []
+        for hashed, identity, lengths in sorted(documents):
+            total = sum(lengths)
+            rows.append(
+                {
+                    "id": identity, "hash": hashed,
+                    "token_ids": [10 + (len(identity) * 7 + n) % 200 for n in range(total)],
+                    "sentence_starts": np.cumsum([0, *lengths[:-1]]).tolist(),
+                    "word_starts": [True] * total,
+                }
+            )  # fmt: skip
+        table = pa.Table.from_pylist(rows, schema=tokens_schema(vocab))
+        write_arrow(f"{root}/tokens/{name}.arrow", table)
+
+
+TOP = 2**64 - 1
+
+
+def hashed_documents(count: int) -> list[tuple[int, str, list[int]]]:
+    rng = np.random.default_rng(4)
+    hashes = rng.integers(0, TOP, count, dtype=np.uint64, endpoint=True)
+    lengths = rng.integers(1, 12, (count, 3))
+    return [
+        (int(hashed), f"s/{'x' * n}", length.tolist())
+        for n, (hashed, length) in enumerate(zip(hashes, lengths, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.005, 0.1, 0.5, 0.999, 1 - 2**-53])
+def test_splits_part_the_hash_space(fraction: float) -> None:
+    low, cut = split_range("validation", fraction)
+    assert (low, split_range("train", fraction)) == (0, (cut, 2**64))
+    assert cut == pytest.approx(fraction * 2**64)
+
+
+def test_shards_part_the_documents(tmp_path: Path) -> None:
+    documents = [*hashed_documents(60), (0, "s/first", [1]), (TOP, "s/last", [2])]
+    write_tokens(tmp_path, {"s-0-0": documents[::2], "s-1-0": documents[1::2], "s-2-0": []})
+    parts = {"s": ["s-0-0", "s-1-0", "s-2-0"], "empty": ["s-2-0"]}
+    config = Pack(sequence_length=16, shard_size_bytes=200, validation_fraction=0.2)
+    plans = plan_shards(str(tmp_path), parts, config, 2)
+    assert {plan.source for plan in plans} == {"s"}
+    validation = [plan for plan in plans if plan.split == "validation"]
+    train = [plan for plan in plans if plan.split == "train"]
+    assert len(train) > 4
+    assert len(validation) > 1
+    for split in (validation, train):
+        assert [plan.number for plan in split] == list(range(len(split)))
+        assert all(one.high == other.low for one, other in pairwise(split))
+        tokens = sum(sum(lengths) for hashed, _, lengths in documents
+                     if split[0].low <= hashed < split[-1].high)  # fmt: skip
+        assert len(split) == -(-tokens * 2 // 200)
+    assert (validation[0].low, train[-1].high) == (0, 2**64)
+    assert validation[-1].high == train[0].low == int(0.2 * 2**64)
+    found = [
+        document_ids(str(tmp_path), parts["s"], plan.low, plan.high)
+        for plan in [*validation, *train]
+    ]
+    assert [each for ids in found for each in ids] == [name for _, name, _ in sorted(documents)]
+
+
+def test_no_document_in_a_split_gives_no_shard(tmp_path: Path) -> None:
+    write_tokens(tmp_path, {"s-0-0": [(TOP, "s/only", [3])]})
+    plans = plan_shards(str(tmp_path), {"s": ["s-0-0"]}, Pack(), 2)
+    assert plans == [ShardPlan("s", "train", 0, int(0.005 * 2**64), 2**64)]
+    assert plans[0].name == "s.train-00000"
+    assert plans[0].path == "shards/s/train-00000.arrow"
+    none = plan_shards(str(tmp_path), {"s": ["s-0-0"]}, Pack(validation_fraction=0), 2)
+    assert [(plan.split, plan.low) for plan in none] == [("train", 0)]
+
+
+def test_there_are_no_more_shards_than_documents(tmp_path: Path) -> None:
+    write_tokens(tmp_path, {"s-0-0": [(2**63 + n, f"s/{n}", [50]) for n in range(3)]})
+    plans = plan_shards(str(tmp_path), {"s": ["s-0-0"]}, Pack(shard_size_bytes=1), 2)
+    assert len(plans) == 3
+    made = ("f" * 64, 300, ["s-0-0"])
+    rows = [pack_shard(str(tmp_path), plan.name, plan, Pack(sequence_length=8), made).counts["rows"]
+            for plan in plans]  # fmt: skip
+    assert sorted(rows) == [0, 0, 26]  # 150 tokens and 2 separators by 6 a row, all in one range
+    for plan in plans:
+        assert Shard(f"{tmp_path}/{plan.path}").rows == rows[plan.number]
+
+
+def test_parts_do_not_show_in_a_shard(tmp_path: Path) -> None:
+    documents = hashed_documents(40)
+    spreads = {
+        "one": {"s-0-0": documents},
+        "two": {"s-0-0": documents[:13], "s-1-0": [], "s-2-0": documents[13:]},
+        "three": {"s-0-0": documents[20:], "s-1-0": documents[:20]},
+    }
+    plan = ShardPlan("s", "train", 0, 2**60, 2**64)
+    shards = []
+    for name, parts in spreads.items():
+        root = tmp_path / name
+        write_tokens(root, parts)
+        made = ("f" * 64, 300, list(parts))
+        output = pack_shard(str(root), plan.name, plan, Pack(sequence_length=16), made)
+        shards.append((root / plan.path).read_bytes())
+        inside = [each for each in documents if each[0] >= 2**60]
+        assert output.paths == (plan.path,)
+        assert output.counts == {
+            "source": "s", "split": "train", "tokens": sum(sum(each[2]) for each in inside),
+            "rows": Shard(f"{root}/{plan.path}").rows,
+        }  # fmt: skip
+    assert shards[0] == shards[1] == shards[2]
+
+
+def test_documents_of_one_hash_lie_in_the_order_of_their_ids(tmp_path: Path) -> None:
+    write_tokens(
+        tmp_path, {"a-0-0": [(7, "s/bb", [1])], "a-1-0": [(7, "s/a", [2]), (3, "s/c", [3])]}
+    )
+    parts = ["a-0-0", "a-1-0"]
+    assert document_ids(str(tmp_path), parts, 0, 8) == ["s/c", "s/a", "s/bb"]
+    documents = read_documents(str(tmp_path), parts, 0, 8)
+    assert documents.sentences.tolist() == [0, 3, 5, 6]
+    assert documents.documents.tolist() == [0, 1, 2, 3]
+    assert document_ids(str(tmp_path), parts, 0, 7) == ["s/c"]
+
+
+def test_a_large_vocabulary_is_packed_in_wider_ids(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist(
+        [{"id": "s/a", "hash": 5, "token_ids": [70_000, 65_536, 4], "sentence_starts": [0],
+          "word_starts": [True, False, True]}],
+        schema=tokens_schema(100_000),
+    )  # fmt: skip
+    write_arrow(f"{tmp_path}/tokens/p.arrow", table)
+    for low, rows in ((0, [[0, 70_000, 65_536, 4, 2, 1, 1, 1]]), (6, [])):
+        plan = ShardPlan("s", "train", low, low, 2**64)
+        pack_shard(str(tmp_path), plan.name, plan, Pack(sequence_length=8), ("f", 100_000, ["p"]))
+        shard = Shard(f"{tmp_path}/{plan.path}")
+        assert shard.schema.field("token_ids").type.value_type == pa.uint32()
+        assert shard.token_ids(range(len(rows))).tolist() == rows
