@@ -1,5 +1,6 @@
 """A small corpus with every kind of drop, and ways to run the command line on it."""
 
+import gzip
 import json
 import os
 import random
@@ -77,12 +78,15 @@ def write_corpus(directory: Path, files: int = 8, documents: int = 120) -> Path:
         lines = [json.dumps(document) for document in make_documents(number % 6, documents)]
         lines[3] = lines[3][:-5]
         data = ("\n".join(lines) + "\n").encode()
+        if number == 1:
+            data = data.replace(b'"text": "', b'"text": "\xff', 1)
         folder = directory / "raw" / source
         folder.mkdir(parents=True, exist_ok=True)
         if number % 3:
             (folder / f"{number}.jsonl").write_bytes(data)
         else:
             (folder / f"{number}.jsonl.zst").write_bytes(zstandard.compress(data))
+    _write_odd_files(directory / "raw" / "books")
     recipe = {
         "store": str(directory / "store"),
         "snapshot": "first",
@@ -101,6 +105,13 @@ def write_corpus(directory: Path, files: int = 8, documents: int = 120) -> Path:
     path = directory / "recipe.yaml"
     path.write_text(json.dumps(recipe))  # JSON is YAML
     return path
+
+
+def _write_odd_files(folder: Path) -> None:
+    """Write a plain text document and a truncated archive."""
+    (folder / "story.txt").write_text(random_text(random.Random(99), 300))
+    lines = "\n".join(json.dumps(document) for document in make_documents(7, 300))
+    (folder / "cut.jsonl.gz").write_bytes(gzip.compress(lines.encode())[:-5000])
 
 
 def environment() -> dict[str, str]:

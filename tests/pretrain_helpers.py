@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from conftest import REPOSITORY
 
 from corpus.files import checksum, join, size_bytes, writing
 from corpus.recipe import Recipe
@@ -25,6 +24,7 @@ from corpus.snapshots import (
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer, build_definition, local_tokenizer
 from pretrain.metrics import read_metrics
 
+REPOSITORY = Path(__file__).parent.parent
 MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("e", "r"), ("a", "n")]
 SEQUENCE_LENGTH = 64
 # (source, split, rows): several shards, two sources, sizes that no world divides.

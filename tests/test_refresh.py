@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from corpus_helpers import REPOSITORY, Built, environment, refresh, run, start
 
@@ -32,17 +33,32 @@ def files_of(store: Path) -> dict[str, tuple[int, int]]:
 
 def test_summary_is_consistent(built: Built) -> None:
     summary = built.summary
-    assert summary["documents_in"] == 8 * 120
     assert summary["documents_in"] == summary["documents_kept"] + sum(
         summary["documents_dropped"].values()
     )
-    assert {"invalid_json", "gopher_min_words", "exact", "minhash", "same_id"} == set(
-        summary["documents_dropped"]
-    )
+    assert set(summary["documents_dropped"]) == {
+        "invalid_json", "invalid_utf8", "corrupt_archive", "gopher_min_words", "exact", "minhash",
+        "same_id",
+    }  # fmt: skip
     assert summary["shards"] >= 4
     snapshot = open_snapshot(str(built.directory / "store"))
     assert summarize(snapshot) == summary
     assert snapshot.counts.sequences == sum(shard.rows for shard in snapshot.shards)
+    assert {entry.source for entry in snapshot.inputs} == {"books", "news"}
+    assert len(snapshot.inputs) == 10
+
+
+def test_damage_is_dropped_with_its_place(built: Built) -> None:
+    drops = [
+        (row["file"], row["position"], row["rule"])
+        for path in (built.directory / "store").glob("snapshots/first/dropped/*.parquet")
+        for row in pq.read_table(path).to_pylist()
+        if row["stage"] == "read"
+    ]
+    assert ("0.jsonl.zst", 4, "invalid_json") in drops
+    assert ("1.jsonl", 1, "invalid_utf8") in drops
+    (cut,) = [position for file, position, rule in drops if rule == "corrupt_archive"]
+    assert 1 < cut < 300  # the records before the break were read
 
 
 def test_second_refresh_touches_nothing_and_starts_no_ray(built: Built) -> None:

@@ -1,7 +1,7 @@
 """A run is the same whatever it runs on, and however often it was killed."""
 
+import fcntl
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,17 @@ from pretrain_helpers import (
     write_snapshot,
 )
 
-from corpus.recipe import Recipe
 from corpus.snapshots import open_snapshot, snapshot_root
-from pretrain import train as training
 from pretrain.batches import open_stream
-from pretrain.checkpoints import list_checkpoints
 from pretrain.config import data_plan, learning_rate_at, model_shape
 from pretrain.dataset import Shares
 from pretrain.launch import run_training
+from pretrain.metrics import read_metrics
 from pretrain.model import MaskedLanguageModel, decays
 
 STEPS = 100
 # A batch that two ranks do not divide, in microbatches that differ with the world.
-LONG = {
+LONG: dict[str, Any] = {
     "max_steps": STEPS,
     "batch_sequences": 7,
     "microbatch_sequences": 3,
@@ -140,11 +138,90 @@ def test_other_worlds_and_stages_take_the_same_steps(
     assert column(run, "batch_hash") == column(uninterrupted, "batch_hash")
     assert column(run, "labels") == column(uninterrupted, "labels")
     assert widest(column(run, "loss"), column(uninterrupted, "loss")) < 1e-5
-    ends = [[line for line in training_validations(one)] for one in (run, uninterrupted)]
+    ends = [
+        [line["validation_loss"] for line in read_metrics(str(one)) if "validation_loss" in line]
+        for one in (run, uninterrupted)
+    ]
+    assert len(ends[0]) == 2
     assert widest(*ends) < 1e-5
 
 
-def training_validations(run: Path) -> list[float]:
-    from pretrain.metrics import read_metrics  # noqa: PLC0415
+def break_first_shard(store: Path) -> Path:
+    entry = open_snapshot(str(store)).shards[0]
+    path = Path(snapshot_root(str(store), "one")) / entry.path
+    path.write_bytes(path.read_bytes()[:-8])
+    return path
 
-    return [line["validation_loss"] for line in read_metrics(str(run)) if "validation_loss" in line]
+
+def test_a_truncated_shard_stops_the_run_before_it_starts(tmp_path: Path) -> None:
+    write_snapshot(tmp_path / "store")
+    path = break_first_shard(tmp_path / "store")
+    with pytest.raises(ValueError, match=f"{path} holds .* bytes, its manifest says"):
+        run_training(make_recipe(tmp_path / "store", tmp_path / "run"))
+
+
+def test_a_checkpoint_of_another_snapshot_is_refused(tmp_path: Path) -> None:
+    store, run = tmp_path / "store", tmp_path / "run"
+    write_snapshot(store)
+    run_training(make_recipe(store, run, max_steps=2))
+    write_snapshot(store, "two", SHARDS[1:])
+    with pytest.raises(ValueError, match=r"trained on snapshot one .*, the recipe names two"):
+        run_training(make_recipe(store, run, "two"))
+
+
+def test_a_checkpoint_of_another_plan_or_preset_is_refused(store: Path, tmp_path: Path) -> None:
+    run_training(make_recipe(store, tmp_path, max_steps=2))
+    recipe = (tmp_path / "recipe.json").read_bytes()
+    with pytest.raises(ValueError, match="data plan seed 7, the recipe gives 8; model layers 2"):
+        run_training(make_recipe(store, tmp_path, seed=8, preset="small"))
+    assert (tmp_path / "recipe.json").read_bytes() == recipe
+
+
+def test_a_longer_run_goes_on(store: Path, tmp_path: Path) -> None:
+    run_training(make_recipe(store, tmp_path, max_steps=2))
+    run_training(make_recipe(store, tmp_path, max_steps=4))
+    assert len(column(tmp_path, "loss")) == 4
+
+
+def test_a_loss_that_is_no_number_stops_the_run(store: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(store, tmp_path, learning_rate=1e38, warmup_steps=0, max_steps=20)
+    with pytest.raises(ValueError, match=r"step [0-9]+ gave loss .*explain-step"):
+        run_training(recipe)
+    assert all(math.isfinite(loss) for loss in column(tmp_path, "loss"))
+
+
+def test_without_validation_rows_none_is_made(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_snapshot(tmp_path / "store", shards=SHARDS[:2])
+    run_training(make_recipe(tmp_path / "store", tmp_path / "run", max_steps=3))
+    assert "has no validation sequences" in caplog.text
+    assert all("validation_loss" not in line for line in read_metrics(str(tmp_path / "run")))
+
+
+def test_relative_paths_inside_a_ray_job_are_refused(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(ValueError, match=r"pretrain\.run is the relative path 'run' inside a Ray"):
+        run_training(make_recipe(store, Path("run")))
+    with pytest.raises(ValueError, match="store is the relative path 'store' inside a Ray job"):
+        run_training(make_recipe(Path("store"), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("run", "message"), [(None, "run is missing"), ("s3://bucket/run", "is the URL s3://bucket")]
+)
+def test_a_run_needs_a_local_directory(store: Path, run: str | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_training(make_recipe(store, Path(), run=run))
+
+
+def test_one_process_at_a_time(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretrain.train._LOCK_PATIENCE_SECONDS", 0.3)
+    with (tmp_path / "lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another process trains in"):
+            run_training(make_recipe(store, tmp_path))

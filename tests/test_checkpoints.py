@@ -1,0 +1,139 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.checkpoints import (
+    check_identity,
+    list_checkpoints,
+    load_training_state,
+    load_weights,
+    newest_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from pretrain.config import DataPlan, Identity, ModelShape
+
+IDENTITY = Identity(
+    snapshot_label="one",
+    tokenizer="t" * 64,
+    model=ModelShape(
+        layers=1, width=4, heads=2, feedforward_width=8, vocab_size=267, sequence_length=16
+    ),
+    plan=DataPlan(
+        version=1,
+        snapshot="a" * 64,
+        seed=0,
+        batch_sequences=8,
+        mask_prob=0.15,
+        leave_unmasked_prob=0.1,
+        random_token_prob=0.1,
+    ),
+)
+STATE = {
+    f"layer.{n}.weight": {
+        kind: torch.full((2, n + 1), float(n)) for kind in ("weight", "exp_avg", "exp_avg_sq")
+    }
+    for n in range(3)
+}
+
+
+def save(run: Path, step: int) -> Path:
+    return save_checkpoint(str(run), step, IDENTITY, {"store": "s"}, STATE)
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    path = save(tmp_path, 100)
+    assert path.name == "step-00000100"
+    found = newest_checkpoint(str(tmp_path))
+    assert found is not None
+    assert found[0] == path
+    state = found[1]
+    assert (state.step, state.identity, state.plan_hash) == (100, IDENTITY, IDENTITY.plan.hash)
+    assert state.recipe == {"store": "s"}
+    assert {"torch", "deepspeed", "maskline"} <= set(state.versions)
+    loaded = load_training_state(*found)
+    assert set(loaded) == set(STATE)
+    for name, kinds in STATE.items():
+        for kind, tensor in kinds.items():
+            assert torch.equal(loaded[name][kind], tensor)
+
+
+def test_a_checkpoint_without_its_state_does_not_exist(tmp_path: Path) -> None:
+    save(tmp_path, 9)
+    (save(tmp_path, 10) / "state.json").unlink()
+    found = newest_checkpoint(str(tmp_path))
+    assert found is not None
+    assert found[1].step == 9
+
+
+def test_no_run_has_no_checkpoint(tmp_path: Path) -> None:
+    assert newest_checkpoint(str(tmp_path / "none")) is None
+
+
+def test_pruning_keeps_the_newest_and_sweeps_the_incomplete(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 10):
+        save(tmp_path, step)
+    (save(tmp_path, 4) / "state.json").unlink()
+    prune_checkpoints(str(tmp_path), keep=2)
+    assert [path.name for path in list_checkpoints(str(tmp_path))] == [
+        "step-00000003",
+        "step-00000010",
+    ]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+def test_a_flipped_byte_is_found(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path, 1)
+    data = bytearray((path / name).read_bytes())
+    data[-1] ^= 1
+    (path / name).write_bytes(data)
+    found = newest_checkpoint(str(tmp_path))
+    assert found is not None
+    with pytest.raises(ValueError, match=rf"{name} has checksum .* state.json says .*delete"):
+        load_training_state(*found)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    (path / "model.safetensors").unlink()
+    found = newest_checkpoint(str(tmp_path))
+    assert found is not None
+    with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
+        load_weights(*found)
+
+
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    (path / "state.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"state\.json is damaged.*delete its directory"):
+        newest_checkpoint(str(tmp_path))
+
+
+def test_another_version_is_refused(tmp_path: Path) -> None:
+    state = save(tmp_path, 1) / "state.json"
+    state.write_text(state.read_text().replace('"format_version": 1', '"format_version": 2'))
+    with pytest.raises(ValueError, match="format version 2, expected 1"):
+        newest_checkpoint(str(tmp_path))
+
+
+def test_another_snapshot_is_refused_by_name() -> None:
+    plan = IDENTITY.plan.model_copy(update={"snapshot": "b" * 64})
+    other = IDENTITY.model_copy(update={"snapshot_label": "two", "plan": plan})
+    message = r"trained on snapshot one \(aaaaaaaaaaaa\), the recipe names two \(bbbbbbbbbbbb\)"
+    with pytest.raises(ValueError, match=message):
+        check_identity(Path("c"), IDENTITY, other)
+
+
+def test_another_plan_or_model_is_refused_by_name() -> None:
+    other = IDENTITY.model_copy(
+        update={
+            "plan": IDENTITY.plan.model_copy(update={"seed": 1}),
+            "model": IDENTITY.model.model_copy(update={"width": 8}),
+        }
+    )
+    message = "data plan seed 0, the recipe gives 1; model width 4, the recipe gives 8"
+    with pytest.raises(ValueError, match=message):
+        check_identity(Path("c"), IDENTITY, other)
+    check_identity(Path("c"), IDENTITY, IDENTITY)

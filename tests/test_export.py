@@ -1,0 +1,139 @@
+"""An exported checkpoint is the trained model, and loads with nothing of ours."""
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import orjson
+import pytest
+import torch
+from pretrain_helpers import make_recipe, write_snapshot
+from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
+
+from corpus.snapshots import open_snapshot, tokenizer_root
+from corpus.tokenizer import open_tokenizer
+from pretrain.checkpoints import load_weights, newest_checkpoint
+from pretrain.config import model_shape
+from pretrain.explain import explain_step
+from pretrain.export import export
+from pretrain.launch import run_training
+from pretrain.model import MaskedLanguageModel
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A store, a run of six steps on it, and its export."""
+    root = tmp_path_factory.mktemp("export")
+    write_snapshot(root / "store")
+    run_training(make_recipe(root / "store", root / "run"))
+    export(str(root / "run"), str(root / "model"))
+    return root / "store", root / "run", root / "model"
+
+
+def test_logits_equal_those_of_the_trained_model(exported: tuple[Path, Path, Path]) -> None:
+    store, run, directory = exported
+    newest = newest_checkpoint(str(run))
+    assert newest is not None
+    ours = MaskedLanguageModel(model_shape("tiny", open_snapshot(str(store))), 0.0, 0).eval()
+    ours.load_state_dict(load_weights(*newest))
+    theirs = AutoModelForMaskedLM.from_pretrained(directory)
+    inputs = torch.randint(4, 266, (4, 64), generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([64, 40, 2, 63])
+    real = torch.arange(64) < lengths[:, None]
+    inputs[~real] = 1
+    with torch.no_grad():
+        expected = theirs(input_ids=inputs, attention_mask=real.long()).logits
+        found = ours.logits(inputs, lengths, torch.arange(64).expand(4, 64))
+    assert (found - expected)[real].abs().max() < 1e-5
+
+
+def test_the_tokenizer_is_the_one_of_the_store(exported: tuple[Path, Path, Path]) -> None:
+    store, _, directory = exported
+    theirs = AutoTokenizer.from_pretrained(directory)
+    ours = open_tokenizer(tokenizer_root(str(store), open_snapshot(str(store)).tokenizer))
+    texts = ["the inner  rain", " the\n\tend", "naïve 東京 🙂", "a<b> it's 12.5%", ""]
+    for text, ids in zip(texts, ours.encode(texts), strict=True):
+        assert theirs(text)["input_ids"] == [0, *ids, 2], text
+        assert theirs.decode(ids) == text
+    assert theirs.mask_token_id == ours.mask_id
+    assert theirs.model_max_length == 64
+
+
+def test_fill_mask_works(exported: tuple[Path, Path, Path]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fill = pipeline("fill-mask", model=str(exported[2]), tokenizer=str(exported[2]))
+    answers = fill("the <mask> in")
+    assert len(answers) == 5
+    assert answers[0]["score"] >= answers[1]["score"] > 0
+
+
+@pytest.mark.slow
+def test_it_loads_where_nothing_of_ours_is_installed(exported: tuple[Path, Path, Path]) -> None:
+    code = (
+        "import sys; from transformers import AutoModelForMaskedLM as M, AutoTokenizer as T; "
+        f"M.from_pretrained({str(exported[2])!r}); T.from_pretrained({str(exported[2])!r}); "
+        "assert not {'corpus', 'pretrain', 'pipeline'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_card_says_what_made_it(exported: tuple[Path, Path, Path]) -> None:
+    store, run, directory = exported
+    card = (directory / "README.md").read_text()
+    snapshot = open_snapshot(str(store))
+    newest = newest_checkpoint(str(run))
+    assert newest is not None
+    state = newest[1]
+    for fact in (
+        snapshot.fingerprint, snapshot.label, snapshot.tokenizer, state.plan_hash, "6 of 6",
+        "torch", "perplexity", '"learning_rate": 0.001',
+    ):  # fmt: skip
+        assert fact in card, fact
+    config = orjson.loads((directory / "config.json").read_bytes())
+    assert config["max_position_embeddings"] == 66
+
+
+def test_export_into_a_full_directory_is_refused(exported: tuple[Path, Path, Path]) -> None:
+    with pytest.raises(ValueError, match="is not empty: export writes into a new directory"):
+        export(str(exported[1]), str(exported[2]))
+
+
+def test_export_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no complete checkpoint"):
+        export(str(tmp_path), str(tmp_path / "model"))
+
+
+def test_explain_step_rebuilds_what_the_ranks_trained_on(
+    exported: tuple[Path, Path, Path],
+) -> None:
+    text = explain_step(str(exported[1]), 4)
+    assert "sequences   24 to 29, pass 0 of 97 rows" in text
+    assert "(what the ranks trained on)" in text
+    assert "<mask>" in text
+    assert "rows of shards/wiki/train-00002.arrow" in text
+
+
+def test_explain_step_refuses_a_step_beyond_the_run(exported: tuple[Path, Path, Path]) -> None:
+    with pytest.raises(ValueError, match="step 6 is not in this run: its steps are 0 to 5"):
+        explain_step(str(exported[1]), 6)
+
+
+def test_explain_step_finds_a_batch_that_was_another(exported: tuple[Path, Path, Path]) -> None:
+    _, run, _ = exported
+    path = run / "metrics.jsonl"
+    before = path.read_bytes()
+    first = orjson.loads(before.splitlines()[0])
+    path.write_bytes(before.replace(first["batch_hash"].encode(), b"0" * 64))
+    with pytest.raises(ValueError, match="the store gives batch hash .* the ranks recorded 0000"):
+        explain_step(str(run), 0)
+    path.write_bytes(before)
+
+
+def test_explain_step_of_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no training run"):
+        explain_step(str(tmp_path), 0)

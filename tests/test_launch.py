@@ -1,0 +1,121 @@
+"""Ranks start together, stay on loopback and end together."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from pretrain_helpers import (
+    REPOSITORY,
+    column,
+    make_recipe,
+    start_training,
+    wait_for_steps,
+    write_recipe,
+    write_snapshot,
+)
+
+from pretrain.__main__ import main
+from pretrain.launch import run_training
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("store")
+    write_snapshot(root)
+    return root
+
+
+def rank_processes(parent: int) -> list[psutil.Process]:
+    children = psutil.Process(parent).children()
+    return [child for child in children if "--multiprocessing-fork" in child.cmdline()]
+
+
+@pytest.mark.slow
+def test_listeners_are_on_loopback_and_a_dying_rank_ends_all(store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    recipe = make_recipe(store, run, processes=2, max_steps=100_000)
+    process = start_training(recipe, tmp_path / "recipe.yaml")
+    wait_for_steps(process, run, 2)
+    ranks = rank_processes(process.pid)
+    assert len(ranks) == 2
+    listening = [
+        connection.laddr.ip
+        for one in (psutil.Process(process.pid), *ranks)
+        for connection in one.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening
+    assert set(listening) <= {"127.0.0.1", "::1"}
+
+    max(ranks, key=lambda rank: rank.create_time()).send_signal(signal.SIGKILL)
+    message = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert "error: rank 1 ended with signal 9; the other ranks were ended too" in message
+    assert psutil.wait_procs(ranks, timeout=20)[1] == []
+
+
+@pytest.mark.slow
+def test_a_mistake_that_a_rank_finds_is_one_line(store: Path, tmp_path: Path) -> None:
+    # A rate at which the weights leave the range of fp32.
+    recipe = make_recipe(
+        store, tmp_path / "run", processes=2, learning_rate=1e38, warmup_steps=0, max_steps=20
+    )
+    process = start_training(recipe, tmp_path / "recipe.yaml")
+    message = process.communicate(timeout=120)[1]
+    assert process.returncode == 2
+    assert "training stopped" in message
+    assert "Traceback" not in message
+
+
+@pytest.mark.slow
+def test_torchrun_trains_the_same(store: Path, tmp_path: Path) -> None:
+    alone, two = tmp_path / "alone", tmp_path / "two"
+    run_training(make_recipe(store, alone))
+    recipe = write_recipe(make_recipe(store, two), tmp_path / "recipe.yaml")
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr",
+            "127.0.0.1", "--master-port", "29511", "-m", "pretrain", "train", str(recipe),
+        ],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert column(two, "batch_hash") == column(alone, "batch_hash")
+    pairs = zip(column(two, "loss"), column(alone, "loss"), strict=True)
+    assert max(abs(a - b) for a, b in pairs) < 1e-5
+
+
+def test_a_complete_run_is_left_alone(
+    store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = make_recipe(store, tmp_path / "run", max_steps=2)
+    run_training(recipe)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    caplog.set_level("INFO", logger="pretrain.launch")
+    run_training(recipe)
+    assert "is complete: 2 steps" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == files
+
+
+def test_the_command_line_shows_mistakes_in_one_line(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = str(write_recipe(make_recipe(store, tmp_path / "run"), tmp_path / "recipe.yaml"))
+    cases = {
+        ("train", str(tmp_path / "none.yaml")): "there is no recipe at",
+        ("train", recipe, "pretrain.seeed=1"): "did you mean",
+        ("train", recipe, "snapshot=two"): "holds no complete snapshot two; its newest is one",
+        ("train", recipe, f"store={tmp_path}/empty"): "holds no complete snapshot",
+        ("export", str(tmp_path / "none"), str(tmp_path / "out")): "holds no complete checkpoint",
+        ("explain-step", str(tmp_path / "none"), "0"): "is no training run",
+    }
+    for arguments, message in cases.items():
+        assert main(arguments) == 2
+        shown = capsys.readouterr().err.strip().splitlines()
+        assert shown[-1].startswith("error: "), arguments
+        assert message in shown[-1], arguments
