@@ -22,6 +22,8 @@ import pyarrow as pa
 from corpus.files import is_remote, read_bytes
 
 FORMAT_VERSION = 1
+# What closes an Arrow IPC stream; without it a cut between two batches would go unseen.
+_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 ROWS_PER_BATCH = 1024  # guess: 1 MiB of ids at 512 tokens; small beside a shard, large beside a row
 
 TokenIds = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
@@ -113,6 +115,9 @@ class Shard:
             with pa.ipc.open_stream(source) as reader:
                 self.schema = reader.schema
                 self.batches: list[pa.RecordBatch] = list(reader)
+            source.seek(source.size() - len(_END_OF_STREAM))
+            if source.read() != _END_OF_STREAM:
+                raise pa.ArrowInvalid("its end is missing")
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{path} is not a whole shard: {error}") from error
         metadata = self.schema.metadata or {}

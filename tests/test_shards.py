@@ -151,7 +151,10 @@ def test_a_remote_shard_is_read_whole() -> None:
 
 def test_a_truncated_shard_is_named(path: Path) -> None:
     data = encode(some_rows(ROWS_PER_BATCH + 10))
-    for size in (0, 1, 100, len(data) // 2, len(data) - 100, len(data) - 9, len(data) - 1):
+    reader = pa.ipc.open_stream(source := pa.BufferReader(data))
+    reader.read_next_batch()
+    between_batches, end = source.tell(), len(data)
+    for size in (0, 1, 100, between_batches, end // 2, end - 100, end - 9, end - 8, end - 1):
         path.write_bytes(data[:size])
         with pytest.raises(ValueError, match=r"train-00000\.arrow is not a whole shard"):
             Shard(str(path))
