@@ -69,7 +69,8 @@ def read_state(checkpoint: Path) -> CheckpointState:
     try:
         state = CheckpointState.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ValueError(f"{path} is damaged: {error}; {_REMEDY}") from None
+        what = str(error).splitlines()[0]
+        raise ValueError(f"{path} is damaged ({what}): {_REMEDY}") from None
     if state.format_version != FORMAT_VERSION:
         raise ValueError(
             f"{path} has format version {state.format_version}, expected {FORMAT_VERSION}: "

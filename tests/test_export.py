@@ -129,7 +129,7 @@ def test_explain_step_finds_a_batch_that_was_another(exported: tuple[Path, Path,
     before = path.read_bytes()
     first = orjson.loads(before.splitlines()[0])
     path.write_bytes(before.replace(first["batch_hash"].encode(), b"0" * 64))
-    with pytest.raises(ValueError, match="the store gives batch hash .* the ranks recorded 0000"):
+    with pytest.raises(ValueError, match=r"store gives batch hash .* the ranks recorded 0000"):
         explain_step(str(run), 0)
     path.write_bytes(before)
 

@@ -62,7 +62,7 @@ def test_listeners_are_on_loopback_and_a_dying_rank_ends_all(store: Path, tmp_pa
 def test_a_mistake_that_a_rank_finds_is_one_line(store: Path, tmp_path: Path) -> None:
     # A rate at which the weights leave the range of fp32.
     recipe = make_recipe(
-        store, tmp_path / "run", processes=2, learning_rate=1e38, warmup_steps=0, max_steps=20
+        store, tmp_path / "run", processes=2, learning_rate=1e25, warmup_steps=0, max_steps=20
     )
     process = start_training(recipe, tmp_path / "recipe.yaml")
     message = process.communicate(timeout=120)[1]

@@ -184,7 +184,7 @@ def test_a_longer_run_goes_on(store: Path, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_stops_the_run(store: Path, tmp_path: Path) -> None:
-    recipe = make_recipe(store, tmp_path, learning_rate=1e38, warmup_steps=0, max_steps=20)
+    recipe = make_recipe(store, tmp_path, learning_rate=1e25, warmup_steps=0, max_steps=20)
     with pytest.raises(ValueError, match=r"step [0-9]+ gave loss .*explain-step"):
         run_training(recipe)
     assert all(math.isfinite(loss) for loss in column(tmp_path, "loss"))
@@ -214,7 +214,9 @@ def test_relative_paths_inside_a_ray_job_are_refused(
 )
 def test_a_run_needs_a_local_directory(store: Path, run: str | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        run_training(make_recipe(store, Path(), run=run))
+        recipe = make_recipe(store, Path())
+        pretrain = recipe.pretrain.model_copy(update={"run": run})
+        run_training(recipe.model_copy(update={"pretrain": pretrain}))
 
 
 def test_one_process_at_a_time(
