@@ -148,7 +148,7 @@ def read_record(root: str, stage: str, name: str) -> Record:
     try:
         fields: Mapping[str, Any] = orjson.loads(read_bytes(path))
         return Record(tuple(fields["files"]), fields["counts"], fields["elapsed_seconds"])
-    except (orjson.JSONDecodeError, KeyError) as error:
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"the record {path} is damaged ({error}): delete it to redo") from None
 
 
