@@ -1,0 +1,143 @@
+"""Tasks and their records, without Ray: an output exists once its record does."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from corpus.files import checksum, join, list_names, write_bytes
+from pipeline import jobs
+from pipeline.jobs import (
+    WORK_STAGES,
+    Output,
+    Record,
+    Stages,
+    Task,
+    describe_file,
+    read_record,
+    run_task,
+    sweep,
+)
+
+
+def shout(root: str, name: str, word: str) -> Output:
+    """Write one file and count its letters."""
+    write_bytes(join(root, f"out/{name}.txt"), word.upper().encode())
+    return Output((f"out/{name}.txt",), {"letters": len(word)})
+
+
+def fail(root: str, name: str) -> Output:
+    """Write a file, then fail."""
+    write_bytes(join(root, f"out/{name}.txt"), b"half")
+    raise RuntimeError("halfway")
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run missing tasks in this process; return the list of what ran."""
+    ran: list[str] = []
+
+    def run_missing(stages: Stages, stage: str, missing: list[Task]) -> None:
+        for task in missing:
+            run_task(stages.root, stage, task)
+            ran.append(task.name)
+
+    monkeypatch.setattr(Stages, "_run_missing", run_missing)
+    return ran
+
+
+def test_a_task_commits_its_outputs_and_then_its_record(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    run_task(root, "talk", Task("a", shout, ("hello",)))
+    assert list_names(root) == ["out/a.txt", "records/talk/a.json"]
+    record = read_record(root, "talk", "a")
+    assert record.counts == {"letters": 5}
+    assert record.files == (
+        {"path": "out/a.txt", "size_bytes": 5, "checksum": checksum(join(root, "out/a.txt"))},
+    )
+    assert 0 <= record.elapsed_seconds < 60
+
+
+def test_a_task_that_fails_leaves_no_record(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="halfway"):
+        run_task(str(tmp_path), "talk", Task("a", fail, ()))
+    assert not Stages(str(tmp_path), None).is_done("talk", ["a"])
+
+
+def test_running_a_task_twice_is_harmless(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    run_task(root, "talk", Task("a", shout, ("hello",)))
+    before = (tmp_path / "records/talk/a.json").read_bytes()
+    run_task(root, "talk", Task("a", shout, ("hello",)))
+    assert (tmp_path / "records/talk/a.json").read_bytes() == before
+
+
+def test_only_what_has_no_record_is_run(tmp_path: Path, here: list[str]) -> None:
+    root = str(tmp_path)
+    tasks = [Task(name, shout, (name,)) for name in ("a", "b", "c")]
+    run_task(root, "talk", tasks[1])
+    write_bytes(join(root, "records/talk/a.json.tmp"), b"")
+    stages = Stages(root, 2)
+    assert not stages.is_done("talk", ["a", "b"])
+    assert stages.is_done("talk", ["b"])
+    assert stages.is_done("talk", [])
+    done = stages.run("talk", tasks)
+    assert here == ["a", "c"]
+    assert list(done) == ["a", "b", "c"]
+    assert all(isinstance(record, Record) for record in done.values())
+    assert stages.run("talk", tasks) == done
+    assert stages.run("whisper", tasks).keys() == done.keys()
+    assert here == ["a", "c", "a", "b", "c"]
+
+
+def test_where_nothing_is_missing_ray_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_import_ray", lambda: pytest.fail("Ray was started"))
+    run_task(str(tmp_path), "talk", Task("a", shout, ("hello",)))
+    stages = Stages(str(tmp_path), None)
+    stages.run("talk", [Task("a", shout, ("hello",))])
+    stages.close()
+    assert stages.tasks_run == 0
+
+
+def test_an_embedded_ray_stays_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.import_module", lambda name: name)
+    for given, expected in (({}, "0"), ({"RAY_ADDRESS": "10.0.0.1:6379"}, None)):
+        environment: dict[str, str] = dict(given)
+        monkeypatch.setattr("os.environ", environment)
+        assert jobs._import_ray() == "ray"
+        assert environment.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER") == expected
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"{}", b'{"files": [], "counts": {}}', b"[]", b"null", b'"x"']
+)
+def test_a_damaged_record_is_named(tmp_path: Path, content: bytes) -> None:
+    write_bytes(str(tmp_path / "records/talk/a.json"), content)
+    with pytest.raises(ValueError, match=r"the record .*a\.json is damaged .*: delete it to redo"):
+        read_record(str(tmp_path), "talk", "a")
+
+
+def test_a_described_file(tmp_path: Path) -> None:
+    write_bytes(str(tmp_path / "a/b"), b"abc")
+    described: dict[str, Any] = describe_file(str(tmp_path), "a/b")
+    assert described == {
+        "path": "a/b", "size_bytes": 3,
+        "checksum": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+    }  # fmt: skip
+
+
+def test_a_sweep_keeps_what_is_listed_and_the_other_records(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    keep = {"clean/a.parquet", "inputs.json"}
+    for name in [
+        *keep, "clean/b.parquet", "clean/tmpx.tmp", "records/clean/a.json",
+        *[f"records/{stage}/x.json" for stage in WORK_STAGES],
+        *[f"work/{stage}/x.arrow" for stage in WORK_STAGES], "work/other",
+    ]:  # fmt: skip
+        write_bytes(join(root, name), orjson.dumps(name))
+    for _ in range(2):
+        sweep(root, keep)
+        assert list_names(root) == ["clean/a.parquet", "inputs.json", "records/clean/a.json"]
