@@ -10,9 +10,8 @@ from hypothesis import settings
 
 from corpus.readers import Record
 from corpus.recipe import Clean, Dedup
-from pipeline.clean import _write_part, clean_records
+from pipeline.clean import _write_part, clean_records, read_table
 from pipeline.dedup import resolve
-from pipeline.explain import read_table
 from pipeline.jobs import Stages, Task, run_task
 from pipeline.pairs import group_partition, verify_partition
 

@@ -18,8 +18,7 @@ from corpus.readers import Damage, Record
 from corpus.recipe import Clean, Dedup
 from corpus.snapshots import Input
 from pipeline import clean
-from pipeline.clean import clean_file, clean_records, clean_text, judge
-from pipeline.explain import read_table
+from pipeline.clean import clean_file, clean_records, clean_text, judge, read_table
 from pipeline.rules import Failure
 
 DEDUP = Dedup(bands=2, rows=2)

@@ -14,9 +14,8 @@ from corpus.documents import KEPT_COLUMNS, deal_hash, digest_table, format_diges
 from corpus.recipe import Dedup
 from corpus.recipe import Tokenizer as TokenizerConfig
 from corpus.tokenizer import Tokenizer, build_definition
-from pipeline.clean import clean_text
+from pipeline.clean import clean_text, read_table
 from pipeline.encode import Encoder, encode_part, split_sentences, tokens_schema
-from pipeline.explain import read_table
 from pipeline.pairs import open_arrow
 from pipeline.vocabulary import kept_mask, make_tokenizer
 

@@ -1,5 +1,6 @@
 """Tasks and their records, without Ray: an output exists once its record does."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def test_an_embedded_ray_stays_on_loopback(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("importlib.import_module", lambda name: name)
     for given, expected in (({}, "0"), ({"RAY_ADDRESS": "10.0.0.1:6379"}, None)):
         environment: dict[str, str] = dict(given)
-        monkeypatch.setattr("os.environ", environment)
+        monkeypatch.setattr(os, "environ", environment)
         assert jobs._import_ray() == "ray"
         assert environment.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER") == expected
 
