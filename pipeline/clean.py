@@ -25,7 +25,7 @@ from corpus.documents import (
     format_digest,
     text_hash,
 )
-from corpus.files import join, writing
+from corpus.files import is_remote, join, read_bytes, writing
 from corpus.readers import Damage, InputFile, Record, read_records
 from corpus.recipe import Clean, Dedup
 from corpus.snapshots import Input
@@ -173,6 +173,15 @@ def write_table(path: str, table: pa.Table) -> None:
     """Commit a table as zstd Parquet with row groups that a few documents can be read from."""
     with writing(path) as stream:
         pq.write_table(table, stream, compression="zstd", row_group_size=1024)
+
+
+def read_table(path: str, **options: Any) -> pa.Table:  # noqa: ANN401 - pyarrow's own options
+    """Read a Parquet file of ours; `ValueError` names a damaged one."""
+    try:
+        source = pa.BufferReader(read_bytes(path)) if is_remote(path) else path
+        return pq.read_table(source, **options)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is damaged or missing: {error}") from error
 
 
 def _check_unchanged(file: InputFile, source: Input) -> None:

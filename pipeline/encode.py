@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from corpus.documents import KEPT_COLUMNS, deal_hash, digest_table, format_digest
 from corpus.files import join
 from corpus.shards import token_dtype
 from corpus.snapshots import tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
+from pipeline.clean import read_table
 from pipeline.jobs import Output
 from pipeline.signatures import write_arrow
 from pipeline.vocabulary import kept_mask
@@ -97,7 +97,7 @@ def tokens_schema(vocab_size: int) -> pa.Schema:
 def encode_part(root: str, name: str, store: str, fingerprint: str) -> Output:
     """Encode the kept documents of one part."""
     encoder = _encoder(tokenizer_root(store, fingerprint))
-    documents = pq.read_table(join(root, f"clean/{name}.parquet"))
+    documents = read_table(join(root, f"clean/{name}.parquet"))
     documents = documents.filter(kept_mask(root, name, len(documents)))
     ids = documents["id"].to_pylist()
     hashes = [deal_hash(identity) for identity in ids]

@@ -9,15 +9,14 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from corpus.documents import deal_hash
-from corpus.files import is_remote, join, read_bytes
+from corpus.files import join, read_bytes
 from corpus.recipe import Recipe
 from corpus.shards import Shard, TokenIds
 from corpus.snapshots import ShardEntry, Snapshot, open_snapshot, snapshot_root, tokenizer_root
 from corpus.tokenizer import open_tokenizer
+from pipeline.clean import read_table
 from pipeline.pack import ShardPlan, document_ids, split_range
 
 _EXCERPT_CHARACTERS = 400
@@ -60,15 +59,6 @@ def part_name(path: str) -> str:
 def part_source(path: str) -> str:
     """Return the source that a file belongs to."""
     return part_name(path).rsplit("-", 2)[0]
-
-
-def read_table(path: str, **options: Any) -> pa.Table:  # noqa: ANN401 - pyarrow's own options
-    """Read a Parquet file of ours; `ValueError` names a damaged one."""
-    try:
-        source = pa.BufferReader(read_bytes(path)) if is_remote(path) else path
-        return pq.read_table(source, **options)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is damaged or missing: {error}") from error
 
 
 def shard_plan(store: Store, entry: ShardEntry) -> ShardPlan:

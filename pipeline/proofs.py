@@ -33,8 +33,8 @@ from corpus.recipe import Dedup
 from corpus.shards import Shard
 from corpus.snapshots import FileEntry, Input, ShardEntry, tokenizer_root
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer, open_tokenizer
-from pipeline.clean import clean_records
-from pipeline.explain import Store, part_name, read_table, row_stretches, shard_documents
+from pipeline.clean import clean_records, read_table
+from pipeline.explain import Store, part_name, row_stretches, shard_documents
 from pipeline.signatures import reference_shingles, sign
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import orjson
-import pyarrow.parquet as pq
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -25,6 +24,7 @@ from corpus.tokenizer import (
     open_tokenizer,
     tokenizer_files,
 )
+from pipeline.clean import read_table
 from pipeline.jobs import Output
 
 # Raised by hand when the same text gives another tokenizer.
@@ -66,18 +66,14 @@ def make_tokenizer(
 
 def _kept_texts(root: str, parts: Sequence[str]) -> Iterator[str]:
     for part in parts:
-        with pq.ParquetFile(join(root, f"clean/{part}.parquet")) as documents:
-            keep = kept_mask(root, part, documents.metadata.num_rows)
-            start = 0
-            for batch in documents.iter_batches(batch_size=1024, columns=["text"]):
-                mask = keep[start : start + len(batch)]
-                start += len(batch)
-                yield from batch.column("text").filter(mask).to_pylist()
+        texts = read_table(join(root, f"clean/{part}.parquet"), columns=["text"])
+        for batch in texts.filter(kept_mask(root, part, len(texts))).to_batches(1024):
+            yield from batch.column("text").to_pylist()
 
 
 def kept_mask(root: str, part: str, documents: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Tell of every document of a part whether it stays: bool [documents]."""
     mask = np.ones(documents, np.bool_)
-    rows = pq.read_table(join(root, f"duplicates/{part}.parquet"), columns=["row"])["row"]
+    rows = read_table(join(root, f"duplicates/{part}.parquet"), columns=["row"])["row"]
     mask[rows.to_numpy()] = False
     return mask
