@@ -3,6 +3,7 @@
 import ast
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,7 +100,7 @@ def test_every_kept_document_has_its_rows(made: Made) -> None:
         assert len(ids) == len(rows)
         assert [last >= first for first, last in rows].count(False) == 0
         assert (rows[0][0], rows[-1][1]) == (0, shard.rows - 1)
-        assert all(0 <= b[0] - a[1] <= 1 for a, b in zip(rows[:-1], rows[1:], strict=True))
+        assert all(0 <= b[0] - a[1] <= 1 for a, b in pairwise(rows))
         plan = shard_plan(made.store, entry)
         assert plan.path == entry.path
         names += ids
