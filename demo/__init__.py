@@ -1,0 +1,1 @@
+"""The demo: documentation of the installed packages in, a small RoBERTa and a summary out."""
