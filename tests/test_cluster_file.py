@@ -51,4 +51,3 @@ def test_the_dashboard_listens_on_loopback_only(cluster: dict[str, Any]) -> None
     (start,) = [line for line in cluster["head_start_ray_commands"] if "ray start" in line]
     assert "--dashboard-host=127.0.0.1" in start
     assert "0.0.0.0" not in CLUSTER_FILE.read_text()
-    assert "ray-client-server-port" not in start
