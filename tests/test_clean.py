@@ -131,6 +131,7 @@ def test_every_record_is_one_document_or_one_drop_in_whatever_parts(
     (whole,) = clean_records(records, "s", "f", NONE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clean, "PART_BYTES", part_bytes)
+        patch.setattr(clean, "_ROW_BYTES", 5)
         parts = list(clean_records(records, "s", "f", NONE))
     places = sorted(row["position"] for part in parts for row in part.documents + part.drops)
     assert places == [each.position for each in records]
@@ -138,8 +139,21 @@ def test_every_record_is_one_document_or_one_drop_in_whatever_parts(
         rows = [row for part in parts for row in getattr(part, kind)]
         assert rows == getattr(whole, kind)
     for part in parts[:-1]:
-        last = len(part.documents[-1]["text"].encode())
-        assert part.text_bytes - last < part_bytes <= part.text_bytes
+        assert part.held_bytes >= part_bytes
+        texts = sum(len(row["text"].encode()) for row in part.documents)
+        assert part.text_bytes == texts
+        assert part.held_bytes == texts + 5 * len(part.documents + part.drops)
+
+
+def test_a_part_is_closed_by_whatever_fills_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded where nothing is kept, and where meta is larger than text."""
+    monkeypatch.setattr(clean, "PART_BYTES", 20 * clean._ROW_BYTES)
+    damaged = [Damage(n, "invalid_json", "x") for n in range(1, 101)]
+    assert [len(part.drops) for part in clean_records(damaged, "s", "f", NONE)] == [20] * 5 + [0]
+    failing = records_of(*["too short"] * 30)
+    assert [len(part.drops) for part in clean_records(failing, "s", "f", Clean())] == [20, 10]
+    heavy = [Record(n, None, "x", None, None, "m" * 9 * 1024) for n in range(1, 6)]
+    assert [len(part.documents) for part in clean_records(heavy, "s", "f", NONE)] == [2, 2, 1]
 
 
 @unhurried
@@ -175,7 +189,7 @@ def some_lines(count: int) -> bytes:
 
 
 def test_clean_file_writes_what_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clean, "PART_BYTES", 1000)
+    monkeypatch.setattr(clean, "PART_BYTES", 15 * clean._ROW_BYTES)
     source = write_input(tmp_path / "a.jsonl.gz", gzip.compress(some_lines(50)))
     output = clean_file(str(tmp_path / "out"), "s-x", source, NONE, DEDUP)
     parts: list[dict[str, Any]] = output.counts["parts"]
