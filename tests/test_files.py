@@ -139,6 +139,18 @@ def test_names_are_listed_sorted_and_relative(root: str) -> None:
     assert list_names(join(root, "nothing")) == []
 
 
+def test_names_are_sorted_whatever_the_filesystem_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unsorted:
+        def exists(self, _: str) -> bool:
+            return True
+
+        def find(self, base: str) -> list[str]:
+            return [f"{base}{name}" for name in ("b", "a/z", "a")]
+
+    monkeypatch.setattr("corpus.files.filesystem", lambda path: (Unsorted(), path))
+    assert list_names("/root") == ["a", "a/z", "b"]
+
+
 def test_removing_is_harmless_where_nothing_is(root: str) -> None:
     for name in ("a", "b/c", "b/d"):
         write_bytes(join(root, name), b"x")
