@@ -40,7 +40,12 @@ def deepspeed_config(config: Pretrain, shares: Shares) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": shares.microbatch_sequences,
         "gradient_accumulation_steps": shares.microbatches,
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            "overlap_comm": False,
+            # Stage 3 would put a linear that rounds otherwise in place of torch's, process-wide.
+            "memory_efficient_linear": False,
+        },
         "bf16": {"enabled": is_bf16},
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",

@@ -17,7 +17,14 @@ from typing import Any
 
 import orjson
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from corpus.files import write_bytes
 
@@ -53,7 +60,9 @@ class Reporter:
         self._start = time.monotonic()
         console = Console(stderr=True)
         self._bar = _bar(console) if active and console.is_terminal else None
-        self._task = self._bar.add_task("", total=max_steps, shown="") if self._bar else None
+        self._task: TaskID | None = None
+        if self._bar:
+            self._task = self._bar.add_task("", total=max_steps, completed=first_step, shown="")
         if active:
             kept = [line for line in read_metrics(run) if line["step"] < first_step]
             write_bytes(str(self._path), b"".join(_line(line) for line in kept))
@@ -99,10 +108,14 @@ class Reporter:
         done = step + 1 - self._first_step
         seconds = (time.monotonic() - self._start) / done * (self._max_steps - step - 1)
         left = timedelta(seconds=round(seconds))
+        self.note(f"step {step:,} of {self._max_steps:,}: {shown}, {left} left")
+
+    def note(self, text: str) -> None:
+        """Say something beside the progress."""
         if self._bar:
-            self._bar.console.print(f"step {step:,}: {shown}", highlight=False)
+            self._bar.console.print(text, highlight=False, soft_wrap=True)
         else:
-            logger.info("step %s of %s: %s, %s left", step, self._max_steps, shown, left)
+            logger.info(text)
 
 
 def _bar(console: Console) -> Progress:

@@ -93,7 +93,9 @@ def train(recipe: Recipe, world: World) -> None:
                     values |= _validate(session)
                 reporter.report(step, values)
                 if is_last or (step + 1) % config.checkpoint_every_steps == 0:
-                    _checkpoint(session, step + 1)
+                    path = _checkpoint(session, step + 1)
+                    if path:
+                        reporter.note(f"wrote {path}")
         session.engine.close()
 
 
@@ -155,9 +157,9 @@ def _validate(session: Session) -> dict[str, float]:
     return {"validation_loss": loss, "perplexity": perplexity(loss)}
 
 
-def _checkpoint(session: Session, step: int) -> None:
-    """Gather the state by name on every rank and write it on the first."""
-    gathered = {}
+def _checkpoint(session: Session, step: int) -> Path | None:
+    """Gather the state by name on every rank and write it on the first, which gets its path."""
+    gathered, path = {}, None
     for name, tensors in session.engine.gather_state():
         if session.world.is_first:
             gathered[name] = tensors
@@ -165,8 +167,8 @@ def _checkpoint(session: Session, step: int) -> None:
         run, recipe = run_directory(session.recipe), session.recipe.model_dump(mode="json")
         path = save_checkpoint(run, step, session.identity, recipe, gathered)
         prune_checkpoints(run, session.config.keep_checkpoints)
-        logger.info("wrote %s", path)
     session.world.wait()
+    return path
 
 
 def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
