@@ -75,6 +75,7 @@ class Stages:
         self._workers = workers
         self._started_ray = False
         self.tasks_run = 0
+        self.seconds: dict[str, float] = {}
 
     def is_done(self, stage: str, names: Sequence[str]) -> bool:
         """Tell whether all these tasks of a stage have their records."""
@@ -90,7 +91,8 @@ class Stages:
             )
             start = time.perf_counter()
             self._run_missing(stage, missing)
-            logger.info("%s: done in %.1f s", stage, time.perf_counter() - start)
+            self.seconds[stage] = time.perf_counter() - start
+            logger.info("%s: done in %.1f s", stage, self.seconds[stage])
         return {task.name: read_record(self.root, stage, task.name) for task in tasks}
 
     def close(self) -> None:

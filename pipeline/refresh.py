@@ -61,6 +61,7 @@ class Outcome(NamedTuple):
     snapshot: Snapshot
     tasks_run: int
     elapsed_seconds: float
+    stage_seconds: dict[str, float]
 
 
 def refresh(recipe: Recipe) -> Outcome:
@@ -75,7 +76,7 @@ def refresh(recipe: Recipe) -> Outcome:
     if complete is not None:
         _check_lineage(root, lineage)
         _check_same_inputs(complete, inputs)
-        return Outcome(complete, 0, time.perf_counter() - start)
+        return Outcome(complete, 0, time.perf_counter() - start, {})
     newest = newest_label(recipe.store)
     if newest is not None:
         raise ValueError(
@@ -90,7 +91,7 @@ def refresh(recipe: Recipe) -> Outcome:
         snapshot = _build(recipe, root, inputs, stages)
     finally:
         stages.close()
-    return Outcome(snapshot, stages.tasks_run, time.perf_counter() - start)
+    return Outcome(snapshot, stages.tasks_run, time.perf_counter() - start, stages.seconds)
 
 
 def summarize(snapshot: Snapshot) -> dict[str, Any]:

@@ -117,13 +117,12 @@ def _run_processes(recipe: Recipe) -> None:
 def _wait_for_all(processes: Sequence[BaseProcess], reports: Sequence[Connection]) -> None:
     running = dict(enumerate(processes))
     while running:
-        ended = wait([process.sentinel for process in running.values()])
-        for rank, process in list(running.items()):
-            if process.sentinel in ended:
-                process.join()
-                if process.exitcode != 0:
-                    raise _failure(rank, process, reports[rank])
-                del running[rank]
+        sentinels = {process.sentinel: rank for rank, process in running.items()}
+        for rank in sorted(sentinels[ended] for ended in wait(list(sentinels))):  # type: ignore[index]
+            process = running.pop(rank)
+            process.join()
+            if process.exitcode != 0:
+                raise _failure(rank, process, reports[rank])
 
 
 def _failure(rank: int, process: BaseProcess, report: Connection) -> Exception:

@@ -114,7 +114,7 @@ class Reporter:
         """Say something beside the progress."""
         if self._bar:
             self._bar.console.print(text, highlight=False, soft_wrap=True)
-        else:
+        elif self._active:
             logger.info(text)
 
 

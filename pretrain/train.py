@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import orjson
@@ -81,22 +81,26 @@ def is_complete(recipe: Recipe) -> bool:
 
 def train(recipe: Recipe, world: World) -> None:
     """Train until the last step, from the newest checkpoint if there is one."""
-    run = run_directory(recipe)
-    with _sole_user(run, world):
+    with _sole_user(run_directory(recipe), world):
         session, first_step = _open_session(recipe, world)
-        config = recipe.pretrain
-        with Reporter(run, first_step, config.max_steps, world.is_first) as reporter:
-            for step in range(first_step, config.max_steps):
-                values = _take_step(session, step)
-                is_last = step + 1 == config.max_steps
-                if is_last or (step + 1) % config.validate_every_steps == 0:
-                    values |= _validate(session)
-                reporter.report(step, values)
-                if is_last or (step + 1) % config.checkpoint_every_steps == 0:
-                    path = _checkpoint(session, step + 1)
-                    if path:
-                        reporter.note(f"wrote {path}")
+        _take_steps(session, first_step)
         session.engine.close()
+
+
+def _take_steps(session: Session, first_step: int) -> None:
+    config, run = session.config, run_directory(session.recipe)
+    with Reporter(run, first_step, config.max_steps, session.world.is_first) as reporter:
+        for step in range(first_step, config.max_steps):
+            values = _take_step(session, step)
+            if _is_due(config, step, config.validate_every_steps):
+                values |= _validate(session)
+            reporter.report(step, values)
+            if _is_due(config, step, config.checkpoint_every_steps):
+                reporter.note(_checkpoint(session, step + 1))
+
+
+def _is_due(config: Pretrain, step: int, every_steps: int) -> bool:
+    return step + 1 == config.max_steps or (step + 1) % every_steps == 0
 
 
 def _take_step(session: Session, step: int) -> dict[str, Any]:
@@ -157,18 +161,18 @@ def _validate(session: Session) -> dict[str, float]:
     return {"validation_loss": loss, "perplexity": perplexity(loss)}
 
 
-def _checkpoint(session: Session, step: int) -> Path | None:
-    """Gather the state by name on every rank and write it on the first, which gets its path."""
-    gathered, path = {}, None
+def _checkpoint(session: Session, step: int) -> str:
+    """Gather the state by name on every rank, write it on the first, and say so."""
+    gathered = {}
     for name, tensors in session.engine.gather_state():
         if session.world.is_first:
             gathered[name] = tensors
     if session.world.is_first:
         run, recipe = run_directory(session.recipe), session.recipe.model_dump(mode="json")
-        path = save_checkpoint(run, step, session.identity, recipe, gathered)
+        save_checkpoint(run, step, session.identity, recipe, gathered)
         prune_checkpoints(run, session.config.keep_checkpoints)
     session.world.wait()
-    return path
+    return f"wrote the checkpoint of step {step:,}"
 
 
 def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
@@ -218,14 +222,18 @@ def _sole_user(run: str, world: World) -> Iterator[None]:
     Path(run).mkdir(parents=True, exist_ok=True)
     with (Path(run) / "lock").open("w") as stream:
         deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ValueError(
-                        f"another process trains in {run}: wait for it or take another pretrain.run"
-                    ) from None
-                time.sleep(0.2)
+        while not _try_lock(stream):
+            if time.monotonic() > deadline:
+                raise ValueError(
+                    f"another process trains in {run}: wait for it or take another pretrain.run"
+                )
+            time.sleep(0.2)
         yield
+
+
+def _try_lock(stream: TextIO) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY
+from corpus_helpers import REPOSITORY
 from pydantic import ValidationError
 
 from corpus.recipe import Recipe, load_recipe
