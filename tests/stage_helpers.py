@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import settings
 
+from corpus.documents import text_hash
 from corpus.readers import Record
 from corpus.recipe import Clean, Dedup
-from pipeline.clean import _write_part, clean_records, read_table
+from pipeline.clean import _write_part, clean_records, clean_text, read_table
 from pipeline.dedup import resolve
 from pipeline.jobs import Stages, Task, run_task
 from pipeline.pairs import group_partition, verify_partition
+from pipeline.signatures import reference_shingles, sign
 
 # Four agents or a busy CI machine share two cores: how long an example takes proves nothing.
 unhurried = settings(deadline=None)
@@ -77,6 +79,55 @@ def read_dropped(root: str, names: Sequence[str]) -> dict[Place, Dropped]:
                 row["method"], row["similarity"], witness
             )
     return dropped
+
+
+class Oracle:
+    """The rule of DESIGN.md, written as it is stated: all pairs, then greedily in order."""
+
+    def __init__(self, documents: Sequence[Given], config: Dedup) -> None:
+        self.config = config
+        self.texts = {
+            (f"s/{given.key}", "f", n): clean_text(given.text)
+            for n, given in enumerate(documents, 1)
+        }
+        self.sets = {
+            place: reference_shingles(text, config.ngram) for place, text in self.texts.items()
+        }
+        self.signed = {place: sign([text], config) for place, text in self.texts.items()}
+
+    def order(self, place: Place) -> tuple[bytes, Place]:
+        return text_hash(self.texts[place]), place
+
+    def edge(self, one: Place, other: Place) -> tuple[str, float | None] | None:
+        """Return method and similarity of the edge between two documents, if there is one."""
+        if one[0] == other[0]:
+            return "same_id", None
+        if text_hash(self.texts[one]) == text_hash(self.texts[other]):
+            return "exact", 1.0
+        first, second = self.sets[one], self.sets[other]
+        if not first or not second or not self.share_a_band(one, other):
+            return None
+        similarity = len(first & second) / len(first | second)
+        if self.config.verify == "signature":
+            equal = self.signed[one].signatures == self.signed[other].signatures
+            similarity = int(equal.sum()) / equal.size
+        return ("minhash", similarity) if similarity >= self.config.threshold else None
+
+    def share_a_band(self, one: Place, other: Place) -> bool:
+        return bool((self.signed[one].keys == self.signed[other].keys).any())
+
+    def dropped(self) -> dict[Place, Dropped]:
+        survivors: list[Place] = []
+        dropped: dict[Place, Dropped] = {}
+        for place in sorted(self.texts, key=self.order):
+            for witness in survivors:  # in order, so the first is the first surviving neighbour
+                edge = self.edge(place, witness)
+                if edge is not None:
+                    dropped[place] = Dropped(*edge, witness)
+                    break
+            else:
+                survivors.append(place)
+        return dropped
 
 
 def run_stages_here(patch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from stage_helpers import (
     Dropped,
     Given,
+    Oracle,
     Place,
     clean_parts,
     deduplicate,
@@ -29,9 +30,7 @@ from stage_helpers import (
 from corpus.documents import text_hash
 from corpus.recipe import Dedup
 from pipeline import dedup, pairs
-from pipeline.clean import clean_text
 from pipeline.dedup import METHODS, Node, Verdict, first_independent_set
-from pipeline.signatures import reference_shingles, sign
 
 # Few rows a band and short shingles, so that small texts have edges of every kind.
 SMALL = Dedup(bands=6, rows=1, ngram=2, threshold=0.4, partitions=1)
@@ -48,55 +47,6 @@ def outcome(
     """Return what the stages drop of documents cut into parts."""
     with tempfile.TemporaryDirectory() as root:
         return deduplicate(root, clean_parts(root, spread(documents, cuts), config), config)
-
-
-class Oracle:
-    """The rule of DESIGN.md, written as it is stated: all pairs, then greedily in order."""
-
-    def __init__(self, documents: Sequence[Given], config: Dedup) -> None:
-        self.config = config
-        self.texts = {
-            (f"s/{given.key}", "f", n): clean_text(given.text)
-            for n, given in enumerate(documents, 1)
-        }
-        self.sets = {
-            place: reference_shingles(text, config.ngram) for place, text in self.texts.items()
-        }
-        self.signed = {place: sign([text], config) for place, text in self.texts.items()}
-
-    def order(self, place: Place) -> tuple[bytes, Place]:
-        return text_hash(self.texts[place]), place
-
-    def edge(self, one: Place, other: Place) -> tuple[str, float | None] | None:
-        """Return method and similarity of the edge between two documents, if there is one."""
-        if one[0] == other[0]:
-            return "same_id", None
-        if text_hash(self.texts[one]) == text_hash(self.texts[other]):
-            return "exact", 1.0
-        first, second = self.sets[one], self.sets[other]
-        if not first or not second or not self.share_a_band(one, other):
-            return None
-        similarity = len(first & second) / len(first | second)
-        if self.config.verify == "signature":
-            equal = self.signed[one].signatures == self.signed[other].signatures
-            similarity = int(equal.sum()) / equal.size
-        return ("minhash", similarity) if similarity >= self.config.threshold else None
-
-    def share_a_band(self, one: Place, other: Place) -> bool:
-        return bool((self.signed[one].keys == self.signed[other].keys).any())
-
-    def dropped(self) -> dict[Place, Dropped]:
-        survivors: list[Place] = []
-        dropped: dict[Place, Dropped] = {}
-        for place in sorted(self.texts, key=self.order):
-            for witness in survivors:  # in order, so the first is the first surviving neighbour
-                edge = self.edge(place, witness)
-                if edge is not None:
-                    dropped[place] = Dropped(*edge, witness)
-                    break
-            else:
-                survivors.append(place)
-        return dropped
 
 
 def random_corpus(rng: random.Random) -> list[Given]:
