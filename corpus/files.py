@@ -38,6 +38,7 @@ def join(root: str, *parts: str) -> str:
 def filesystem(path: str) -> tuple[Any, str]:
     """Return the fsspec filesystem of a path and the path as that filesystem spells it."""
     fs, name = fsspec.core.url_to_fs(path)
+    fs.invalidate_cache()  # a listing of object stores may be older than another worker's commit
     return fs, str(name)
 
 

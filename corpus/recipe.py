@@ -21,7 +21,15 @@ LABEL_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """Plain YAML in which a label such as 2026-11-21 stays text instead of becoming a date."""
+    """Plain YAML in which a label such as 2026-11-21 stays text, and no key stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping; a repeated key would silently hide the first one's value."""
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.MarkedYAMLError(problem=f"key {key} twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _RecipeLoader.yaml_implicit_resolvers = {
@@ -158,12 +166,27 @@ class Recipe(Section):
     pretrain: Pretrain = Pretrain()
 
     @model_validator(mode="after")
+    def _store_is_no_file_url(self) -> "Recipe":
+        if self.store.startswith(("file:", "local:")):
+            raise ValueError(f"store is {self.store}: write a local path without a scheme")
+        return self
+
+    @model_validator(mode="after")
     def _source_names_are_distinct(self) -> "Recipe":
         names = [source.name for source in self.sources]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two sources are called {name}")
         return self
+
+
+_SECTIONS: dict[Any, type[BaseModel]] = {
+    "clean": Clean,
+    "dedup": Dedup,
+    "tokenizer": Tokenizer,
+    "pack": Pack,
+    "pretrain": Pretrain,
+}
 
 
 def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -178,6 +201,8 @@ def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
         raise ValueError(f"{path} holds no mapping of recipe keys")
     for override in overrides:
         _apply_override(raw, override)
+    # A section whose keys are all commented out reads as null.
+    raw = {key: {} if value is None and key in _SECTIONS else value for key, value in raw.items()}
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
@@ -191,7 +216,9 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     section = raw
     for parent in parents:
-        section = section.setdefault(parent, {})
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
         if not isinstance(section, dict):
             raise ValueError(f"override {override!r}: {parent} is not a section of the recipe")
     try:
@@ -224,14 +251,5 @@ def _explain(error: Mapping[str, Any]) -> str:
 def _known_keys(location: Sequence[Any]) -> list[str]:
     model: type[BaseModel] = Recipe
     for part in location:
-        if isinstance(part, str):
-            sections: dict[str, type[BaseModel]] = {
-                "sources": Source,
-                "clean": Clean,
-                "dedup": Dedup,
-                "tokenizer": Tokenizer,
-                "pack": Pack,
-                "pretrain": Pretrain,
-            }
-            model = sections.get(part, model)
+        model = _SECTIONS.get(part, Source if part == "sources" else model)
     return sorted(model.model_fields)

@@ -43,7 +43,8 @@ _ROW_BYTES = 1024
 
 # Every control character but tab and newline, and the byte-order mark.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")
-_NEWLINES = re.compile("\r\n?")
+# What `str.splitlines` takes for the end of a line: form feeds, say, part words too.
+_NEWLINES = re.compile("\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 
 
 def clean_text(text: str) -> str:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from corpus.files import is_remote, join, read_bytes
 from corpus.recipe import Dedup
 from pipeline.jobs import Output
-from pipeline.signatures import EXACT_BAND, ID_BAND, SET_BAND, sign, write_arrow
+from pipeline.signatures import EXACT_BAND, ID_BAND, SET_BAND, shingle_sets, sign, write_arrow
 
 # Raised by hand when the edges of a corpus change.
 VERSION = 1
@@ -227,8 +227,10 @@ def _compare(
 ) -> list[dict[str, int]]:
     values: dict[int, UInt64s] = {}
     for document, text in _read_texts(root, parts, np.concatenate([left, right])):
-        signed = sign([text], config)
-        values[document] = signed.shingles if config.verify == "exact" else signed.signatures[0]
+        if config.verify == "exact":
+            values[document], _ = shingle_sets([text], config.ngram)
+        else:
+            values[document] = sign([text], config).signatures[0]
     verified = []
     for one, other in zip(left.tolist(), right.tolist(), strict=True):
         if config.verify == "exact":

@@ -30,6 +30,7 @@ from corpus.recipe import Dedup
 VERSION = 1
 
 UInt64s = npt.NDArray[np.uint64]
+Int64s = npt.NDArray[np.int64]
 
 # Bands above 250 hold whole-value hashes, so that every kind of edge is found by one grouping.
 SET_BAND, EXACT_BAND, ID_BAND = 253, 254, 255
@@ -64,7 +65,7 @@ class Signed(NamedTuple):
     """
 
     shingles: UInt64s
-    offsets: npt.NDArray[np.int64]
+    offsets: Int64s
     signatures: UInt64s
     keys: UInt64s
 
@@ -113,12 +114,18 @@ def reference_shingles(text: str, ngram: int) -> set[tuple[str, ...]]:
     return {tuple(words[i : i + ngram]) for i in range(len(words) - ngram + 1)}
 
 
-def sign(texts: list[str], config: Dedup) -> Signed:
-    """Compute the shingle sets, signatures and band keys of a batch of texts."""
+def shingle_sets(texts: list[str], ngram: int) -> tuple[UInt64s, Int64s]:
+    """Return the sorted distinct shingles of texts, one after another, and [texts + 1] offsets."""
     encoded = [normalize(text).encode() for text in texts]
     ends = np.cumsum([0, *map(len, encoded)])
     data = np.frombuffer(b"".join(encoded), np.uint8)
-    shingles, offsets = _shingle_sets(data, ends, _class_table(), config.ngram)
+    shingles, offsets = _shingle_sets(data, ends, _class_table(), ngram)
+    return shingles, offsets
+
+
+def sign(texts: list[str], config: Dedup) -> Signed:
+    """Compute the shingle sets, signatures and band keys of a batch of texts."""
+    shingles, offsets = shingle_sets(texts, config.ngram)
     multipliers, addends = permutations(config.bands * config.rows)
     signatures = _signatures(shingles, offsets, multipliers, addends)
     return Signed(shingles, offsets, signatures, _band_keys(signatures, config.bands, config.rows))
@@ -181,10 +188,10 @@ def _words(
 @numba.njit(cache=True)
 def _shingle_sets(
     data: npt.NDArray[np.uint8],
-    ends: npt.NDArray[np.int64],
+    ends: Int64s,
     classes: npt.NDArray[np.uint8],
     ngram: int,
-) -> tuple[UInt64s, npt.NDArray[np.int64]]:
+) -> tuple[UInt64s, Int64s]:
     longest = 0
     for t in range(len(ends) - 1):
         longest = max(longest, ends[t + 1] - ends[t])
@@ -212,7 +219,7 @@ def _shingle_sets(
 
 @numba.njit(cache=True)
 def _signatures(
-    shingles: UInt64s, offsets: npt.NDArray[np.int64], multipliers: UInt64s, addends: UInt64s
+    shingles: UInt64s, offsets: Int64s, multipliers: UInt64s, addends: UInt64s
 ) -> UInt64s:
     count = len(multipliers)
     minima = np.full((len(offsets) - 1, count), np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64)

@@ -254,3 +254,24 @@ def test_a_recipe_survives_the_manifest(path: Path) -> None:
 def test_recipes_that_we_ship_are_valid() -> None:
     for recipe in sorted((REPOSITORY / "recipes").glob("*.yaml")):
         load_recipe(str(recipe))
+
+
+def test_a_key_that_stands_twice(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("store: a\nstore: b\n")
+    with pytest.raises(ValueError, match="key store twice"):
+        load_recipe(str(path))
+
+
+def test_a_section_left_empty_takes_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text("store: a\nsnapshot: b\nsources: [{name: c, paths: [d]}]\npretrain:\ndedup:\n")
+    recipe = load_recipe(str(path), ["pretrain.seed=3"])
+    assert (recipe.pretrain.seed, recipe.dedup.threshold) == (3, 0.8)
+
+
+def test_a_file_url_as_store(tmp_path: Path) -> None:
+    path = tmp_path / "url.yaml"
+    path.write_text("store: file:///a\nsnapshot: b\nsources: [{name: c, paths: [d]}]\n")
+    with pytest.raises(ValueError, match="write a local path without a scheme"):
+        load_recipe(str(path))
