@@ -28,9 +28,9 @@ demo: setup
 	$(RUN) -m pipeline audit $(OUT)/store
 	$(RUN) -m pretrain train recipes/demo.yaml
 	@# The model card is written last; an export that is older than the run is made anew.
-	@test $(OUT)/model/README.md -nt $(OUT)/run/metrics.jsonl || rm -rf $(OUT)/model
-	test -e $(OUT)/model || $(RUN) -m pretrain export $(OUT)/run $(OUT)/model
-	$(RUN) -m demo.summary recipes/demo.yaml $(OUT)/model $(OUT)/loss.png
+	@test $(OUT)/checkpoint/README.md -nt $(OUT)/run/metrics.jsonl || rm -rf $(OUT)/checkpoint
+	test -e $(OUT)/checkpoint || $(RUN) -m pretrain export $(OUT)/run $(OUT)/checkpoint
+	$(RUN) -m demo.summary recipes/demo.yaml $(OUT)/checkpoint $(OUT)/loss.png
 
 test: setup
 	@echo "test: every test but those that need a GPU"
