@@ -50,12 +50,13 @@ MEANINGS = {
 
 _LOG_WIDTH = 120  # characters, where there is no terminal to ask
 
+# Of the kind the model has read.
 SENTENCES = (
-    "This function returns <mask> if the object is a string.",
-    "If <mask>, the input is copied before it is changed.",
-    "The name of the <mask> to read the data from.",
-    "Raises an <mask> if the value is not valid.",
-    "The number of attention <mask> in each layer.",
+    "Returns <mask> if the file exists, False otherwise.",
+    "copy : bool, optional. If <mask>, the input is copied.",
+    "axis : int, default <mask>",
+    "A tensor of shape (batch_size, sequence_length, hidden_<mask>)",
+    "Number of hidden layers in the Transformer <mask>.",
 )
 
 
