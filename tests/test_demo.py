@@ -15,7 +15,7 @@ from demo import docstrings
 from demo.docstrings import COUNTS, FILES, Tree, collect, find_modules
 from demo.duplicates import Piece, compare
 from demo.picture import draw_loss, smooth
-from demo.summary import funnel, show_funnel, show_learning, unigram_entropy
+from demo.summary import check_learned, funnel, show_funnel, show_learning, unigram_entropy
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -197,6 +197,12 @@ def test_losses_are_shown_beside_their_levels() -> None:
     text = captured.get()
     assert "ln(vocabulary) 2.079" in text and "-0.079" in text
     assert "unigram entropy of its tokens 1.500" in text and "-0.250" in text
+
+
+def test_a_model_that_learned_nothing_is_told() -> None:
+    check_learned(METRICS, 2.25)
+    with pytest.raises(ValueError, match=r"ends at 1.250, expected 1.0 nats or more below"):
+        check_learned(METRICS, 2.2)
 
 
 def test_picture_is_a_png(tmp_path: Path) -> None:
