@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,12 +121,14 @@ def environment() -> dict[str, str]:
     return kept | {"PYTHONWARNINGS": "ignore", "COLUMNS": "100"}
 
 
-def start(module: str, *arguments: str) -> "subprocess.Popen[str]":
-    """Start `python -m MODULE ...` from the repository."""
+def start(
+    module: str, *arguments: str, extra: Mapping[str, str] | None = None
+) -> "subprocess.Popen[str]":
+    """Start `python -m MODULE ...` from the repository, with more environment variables."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=REPOSITORY,
-        env=environment(),
+        env=environment() | dict(extra or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,12 +1,11 @@
 """The cluster is invisible: workers, order, partitions and kills never show in a snapshot."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -113,37 +112,25 @@ def committed(root: Path, stage: str) -> int:
     return len(list((root / "records" / stage).glob("*.json")))
 
 
-def is_halfway(root: Path, stage: str) -> bool:
-    """Tell whether a stage has committed some of its outputs and not all."""
-    if stage == "resolve":
-        return any((root / "duplicates").glob("*.parquet")) and not committed(root, stage)
-    if stage == "tokenizer":
-        made = root.parent.parent / "tokenizer"
-        return any(made.glob("*/vocab.json")) and not committed(root, stage)
-    return 0 < committed(root, stage) < 8 and not committed(root, next_stage(stage))
+def hold(directory: Path, stages: Iterable[str]) -> dict[str, str]:
+    """Return what makes workers wait for their end halfway in these stages (see tests/hold).
+
+    Halfway: one record stands, or the outputs of a stage's only task do and its record does not.
+    """
+    directory.mkdir()
+    after = {stage: min(1, TASKS[stage] - 1) for stage in stages}
+    return {
+        "PYTHONPATH": str(REPOSITORY / "tests" / "hold"),
+        "MASKLINE_HOLD": json.dumps({"directory": str(directory), "stages": after}),
+    }
 
 
-def next_stage(stage: str) -> str:
-    return (*STAGES, "none")[STAGES.index(stage) + 1]
-
-
-def kill_driver_when(recipe: Path, store: Path, halfway: Callable[[], bool]) -> bool:
-    """Run a refresh and SIGKILL its driver at the given state; tell whether it was caught."""
-    process = start("pipeline", "refresh", str(recipe), f"store={store}", "workers=1")
-    try:
-        while not halfway():
-            if process.poll() is not None:
-                assert process.returncode == 0, process.stderr and process.stderr.read()
-                return False
-            time.sleep(0.0005)
-        helpers = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGKILL)
-        caught = halfway()
-        wait_until_dead(helpers)
-        return caught
-    finally:
-        process.kill()
-        process.communicate()
+def wait_for_held(driver: "subprocess.Popen[str]", directory: Path, stage: str) -> int:
+    """Return the process id of the worker that is held in a stage."""
+    while not (directory / stage).exists() or not (text := (directory / stage).read_text()):
+        assert driver.poll() is None, driver.communicate()[1]
+        time.sleep(0.01)
+    return int(text)
 
 
 def wait_until_dead(helpers: list[psutil.Process]) -> None:
@@ -174,67 +161,37 @@ def is_worker(process: psutil.Process) -> bool:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_driver_killed_in_every_stage(
-    built: Built, tmp_path_factory: pytest.TempPathFactory, stage: str
+    built: Built, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, stage: str
 ) -> None:
     """One store goes through all parameters: each kill comes on top of the ones before."""
-    directory = tmp_path_factory.getbasetemp() / "killed"
-    store = directory / "store"
+    store = tmp_path_factory.getbasetemp() / "killed" / "store"
     root = store / "snapshots" / "first"
-    for attempt in range(8):
-        saved = directory / f"{stage}-{attempt}"
-        if store.exists():
-            shutil.copytree(store, saved)
-        if kill_driver_when(built.recipe, store, lambda: is_halfway(root, stage)):
-            break
-        shutil.rmtree(store)
-        if saved.exists():
-            shutil.move(saved, store)
-    else:
-        pytest.fail(f"never caught the driver halfway in {stage}")
+    held = tmp_path / "held"
+    driver = start(
+        "pipeline", "refresh", str(built.recipe), f"store={store}", "workers=1",
+        extra=hold(held, [stage]),
+    )  # fmt: skip
+    wait_for_held(driver, held, stage)
+    helpers = psutil.Process(driver.pid).children(recursive=True)
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    wait_until_dead(helpers)
+    assert committed(root, stage) < TASKS[stage]
     if stage == STAGES[-1]:
         assert refresh(built.recipe, f"store={store}") == built.summary
         assert run("pipeline", "audit", str(store)).returncode == 0
 
 
-def workers_of(driver: int) -> Iterator[psutil.Process]:
-    """Give the workers that are at a task; Ray takes 60 s to miss one killed while it starts."""
-    for process in psutil.Process(driver).children(recursive=True):
-        if is_alive(process) and "ray::run_task" in " ".join(process.cmdline()):
-            yield process
-
-
-def at_work(root: Path, stage: str) -> bool:
-    """Tell whether the stages before this one are complete and this one is not."""
-    before = STAGES[: STAGES.index(stage)]
-    return committed(root, stage) < TASKS[stage] and all(
-        committed(root, each) == TASKS[each] for each in before
-    )
-
-
-def kill_workers(driver: "subprocess.Popen[str]", root: Path, stages: set[str]) -> set[str]:
-    """SIGKILL one worker in each of these stages while it is at work; tell in which there was one.
-
-    A short stage can be over before its worker is found.
-    """
-    killed: set[str] = set()
-    while driver.poll() is None and killed != stages:
-        for stage in stages - killed:
-            if at_work(root, stage) and (worker := next(workers_of(driver.pid), None)):
-                worker.kill()
-                killed.add(stage)
-        time.sleep(0.001)
-    return killed
-
-
 def test_worker_killed_in_every_stage(built: Built, tmp_path: Path) -> None:
-    left = set(STAGES)
-    for attempt in range(6):
-        store = tmp_path / f"store-{attempt}"
-        driver = start("pipeline", "refresh", str(built.recipe), f"store={store}", "--json")
-        left -= kill_workers(driver, store / "snapshots" / "first", set(left))
-        out, err = driver.communicate(timeout=300)
-        assert driver.returncode == 0, err
-        assert json.loads(out.splitlines()[-1]) == built.summary
-        if not left:
-            return
-    pytest.fail(f"never found a worker at work in {left}")
+    held = tmp_path / "held"
+    driver = start(
+        "pipeline", "refresh", str(built.recipe), f"store={tmp_path}/store", "--json",
+        extra=hold(held, STAGES),
+    )  # fmt: skip
+    for stage in STAGES:
+        worker = psutil.Process(wait_for_held(driver, held, stage))
+        assert is_worker(worker)
+        worker.kill()
+    out, err = driver.communicate(timeout=300)
+    assert driver.returncode == 0, err
+    assert json.loads(out.splitlines()[-1]) == built.summary
