@@ -14,7 +14,7 @@ import orjson
 import pyarrow as pa
 
 # Raised by hand when an id, a normalized text or a digest comes out differently.
-VERSION = 1
+VERSION = 2
 
 DOCUMENT_SCHEMA = pa.schema(
     [
@@ -24,18 +24,21 @@ DOCUMENT_SCHEMA = pa.schema(
         pa.field("url", pa.string()),
         pa.field("language", pa.string()),
         pa.field("meta", pa.string()),
+        pa.field("snapshot", pa.string(), nullable=False),
         pa.field("file", pa.string(), nullable=False),
         pa.field("position", pa.int64(), nullable=False),
         pa.field("text_hash", pa.binary(16), nullable=False),
     ]
 )
 
-# One row a dropped record or document, from every stage. `value` and `threshold` are what the rule
-# compared; a duplicate names the surviving witness by its full place, as ids may be shared.
+# One row a dropped record or document, from every stage. `snapshot` is the delivery it came with.
+# `value` and `threshold` are what the rule compared; a duplicate names the surviving witness by its
+# full place (snapshot, file, position), as ids may be shared.
 DROP_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string()),
         pa.field("source", pa.string(), nullable=False),
+        pa.field("snapshot", pa.string(), nullable=False),
         pa.field("file", pa.string(), nullable=False),
         pa.field("position", pa.int64(), nullable=False),
         pa.field("stage", pa.string(), nullable=False),
@@ -44,6 +47,7 @@ DROP_SCHEMA = pa.schema(
         pa.field("threshold", pa.float64()),
         pa.field("detail", pa.string()),
         pa.field("witness_id", pa.string()),
+        pa.field("witness_snapshot", pa.string()),
         pa.field("witness_file", pa.string()),
         pa.field("witness_position", pa.int64()),
     ]
@@ -54,17 +58,19 @@ DUPLICATE_SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
         pa.field("id", pa.string(), nullable=False),
+        pa.field("snapshot", pa.string(), nullable=False),
         pa.field("file", pa.string(), nullable=False),
         pa.field("position", pa.int64(), nullable=False),
         pa.field("method", pa.string(), nullable=False),
         pa.field("similarity", pa.float64()),
         pa.field("witness_id", pa.string(), nullable=False),
+        pa.field("witness_snapshot", pa.string(), nullable=False),
         pa.field("witness_file", pa.string(), nullable=False),
         pa.field("witness_position", pa.int64(), nullable=False),
     ]
 )
 
-KEPT_COLUMNS = ("id", "text", "source", "url", "language", "meta", "file", "position")
+KEPT_COLUMNS = ("id", "text", "source", "url", "language", "meta", "snapshot", "file", "position")
 
 _DIGEST_MODULUS = 1 << 256
 

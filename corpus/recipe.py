@@ -77,12 +77,36 @@ class Dedup(Section):
     verify: Literal["exact", "signature"] = Field(
         "exact", description="compare the n-grams themselves, or estimate from signatures"
     )
+    scope: Literal["corpus", "snapshot", "source"] = Field(
+        "corpus", description="compare with all documents, or within one delivery or source only"
+    )
+    prefer: tuple[Literal["source", "quality", "length"], ...] = Field(
+        (), description="who stays among the duplicates of a delivery, before the text's hash"
+    )
+    source_priority: tuple[str, ...] = Field(
+        (), description="sources from the most to the least preferred; unlisted ones come last"
+    )
+    quality_key: str | None = Field(
+        None, description="field of a record that holds its quality score, higher is better"
+    )
     partitions: int = Field(16, ge=1, description="tasks of the grouping step (a run key)")
 
     @model_validator(mode="after")
     def _partitions_is_a_power_of_two(self) -> "Dedup":
         if self.partitions & (self.partitions - 1):
             raise ValueError(f"partitions is {self.partitions}, expected a power of two")
+        return self
+
+    @model_validator(mode="after")
+    def _preferences_fit(self) -> "Dedup":
+        if len(set(self.prefer)) < len(self.prefer):
+            raise ValueError("prefer names a criterion twice")
+        for criterion, key, value in (
+            ("source", "source_priority", self.source_priority),
+            ("quality", "quality_key", self.quality_key),
+        ):
+            if (criterion in self.prefer) != bool(value):
+                raise ValueError(f"prefer has {criterion} exactly if {key} is given")
         return self
 
 

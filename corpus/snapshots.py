@@ -1,29 +1,71 @@
 """Snapshots: the manifest that says what a store holds, and the fingerprint that names it.
 
-`snapshot.json` is written last: it exists exactly when the snapshot is complete. The fingerprint
-covers what training can see and why the rest is gone (label, format version, sequence length,
-tokenizer, checksums of the shards in order, digests of the kept and dropped rows); recipe, code and
-library versions, partitions, paths and times are recorded beside it, outside it.
+`snapshot.json` is written last: it exists exactly when the snapshot is complete. A snapshot is the
+whole corpus as of its label: what it delivered itself and what its parent held. Its manifest lists
+all files of that corpus, each with its home, the snapshot in whose directory it lies, so that one
+manifest is enough to read everything and no file is ever copied.
+
+The fingerprint covers what training can see and why the rest is gone (label, format version,
+sequence length, tokenizer, checksums of the shards in order, digests of the kept and dropped rows);
+recipe, code and library versions, partitions, paths, homes and times are recorded beside it,
+outside it.
 """
 
 import hashlib
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from corpus.files import create, exists, join, read_bytes, write_bytes
+from corpus.files import create, exists, join, list_names, read_bytes, write_bytes
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _MANIFEST = "snapshot.json"
+_WITHDRAWN = "withdrawn.json"
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Where the files of a snapshot lie: in its own directory, or in those of earlier ones."""
+
+    root: str
+    homes: Mapping[str, str] = field(default_factory=dict)  # file -> directory, where not its own
+
+    def find(self, name: str) -> str:
+        """Return the path to read a file from."""
+        return join(self.homes.get(name, self.root), name)
+
+    def own(self, name: str) -> str:
+        """Return the path to write a file to."""
+        return join(self.root, name)
+
+    def renewed(self, names: Iterable[str]) -> "Tree":
+        """Return a tree that reads these files from its own directory."""
+        return Tree(self.root, {k: v for k, v in self.homes.items() if k not in set(names)})
+
+
+class Part(NamedTuple):
+    """Some documents of one input file: the unit in which tables lie on disk.
+
+    `position` is the place of the snapshot that delivered them in the order of deliveries.
+    """
+
+    name: str
+    source: str
+    snapshot: str
+    position: int
 
 
 class ShardEntry(BaseModel):
-    """One shard as the manifest lists it; `path` is relative to the snapshot's directory."""
+    """One shard: `snapshot` delivered its documents, in the directory of `home` it lies."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
+    home: str
+    snapshot: str
     source: str
     split: str
     rows: int
@@ -33,13 +75,31 @@ class ShardEntry(BaseModel):
 
 
 class FileEntry(BaseModel):
-    """One other file of the snapshot; `path` is relative to the snapshot's directory."""
+    """One other file; `path` is relative to the directory of the snapshot `home`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
+    home: str
     size_bytes: int
     checksum: str
+
+
+class PartEntry(BaseModel):
+    """What became of the records of a part: counts, and digests of kept and dropped rows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    source: str
+    snapshot: str
+    documents: int
+    kept: int
+    text_bytes: int
+    tokens: int
+    dropped: dict[str, int]
+    kept_digest: str
+    dropped_digest: str
 
 
 class Input(BaseModel):
@@ -47,12 +107,18 @@ class Input(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    snapshot: str
     source: str
     name: str
     format: str
     size_bytes: int
     checksum: str
     path: str
+
+    @property
+    def identity(self) -> tuple[str, str, str, int, str]:
+        """What makes it the same input when it is delivered again."""
+        return self.source, self.name, self.format, self.size_bytes, self.checksum
 
 
 class Counts(BaseModel):
@@ -73,11 +139,14 @@ class Snapshot(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     label: str
+    parent: str | None
+    deliveries: tuple[str, ...]
     format_version: int
     sequence_length: int
     tokenizer: str
     vocab_size: int
     shards: tuple[ShardEntry, ...]
+    parts: tuple[PartEntry, ...]
     kept_digest: str
     dropped_digest: str
     fingerprint: str
@@ -86,6 +155,26 @@ class Snapshot(BaseModel):
     inputs: tuple[Input, ...]
     recipe: dict[str, Any]
     made_with: dict[str, Any]
+
+    def tree(self, store: str) -> Tree:
+        """Return where the files of this snapshot lie."""
+        homes = {each.path: each.home for each in self.all_files if each.home != self.label}
+        roots = {home: snapshot_root(store, home) for home in set(homes.values())}
+        return Tree(
+            snapshot_root(store, self.label), {path: roots[home] for path, home in homes.items()}
+        )
+
+    @property
+    def all_files(self) -> list[FileEntry | ShardEntry]:
+        """Every file of the corpus, shards included."""
+        return [*self.files, *self.shards]
+
+    def part_list(self) -> tuple[Part, ...]:
+        """Return all parts in the order of deliveries, by name within one."""
+        return tuple(
+            Part(each.name, each.source, each.snapshot, self.deliveries.index(each.snapshot))
+            for each in self.parts
+        )
 
     def compute_fingerprint(self) -> str:
         """Hash what the snapshot means, nothing of how it was made: SHA-256 in hexadecimal."""
@@ -117,8 +206,35 @@ def newest_label(store: str) -> str | None:
     return read_bytes(head).decode().strip() if exists(head) else None
 
 
+def list_snapshots(store: str) -> list[str]:
+    """Return the labels of all complete snapshots, withdrawn ones too."""
+    names = list_names(join(store, "snapshots"))
+    return [name.split("/")[0] for name in names if name.split("/")[1:] == [_MANIFEST]]
+
+
+def withdraw(store: str, label: str, successor: str) -> None:
+    """Mark a snapshot as taken back: from now on it names its successor and does not open."""
+    data = orjson.dumps({"successor": successor})
+    create(join(snapshot_root(store, label), _WITHDRAWN), data)
+
+
 def find_snapshot(store: str, label: str) -> Snapshot | None:
-    """Open a snapshot, or return None where it is not there or not complete."""
+    """Open a snapshot, or return None where it is not there or not complete.
+
+    `ValueError` names the successor of a withdrawn one.
+    """
+    notice = join(snapshot_root(store, label), _WITHDRAWN)
+    if exists(notice):
+        successor = orjson.loads(read_bytes(notice))["successor"]
+        raise ValueError(
+            f"snapshot {label} was withdrawn, as documents were taken down: use its successor "
+            f"{successor}"
+        )
+    return read_manifest(store, label)
+
+
+def read_manifest(store: str, label: str) -> Snapshot | None:
+    """Read the manifest of a snapshot, withdrawn or not, or None where there is none."""
     path = join(snapshot_root(store, label), _MANIFEST)
     if not exists(path):
         return None

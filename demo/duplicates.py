@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from corpus.files import join
-from corpus.snapshots import Snapshot
+from corpus.snapshots import Snapshot, Tree
 
 # How long the shorter text of a shown pair should be: enough to see what it is about, little enough
 # to read. A guess.
@@ -37,13 +36,13 @@ class Piece(NamedTuple):
     differs: bool
 
 
-def find_pair(root: str, snapshot: Snapshot) -> Pair | None:
+def find_pair(tree: Tree, snapshot: Snapshot) -> Pair | None:
     """Choose the pair to show; None where the snapshot has no near-duplicate."""
     rows = [
         row
         for entry in snapshot.files
         if entry.path.startswith("duplicates/")
-        for row in pq.read_table(join(root, entry.path)).to_pylist()
+        for row in pq.read_table(tree.find(entry.path)).to_pylist()
         if row["method"] == "minhash"
     ]
     if not rows:
@@ -51,7 +50,7 @@ def find_pair(root: str, snapshot: Snapshot) -> Pair | None:
     telling = [row for row in rows if row["similarity"] < 0.95 and _package(row) != _witness(row)]
     candidates = telling or rows
     ids = {row[key] for row in candidates for key in ("id", "witness_id")}
-    texts = _read_texts(root, snapshot, ids)
+    texts = _read_texts(tree, snapshot, ids)
     pairs = [
         Pair(row["id"], texts[row["id"]], row["witness_id"], texts[row["witness_id"]],
              row["similarity"])
@@ -68,12 +67,12 @@ def _witness(row: dict[str, Any]) -> str:
     return str(row["witness_id"]).split("/")[1]
 
 
-def _read_texts(root: str, snapshot: Snapshot, ids: set[str]) -> dict[str, str]:
+def _read_texts(tree: Tree, snapshot: Snapshot, ids: set[str]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for entry in snapshot.files:
         if entry.path.startswith("clean/"):
             table = pq.read_table(
-                join(root, entry.path), columns=["id", "text"], filters=[("id", "in", ids)]
+                tree.find(entry.path), columns=["id", "text"], filters=[("id", "in", ids)]
             )
             texts |= {row["id"]: row["text"] for row in table.to_pylist()}
     return texts

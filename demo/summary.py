@@ -22,10 +22,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from corpus.files import join, read_bytes
+from corpus.files import read_bytes
 from corpus.recipe import Recipe, load_recipe
 from corpus.shards import Shard
-from corpus.snapshots import Snapshot, open_snapshot, snapshot_root
+from corpus.snapshots import Snapshot, Tree, open_snapshot
 from corpus.tokenizer import LEADING_SPECIALS
 from demo.duplicates import Piece, compare, find_pair
 from demo.picture import draw_loss
@@ -64,12 +64,12 @@ SENTENCES = (
 )
 
 
-def count_tokens(root: str, snapshot: Snapshot, split: str) -> npt.NDArray[np.int64]:
+def count_tokens(tree: Tree, snapshot: Snapshot, split: str) -> npt.NDArray[np.int64]:
     """Count every token of a split by id, special tokens left out: [vocab_size]."""
     counts = np.zeros(snapshot.vocab_size, np.int64)
     for entry in snapshot.shards:
         if entry.split == split:
-            shard = Shard(join(root, entry.path))
+            shard = Shard(tree.find(entry.path))
             ids = shard.token_ids(np.arange(shard.rows)).reshape(-1)
             counts += np.bincount(ids, minlength=snapshot.vocab_size)
     counts[: len(LEADING_SPECIALS)] = 0
@@ -120,9 +120,9 @@ def show_funnel(stats: dict[str, Any]) -> Table:
     return table
 
 
-def show_near_duplicate(root: str, snapshot: Snapshot) -> Group | Text:
+def show_near_duplicate(tree: Tree, snapshot: Snapshot) -> Group | Text:
     """Lay a near-duplicate beside its witness."""
-    pair = find_pair(root, snapshot)
+    pair = find_pair(tree, snapshot)
     if pair is None:
         return Text("No near-duplicate was found.")
     dropped, kept = compare(pair.text, pair.witness_text)
@@ -188,12 +188,12 @@ def show_fill_mask(directory: str) -> Table:
 def summarize(recipe: Recipe, exported: str, picture: Path, console: Console) -> None:
     """Print the summary and write the picture."""
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
-    root = snapshot_root(recipe.store, snapshot.label)
+    tree = snapshot.tree(recipe.store)
     run = recipe.pretrain.run
     metrics = read_metrics(run) if run else []
     if not metrics:
         raise ValueError(f"there are no metrics in {run}: train first, then summarize")
-    entropy = unigram_entropy(count_tokens(root, snapshot, "validation"))
+    entropy = unigram_entropy(count_tokens(tree, snapshot, "validation"))
     draw_loss(picture, metrics, entropy, math.log(snapshot.vocab_size))
     tokens, seconds = (sum(line[key] for line in metrics) for key in ("tokens", "seconds"))
     console.print(
@@ -205,8 +205,8 @@ def summarize(recipe: Recipe, exported: str, picture: Path, console: Console) ->
             title="maskline demo",
         )
     )
-    console.print(show_funnel(orjson.loads(read_bytes(join(root, "stats.json")))))
-    console.print(show_near_duplicate(root, snapshot))
+    console.print(show_funnel(orjson.loads(read_bytes(tree.find("stats.json")))))
+    console.print(show_near_duplicate(tree, snapshot))
     console.print(show_fill_mask(exported))
     console.print(show_learning(metrics, entropy, snapshot.vocab_size))
     console.print(f"The loss curve is {picture}; the checkpoint for fine-tuning is {exported}.")

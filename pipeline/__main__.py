@@ -6,10 +6,17 @@ import logging
 import os
 import sys
 
+from corpus.forgotten import read_forgotten
 from corpus.recipe import Recipe, load_recipe
+from corpus.snapshots import open_snapshot
+from pipeline.clusters import clusters
+from pipeline.diff import compare, describe, to_json
 from pipeline.explain import explain, open_store, show, show_row
+from pipeline.forget import Request, forget, read_ids, tell
 from pipeline.proofs import audit
-from pipeline.refresh import refresh, summarize
+from pipeline.purge import purge
+from pipeline.refresh import rebuild, refresh, summarize
+from pipeline.schedule import schedule
 
 # Tasks run side by side; within one, libraries shall not start threads of their own.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -21,6 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
         return int(parsed.run(parsed))
+    except BrokenPipeError:  # what reads our lines, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -49,6 +59,38 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("overrides", nargs="*", metavar="section.key=value")
     command.add_argument("--json", action="store_true", help="end with one JSON object")
     command.set_defaults(run=_refresh)
+    command = commands.add_parser("rebuild", help="make the newest snapshot anew, in one batch")
+    command.add_argument("store")
+    command.add_argument("into", help="an empty store for the rebuilt snapshot")
+    command.add_argument("--workers", type=int, help="parallel tasks; absent: one a CPU")
+    command.set_defaults(run=_rebuild)
+    command = commands.add_parser("forget", help="take documents out, for good")
+    command.add_argument("store")
+    command.add_argument("--label", required=True, help="label of the new snapshot")
+    command.add_argument("--id", action="append", default=[], metavar="DOC_ID")
+    command.add_argument("--ids", metavar="FILE", help="a file with one document id a line")
+    command.add_argument("--url-prefix", action="append", default=[], metavar="URL")
+    command.add_argument("--source", action="append", default=[], metavar="NAME")
+    command.add_argument(
+        "--purge", action="store_true", help="delete their text from all older snapshots too"
+    )
+    command.add_argument("--workers", type=int, help="parallel tasks; absent: one a CPU")
+    command.set_defaults(run=_forget)
+    command = commands.add_parser("diff", help="say what came and went between two snapshots")
+    command.add_argument("store")
+    command.add_argument("earlier", metavar="A")
+    command.add_argument("later", metavar="B")
+    command.add_argument("--list", action="store_true", help="name every document")
+    command.add_argument("--json", action="store_true", help="print one JSON object instead")
+    command.set_defaults(run=_diff)
+    command = commands.add_parser("clusters", help="count duplicates by the document that stays")
+    command.add_argument("store")
+    command.add_argument("--table", metavar="FILE", help="write id and size as Parquet")
+    command.set_defaults(run=_clusters)
+    command = commands.add_parser("schedule", help="print a crontab line and a KubeRay RayCronJob")
+    command.add_argument("recipe", help="YAML file")
+    command.add_argument("--cron", required=True, metavar='"17 3 * * 1"')
+    command.set_defaults(run=_schedule)
     command = commands.add_parser("explain", help="say what became of a document, and why")
     command.add_argument("store")
     command.add_argument("document", metavar="DOC_ID")
@@ -58,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_audit)
     command = commands.add_parser("show", help="say what a store holds; decode a row")
     command.add_argument("store")
-    command.add_argument("--row", metavar="SOURCE/SPLIT-00000:ROW", help="decode this row")
+    command.add_argument("--row", metavar="SNAPSHOT/SOURCE/SPLIT-00000:ROW", help="decode this row")
     command.set_defaults(run=_show)
     command = commands.add_parser("schema", help="print the JSON Schema of a recipe, for editors")
     command.set_defaults(run=_schema)
@@ -76,6 +118,51 @@ def _refresh(parsed: argparse.Namespace) -> int:
         print(f"{key:>18}  {value}")
     if parsed.json:
         print(json.dumps(summary))
+    return 0
+
+
+def _rebuild(parsed: argparse.Namespace) -> int:
+    outcome = rebuild(parsed.store, parsed.into, parsed.workers)
+    made, original = outcome.snapshot, open_snapshot(parsed.store)
+    print(f"{outcome.tasks_run} tasks in {outcome.elapsed_seconds:.1f} s")
+    if made.fingerprint != original.fingerprint:
+        print(f"differs: {original.fingerprint} in {parsed.store}, {made.fingerprint} rebuilt")
+        return 1
+    print(f"{made.label} {made.fingerprint}: the rebuild is equal")
+    return 0
+
+
+def _forget(parsed: argparse.Namespace) -> int:
+    ids = [*parsed.id, *(read_ids(parsed.ids) if parsed.ids else ())]
+    request = Request(tuple(ids), tuple(parsed.url_prefix), tuple(parsed.source))
+    outcome = forget(parsed.store, parsed.label, request, parsed.workers)
+    for line in tell(parsed.store, parsed.label, request, outcome):
+        print(line)
+    if parsed.purge and outcome.snapshot.label == parsed.label:
+        labels = purge(parsed.store, outcome.snapshot, read_forgotten(parsed.store))
+        print(f"withdrawn: {', '.join(labels) or 'no snapshot, none held them'}")
+    return 0
+
+
+def _diff(parsed: argparse.Namespace) -> int:
+    earlier, later = (open_store(parsed.store, label) for label in (parsed.earlier, parsed.later))
+    if parsed.json:
+        print(json.dumps(to_json(compare(earlier, later))))
+        return 0
+    for line in describe(earlier, later, parsed.list):
+        print(line)
+    return 0
+
+
+def _clusters(parsed: argparse.Namespace) -> int:
+    for line in clusters(open_store(parsed.store), parsed.table):
+        print(line)
+    return 0
+
+
+def _schedule(parsed: argparse.Namespace) -> int:
+    for line in schedule(parsed.recipe, parsed.cron):
+        print(line)
     return 0
 
 

@@ -6,12 +6,15 @@ bounded size, each sorted by (id, file, position), so memory does not grow with 
 follow from the file's content, never from who did the work.
 """
 
+import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -25,16 +28,19 @@ from corpus.documents import (
     format_digest,
     text_hash,
 )
-from corpus.files import is_remote, join, read_bytes, writing
+from corpus.files import is_remote, read_bytes, writing
+from corpus.forgotten import Forgotten
 from corpus.readers import Damage, InputFile, Record, read_records
 from corpus.recipe import Clean, Dedup
-from corpus.snapshots import Input
+from corpus.snapshots import Input, Tree
 from pipeline.jobs import Output
 from pipeline.rules import Failure, gopher_quality
 from pipeline.signatures import write_index
 
 # Raised by hand when the cleaned text changes.
 VERSION = 1
+
+_NOTHING = Forgotten()
 
 # What a part holds; a task needs a few times this. Guess that fits 2 GB a task.
 PART_BYTES = 128 * 2**20
@@ -62,8 +68,16 @@ def judge(text: str, config: Clean) -> Failure | None:
     return None
 
 
+class Origin(NamedTuple):
+    """Where records come from: the snapshot that delivers them, their source and their file."""
+
+    snapshot: str
+    source: str
+    file: str
+
+
 @dataclass
-class Part:
+class Rows:
     """Documents and drops of one part of a file, in the order they were read."""
 
     documents: list[dict[str, Any]] = field(default_factory=list)
@@ -79,19 +93,29 @@ class Part:
 
 
 def clean_records(
-    records: Iterable[Record | Damage], source: str, file: str, config: Clean
-) -> Iterator[Part]:
+    records: Iterable[Record | Damage],
+    origin: Origin,
+    config: Clean,
+    forgotten: Forgotten = _NOTHING,
+) -> Iterator[Rows]:
     """Turn records into parts; every record becomes one document or one drop."""
-    part = Part()
+    part = Rows()
     for record in records:
-        _add(part, record, {"source": source, "file": file, "position": record.position}, config)
+        place = origin._asdict() | {"position": record.position}
+        _add(part, record, place, (config, forgotten))
         if part.held_bytes >= PART_BYTES:
             yield part
-            part = Part()
+            part = Rows()
     yield part
 
 
-def _add(part: Part, record: Record | Damage, place: dict[str, Any], config: Clean) -> None:
+def _add(
+    part: Rows,
+    record: Record | Damage,
+    place: dict[str, Any],
+    lineage: tuple[Clean, Forgotten],
+) -> None:
+    config, forgotten = lineage
     part.held_bytes += _ROW_BYTES
     if isinstance(record, Damage):
         part.drops.append(
@@ -111,10 +135,20 @@ def _add(part: Part, record: Record | Damage, place: dict[str, Any], config: Cle
     if failure is not None:
         part.drops.append(drop_row(**place, stage="clean", **_as_floats(failure)))
         return
-    part.documents.append(_document(record, text, place))
+    document = _document(record, text, place)
+    if forgotten.covers(document):
+        part.drops.append(forgotten_row(document))
+        return
+    part.documents.append(document)
     text_bytes = len(text.encode())
     part.text_bytes += text_bytes
     part.held_bytes += text_bytes + len(record.meta or "")
+
+
+def forgotten_row(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the drop row of a document that was asked to be forgotten: its place, not its id."""
+    place = {name: document[name] for name in ("source", "snapshot", "file", "position")}
+    return drop_row(**place, stage="clean", rule="forgotten")
 
 
 def _as_floats(failure: Failure) -> dict[str, Any]:
@@ -136,34 +170,45 @@ def _document(record: Record, text: str, place: dict[str, Any]) -> dict[str, Any
     }
 
 
-def clean_file(root: str, name: str, source: Input, clean: Clean, dedup: Dedup) -> Output:
+def clean_file(
+    tree: Tree, _task: str, source: Input, lineage: tuple[Clean, Dedup], forgotten: Forgotten
+) -> Output:
     """Clean one raw file into numbered parts below a snapshot's directory."""
+    clean, dedup = lineage
+    origin = Origin(source.snapshot, source.source, source.name)
     paths: list[str] = []
     parts: list[dict[str, Any]] = []
     file = InputFile(source.path)
     try:
         records = read_records(file, source.format, clean.max_record_bytes)
-        for number, part in enumerate(clean_records(records, source.source, source.name, clean)):
-            part_name = f"{name}-{number:05d}"
+        for number, part in enumerate(clean_records(records, origin, clean, forgotten)):
+            name = f"{input_name(source)}-{number:05d}"
             documents, drops = part.tables()
-            paths += _write_part(root, part_name, documents, drops, dedup)
-            parts.append(_count(part_name, part, documents, drops))
+            paths += write_part(tree, name, documents, drops, dedup)
+            parts.append(_count(name, part, documents, drops))
         _check_unchanged(file, source)
     finally:
         file.close()
-    return Output(tuple(paths), {"source": source.source, "parts": parts})
+    return Output(tuple(paths), {"parts": parts})
 
 
-def _write_part(
-    root: str, name: str, documents: pa.Table, drops: pa.Table, dedup: Dedup
+def input_name(source: Input) -> str:
+    """Name what comes of an input after its source and its identity."""
+    identity = orjson.dumps([source.source, source.name, source.format, source.checksum])
+    return f"{source.source}-{hashlib.sha256(identity).hexdigest()[:16]}"
+
+
+def write_part(
+    tree: Tree, name: str, documents: pa.Table, drops: pa.Table, dedup: Dedup
 ) -> list[str]:
+    """Write the tables and the index of a part; return their paths."""
     clean_path, drop_path = f"clean/{name}.parquet", f"dropped/{name}.parquet"
-    write_table(join(root, clean_path), documents)
-    write_table(join(root, drop_path), drops)
-    return [clean_path, drop_path, *write_index(root, name, documents, dedup)]
+    write_table(tree.own(clean_path), documents)
+    write_table(tree.own(drop_path), drops)
+    return [clean_path, drop_path, *write_index(tree, name, documents, dedup)]
 
 
-def _count(name: str, part: Part, documents: pa.Table, drops: pa.Table) -> dict[str, Any]:
+def _count(name: str, part: Rows, documents: pa.Table, drops: pa.Table) -> dict[str, Any]:
     return {
         "name": name,
         "documents": len(documents),
@@ -192,6 +237,14 @@ def read_table(path: str, **options: Any) -> pa.Table:  # noqa: ANN401 - pyarrow
         return pq.read_table(source, **options)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is damaged or missing: {error}") from error
+
+
+def kept_mask(tree: Tree, part: str, documents: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Tell of every document of a part whether it stays: bool [documents]."""
+    mask = np.ones(documents, np.bool_)
+    rows = read_table(tree.find(f"duplicates/{part}.parquet"), columns=["row"])["row"]
+    mask[rows.to_numpy()] = False
+    return mask
 
 
 def _check_unchanged(file: InputFile, source: Input) -> None:

@@ -18,14 +18,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from corpus.documents import KEPT_COLUMNS, deal_hash, digest_table, format_digest
-from corpus.files import join
 from corpus.shards import token_dtype
-from corpus.snapshots import tokenizer_root
+from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
-from pipeline.clean import read_table
+from pipeline.clean import kept_mask, read_table
 from pipeline.jobs import Output
 from pipeline.signatures import write_arrow
-from pipeline.vocabulary import kept_mask
 
 # Raised by hand when ids, sentence starts or word starts change.
 VERSION = 1
@@ -94,11 +92,12 @@ def tokens_schema(vocab_size: int) -> pa.Schema:
     )
 
 
-def encode_part(root: str, name: str, store: str, fingerprint: str) -> Output:
-    """Encode the kept documents of one part."""
+def encode_part(tree: Tree, _task: str, name: str, tokenizer: tuple[str, str]) -> Output:
+    """Encode the kept documents of one part with a store's tokenizer (store, fingerprint)."""
+    store, fingerprint = tokenizer
     encoder = _encoder(tokenizer_root(store, fingerprint))
-    documents = read_table(join(root, f"clean/{name}.parquet"))
-    documents = documents.filter(kept_mask(root, name, len(documents)))
+    documents = read_table(tree.find(f"clean/{name}.parquet"))
+    documents = documents.filter(kept_mask(tree, name, len(documents)))
     ids = documents["id"].to_pylist()
     hashes = [deal_hash(identity) for identity in ids]
     order = sorted(range(len(ids)), key=lambda row: (hashes[row], ids[row]))
@@ -116,8 +115,8 @@ def encode_part(root: str, name: str, store: str, fingerprint: str) -> Output:
         }
     ).cast(tokens_schema(encoder.tokenizer.vocab_size))
     path = f"tokens/{name}.arrow"
-    write_arrow(join(root, path), table)
-    return Output((path,), _count(documents, encoded))
+    write_arrow(tree.own(path), table)
+    return Output((path,), _count(name, documents, encoded))
 
 
 def _lists(arrays: list[npt.NDArray[Any]]) -> pa.Array:
@@ -126,8 +125,9 @@ def _lists(arrays: list[npt.NDArray[Any]]) -> pa.Array:
     return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values))
 
 
-def _count(documents: pa.Table, encoded: list[Encoded]) -> dict[str, Any]:
+def _count(name: str, documents: pa.Table, encoded: list[Encoded]) -> dict[str, Any]:
     return {
+        "name": name,
         "documents": len(documents),
         "tokens": sum(len(each.token_ids) for each in encoded),
         "text_bytes": sum(len(text.encode()) for text in documents["text"].to_pylist()),

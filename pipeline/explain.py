@@ -1,32 +1,39 @@
 """Explain and show: what a store holds, what became of one document, what a row says.
 
-A shard's documents are not listed anywhere: they are those whose hash falls into its range, in the
-order of the hashes, and the row's document starts say where each begins.
+A document is found through the index, whose keys hold a hash of every id, so a lookup reads a few
+pages of each part of its source and one row group. A shard's documents are not listed anywhere:
+they are those whose hash falls into its range, in the order of the hashes, and the row's document
+starts say where each begins.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import orjson
+import numpy as np
 
 from corpus.documents import deal_hash
-from corpus.files import join, read_bytes
+from corpus.forgotten import hash_id, read_forgotten
 from corpus.recipe import Recipe
 from corpus.shards import Shard, TokenIds
-from corpus.snapshots import ShardEntry, Snapshot, open_snapshot, snapshot_root, tokenizer_root
+from corpus.snapshots import Part, ShardEntry, Snapshot, Tree, open_snapshot, tokenizer_root
 from corpus.tokenizer import open_tokenizer
+from pipeline.build import funnel
 from pipeline.clean import read_table
-from pipeline.pack import ShardPlan, document_ids, split_range
+from pipeline.pack import ShardPlan, cut_split, document_ids
+from pipeline.pairs import Corpus, KeySearch, open_index, read_row
+from pipeline.preference import scope_of
+from pipeline.signatures import ID_BAND, salt_of
 
 _EXCERPT_CHARACTERS = 400
 
 
 class Store(NamedTuple):
-    """A snapshot opened for reading, with the directory it lies in."""
+    """A snapshot opened for reading, with where its files lie."""
 
     root: str
-    path: str
+    tree: Tree
     snapshot: Snapshot
 
     @property
@@ -34,52 +41,39 @@ class Store(NamedTuple):
         """The recipe that made the snapshot."""
         return Recipe.model_validate(self.snapshot.recipe)
 
-    def parts(self, kind: str, source: str | None = None) -> list[str]:
-        """Return the paths of one kind of file (`clean`, `tokens`, ...) of a source or of all."""
-        return [
-            entry.path
-            for entry in self.snapshot.files
-            if entry.path.startswith(f"{kind}/")
-            and (source is None or part_source(entry.path) == source)
-        ]
+    @property
+    def corpus(self) -> Corpus:
+        """All parts, none of them settled."""
+        return Corpus(self.snapshot.part_list(), 0)
 
 
-def open_store(store: str) -> Store:
-    """Open the newest snapshot of a store."""
-    snapshot = open_snapshot(store)
-    return Store(store, snapshot_root(store, snapshot.label), snapshot)
-
-
-def part_name(path: str) -> str:
-    """Return the part that a file belongs to: `clean/a-0f-00000.parquet` -> `a-0f-00000`."""
-    name = path.partition("/")[2]
-    return name.removesuffix(".parquet").removesuffix(".arrow").removesuffix(".dedup")
-
-
-def part_source(path: str) -> str:
-    """Return the source that a file belongs to."""
-    return part_name(path).rsplit("-", 2)[0]
+def open_store(store: str, label: str | None = None) -> Store:
+    """Open a snapshot of a store, or the newest one."""
+    snapshot = open_snapshot(store, label)
+    return Store(store, snapshot.tree(store), snapshot)
 
 
 def shard_plan(store: Store, entry: ShardEntry) -> ShardPlan:
     """Return the hash range of a shard, from its number and how many shards its split has."""
+    place = (entry.snapshot, entry.source, entry.split)
     siblings = [
-        other
+        other.path
         for other in store.snapshot.shards
-        if (other.source, other.split) == (entry.source, entry.split)
+        if (other.snapshot, other.source, other.split) == place
     ]
-    number = [other.path for other in siblings].index(entry.path)
-    low, high = split_range(entry.split, store.recipe.pack.validation_fraction)
-    first = low + (high - low) * number // len(siblings)
-    last = low + (high - low) * (number + 1) // len(siblings)
-    return ShardPlan(entry.source, entry.split, number, first, last)
+    plans = cut_split(place, len(siblings), store.recipe.pack)
+    return plans[sorted(siblings).index(entry.path)]
 
 
 def shard_documents(store: Store, entry: ShardEntry) -> list[str]:
     """Return the ids of a shard's documents in packing order."""
     plan = shard_plan(store, entry)
-    parts = [part_name(path) for path in store.parts("tokens", entry.source)]
-    return document_ids(store.path, parts, plan.low, plan.high)
+    parts = [
+        part.name
+        for part in store.snapshot.parts
+        if (part.snapshot, part.source) == (entry.snapshot, entry.source)
+    ]
+    return document_ids(store.tree, parts, plan.low, plan.high)
 
 
 def document_rows(shard: Shard) -> list[tuple[int, int]]:
@@ -94,39 +88,70 @@ def document_rows(shard: Shard) -> list[tuple[int, int]]:
 def explain(store: Store, identity: str) -> Iterator[str]:
     """Give the story of every record that has this id, as lines of text."""
     source = identity.split("/", 1)[0]
-    dropped = list(_find(store, "dropped", source, identity))
-    clean = list(_find(store, "clean", source, identity))
-    if not dropped and not clean:
+    parts = [part for part in store.snapshot.part_list() if part.source == source]
+    dropped = [row for part in parts for row in _drops(store, part, identity)]
+    documents = list(_documents(store, identity))
+    if not dropped and not documents:
+        if hash_id(identity) in read_forgotten(store.root).ids:
+            yield f"{identity}: was taken down and stays out of this store"
+            return
         raise ValueError(f"{store.root} knows no document {identity}")
-    gone = {(row["file"], row["position"]) for row in dropped}
+    gone = {_place(row) for row in dropped}
     for row in dropped:
-        yield from _explain_drop(store, row, clean)
-    for row in clean:
-        if (row["file"], row["position"]) not in gone:
+        yield from _explain_drop(store, row, documents)
+    for row in documents:
+        if _place(row) not in gone:
             yield from _explain_kept(store, row)
 
 
-def _find(store: Store, kind: str, source: str, identity: str) -> Iterator[dict[str, Any]]:
-    for path in store.parts(kind, source):
-        full = join(store.path, path)
-        yield from read_table(full, filters=[("id", "==", identity)]).to_pylist()
+def _place(row: Mapping[str, Any]) -> tuple[str, str, int]:
+    return row["snapshot"], row["file"], row["position"]
 
 
-def _explain_drop(store: Store, drop: dict[str, Any], clean: list[dict[str, Any]]) -> Iterator[str]:
-    yield f"{drop['id']} ({drop['file']}, record {drop['position']})"
+def _drops(store: Store, part: Part, identity: str) -> Iterator[dict[str, Any]]:
+    for kind in ("", ".dedup"):
+        path = store.tree.find(f"dropped/{part.name}{kind}.parquet")
+        yield from read_table(path, filters=[("id", "==", identity)]).to_pylist()
+
+
+def _documents(store: Store, identity: str) -> Iterator[dict[str, Any]]:
+    """Find every document with this id that passed the rules."""
+    source = identity.split("/", 1)[0]
+    key = np.uint64(int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big"))
+    for part in store.snapshot.part_list():
+        if part.source != source:
+            continue
+        salt = salt_of(scope_of(part.snapshot, part.source, store.recipe.dedup))
+        found = KeySearch(store.tree, Corpus((part,), 0)).matching(0, np.array([key ^ salt]))
+        for row in found.document[found.band == ID_BAND].tolist():
+            if open_index(store.tree, part)["id"][row].as_py() == identity:
+                yield read_row(store.tree.find(f"clean/{part.name}.parquet"), row)
+
+
+def _explain_drop(
+    store: Store, drop: dict[str, Any], documents: list[dict[str, Any]]
+) -> Iterator[str]:
+    yield _title(drop)
     yield f"  dropped in {drop['stage']} by {drop['rule']}" + _compared(drop)
     if drop["detail"]:
         yield f"  {drop['detail']}"
     if drop["witness_id"] is None:
         return
-    place = (drop["witness_id"], drop["witness_file"], drop["witness_position"])
-    yield f"  in favour of {place[0]} ({place[1]}, record {place[2]}), which stays"
-    for row in clean:
-        if (row["file"], row["position"]) == (drop["file"], drop["position"]):
+    place = (drop["witness_snapshot"], drop["witness_file"], drop["witness_position"])
+    yield (
+        f"  in favour of {drop['witness_id']} ({place[0]}: {place[1]}, record {place[2]}), "
+        "which stays"
+    )
+    for row in documents:
+        if _place(row) == _place(drop):
             yield from _excerpt("dropped", row["text"])
-    for row in _find(store, "clean", place[0].split("/", 1)[0], place[0]):
-        if (row["file"], row["position"]) == place[1:]:
+    for row in _documents(store, drop["witness_id"]):
+        if _place(row) == place:
             yield from _excerpt("kept", row["text"])
+
+
+def _title(row: Mapping[str, Any]) -> str:
+    return f"{row['id']} ({row['snapshot']}: {row['file']}, record {row['position']})"
 
 
 def _compared(drop: dict[str, Any]) -> str:
@@ -142,20 +167,22 @@ def _excerpt(title: str, text: str) -> Iterator[str]:
 
 
 def _explain_kept(store: Store, row: dict[str, Any]) -> Iterator[str]:
-    yield f"{row['id']} ({row['file']}, record {row['position']})"
+    yield _title(row)
     yield f"  kept, {len(row['text']):,} characters"
-    entry = _shard_of(store, row["id"])
+    entry = shard_of(store, row["snapshot"], row["source"], row["id"])
     ordinal = shard_documents(store, entry).index(row["id"])
-    first, last = document_rows(Shard(join(store.path, entry.path)))[ordinal]
+    first, last = document_rows(Shard(store.tree.find(entry.path)))[ordinal]
     yield f"  packed in {entry.path}, rows {first} to {last}"
     yield from _excerpt("text", row["text"])
 
 
-def _shard_of(store: Store, identity: str) -> ShardEntry:
-    source, position = identity.split("/", 1)[0], deal_hash(identity)
+def shard_of(store: Store, snapshot: str, source: str, identity: str) -> ShardEntry:
+    """Return the shard that holds a kept document."""
+    position = deal_hash(identity)
     for entry in store.snapshot.shards:
         plan = shard_plan(store, entry)
-        if entry.source == source and plan.low <= position < plan.high:
+        mine = (entry.snapshot, entry.source) == (snapshot, source)
+        if mine and plan.low <= position < plan.high:
             return entry
     raise ValueError(f"{store.root} has no shard for {identity}: run `python -m pipeline audit`")
 
@@ -165,14 +192,14 @@ def show(store: Store) -> Iterator[str]:
     snapshot = store.snapshot
     counts = snapshot.counts
     yield f"snapshot     {snapshot.label}"
+    yield f"deliveries   {', '.join(snapshot.deliveries)}"
     yield f"fingerprint  {snapshot.fingerprint}"
     yield f"tokenizer    {snapshot.tokenizer} ({snapshot.vocab_size:,} entries)"
     yield f"documents    {counts.documents_in:,} in, {counts.documents_kept:,} kept"
     yield f"tokens       {counts.tokens:,}"
     yield f"sequences    {counts.sequences:,} of {snapshot.sequence_length} tokens"
-    funnel = orjson.loads(read_bytes(join(store.path, "stats.json")))
-    for source, entry in funnel.items():
-        kept = entry.get("documents", 0)
+    for source, entry in funnel(snapshot.parts).items():
+        kept = entry["documents"]
         yield f"source {source}: {kept + sum(entry['dropped'].values()):,} in, {kept:,} kept"
         for rule, count in entry["dropped"].items():
             yield f"    {count:>9,} dropped by {rule}"
@@ -181,13 +208,15 @@ def show(store: Store) -> Iterator[str]:
 
 
 def show_row(store: Store, place: str) -> Iterator[str]:
-    """Decode one row, named as `SOURCE/SPLIT-00000:ROW`, document by document."""
+    """Decode one row, named as `SNAPSHOT/SOURCE/SPLIT-00000:ROW`, document by document."""
     name, _, number = place.rpartition(":")
     entries = {entry.path: entry for entry in store.snapshot.shards}
     path = f"shards/{name}.arrow"
     if path not in entries or not number.isdigit():
-        raise ValueError(f"{place} is no row: write SOURCE/SPLIT-00000:ROW as `show` lists them")
-    shard = Shard(join(store.path, path))
+        raise ValueError(
+            f"{place} is no row: write SNAPSHOT/SOURCE/SPLIT-00000:ROW as `show` lists them"
+        )
+    shard = Shard(store.tree.find(path))
     row = int(number)
     if row >= shard.rows:
         raise ValueError(f"{path} has {shard.rows} rows, there is no row {row}")

@@ -2,8 +2,8 @@
 
 An input is known by (source, name, size, checksum). Its name is its path below the directory, the
 fixed part of the glob or the folder it was named by, so it does not depend on the machine. A
-checksum is computed once and then taken from the snapshot's notes as long as the file's state
-(size, time or ETag) is the same.
+checksum is computed once and then taken from the store's notes as long as the file's state
+(size, time or ETag) is the same: what was delivered before is not read again.
 """
 
 from collections.abc import Iterable
@@ -31,11 +31,9 @@ _GLOB_CHARACTERS = "*?["
 _NOTES = "inputs.json"
 
 
-def find_inputs(recipe: Recipe, root: str) -> tuple[tuple[Input, ...], dict[str, str]]:
+def find_inputs(recipe: Recipe) -> tuple[tuple[Input, ...], dict[str, str]]:
     """List the inputs of all sources in canonical order, with the state key of each path."""
-    notes: dict[str, Any] = {}
-    if exists(join(root, _NOTES)):
-        notes = orjson.loads(read_bytes(join(root, _NOTES)))
+    notes = _read_notes(recipe.store)
     found = [entry for source in recipe.sources for entry in _find_in_source(source)]
     states = {path: state_key(path) for _, _, _, path in found}
     with ThreadPoolExecutor() as pool:
@@ -43,6 +41,7 @@ def find_inputs(recipe: Recipe, root: str) -> tuple[tuple[Input, ...], dict[str,
     known = dict(zip(states, checksums, strict=True))
     inputs = [
         Input(
+            snapshot=recipe.snapshot,
             source=source,
             name=name,
             format=form,
@@ -55,11 +54,18 @@ def find_inputs(recipe: Recipe, root: str) -> tuple[tuple[Input, ...], dict[str,
     return tuple(sorted(inputs, key=lambda each: (each.source, each.name))), states
 
 
-def note_inputs(root: str, inputs: Iterable[Input], states: dict[str, str]) -> None:
+def note_inputs(store: str, inputs: Iterable[Input], states: dict[str, str]) -> None:
     """Remember the checksums of inputs with the state they were computed in."""
-    notes = {each.path: {"state": states[each.path], "checksum": each.checksum} for each in inputs}
-    if not exists(join(root, _NOTES)) or orjson.loads(read_bytes(join(root, _NOTES))) != notes:
-        write_bytes(join(root, _NOTES), orjson.dumps(notes, option=orjson.OPT_SORT_KEYS))
+    notes = _read_notes(store)
+    found = {each.path: {"state": states[each.path], "checksum": each.checksum} for each in inputs}
+    if notes | found != notes:
+        data = orjson.dumps(notes | found, option=orjson.OPT_SORT_KEYS)
+        write_bytes(join(store, _NOTES), data)
+
+
+def _read_notes(store: str) -> dict[str, Any]:
+    path = join(store, _NOTES)
+    return orjson.loads(read_bytes(path)) if exists(path) else {}
 
 
 def _checksum(path: str, state: str, notes: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from corpus.files import (
     remove_tree,
     size_bytes,
 )
+from corpus.snapshots import Tree
 
 logger = logging.getLogger(__name__)
 
@@ -69,13 +70,19 @@ class Record(NamedTuple):
 class Stages:
     """Runs the stages of one snapshot; Ray starts with the first task that is missing."""
 
-    def __init__(self, root: str, workers: int | None) -> None:
+    def __init__(self, tree: Tree, workers: int | None) -> None:
         """Work below a snapshot's directory with this many tasks at a time."""
-        self.root = root
+        self.tree = tree
+        self.root = tree.root
         self._workers = workers
         self._started_ray = False
         self.tasks_run = 0
         self.seconds: dict[str, float] = {}
+
+    @property
+    def workers(self) -> int:
+        """How many tasks are wanted at a time, as far as the recipe says."""
+        return self._workers or os.cpu_count() or 1
 
     def is_done(self, stage: str, names: Sequence[str]) -> bool:
         """Tell whether all these tasks of a stage have their records."""
@@ -95,6 +102,10 @@ class Stages:
             logger.info("%s: done in %.1f s", stage, self.seconds[stage])
         return {task.name: read_record(self.root, stage, task.name) for task in tasks}
 
+    def renew(self, names: Iterable[str]) -> None:
+        """Let later stages read these files from the snapshot's own directory."""
+        self.tree = self.tree.renewed(names)
+
     def close(self) -> None:
         """Stop the Ray that this object started."""
         if self._started_ray:
@@ -113,11 +124,12 @@ class Stages:
         remote = ray.remote(num_cpus=1, max_retries=3)(run_task)
         waiting = list(reversed(missing))
         running: dict[Any, str] = {}
+        tree = ray.put(self.tree)  # once, as it may list many files
         with _progress(stage, len(missing)) as advance:
             while waiting or running:
                 while waiting and len(running) < limit:
                     task = waiting.pop()
-                    running[remote.remote(self.root, stage, task)] = task.name
+                    running[remote.remote(tree, stage, task)] = task.name
                 finished, _ = ray.wait(list(running), num_returns=1)
                 for reference in finished:
                     name = running.pop(reference)
@@ -126,16 +138,16 @@ class Stages:
                     advance()
 
 
-def run_task(root: str, stage: str, task: Task) -> None:
+def run_task(tree: Tree, stage: str, task: Task) -> None:
     """Do one task and commit its record; this is what runs in a worker."""
     start = time.perf_counter()
-    output = task.function(root, task.name, *task.arguments)
+    output = task.function(tree, task.name, *task.arguments)
     record = {
-        "files": [describe_file(root, path) for path in output.paths],
+        "files": [describe_file(tree.root, path) for path in output.paths],
         "counts": output.counts,
         "elapsed_seconds": time.perf_counter() - start,
     }
-    create(_record_path(root, stage, task.name), orjson.dumps(record))
+    create(_record_path(tree.root, stage, task.name), orjson.dumps(record))
 
 
 def describe_file(root: str, path: str) -> dict[str, Any]:

@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from corpus.files import join, writing
+from corpus.files import writing
 from corpus.recipe import Pack
 from corpus.shards import Sequences, TokenIds, shard_schema, write_shard
+from corpus.snapshots import Tree
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID
 from pipeline.jobs import Output
 from pipeline.pairs import open_arrow
@@ -37,6 +38,7 @@ Int64s = npt.NDArray[np.int64]
 class ShardPlan(NamedTuple):
     """One shard: where it lies and the range of document hashes [low, high) that it holds."""
 
+    snapshot: str
     source: str
     split: str
     number: int
@@ -46,12 +48,12 @@ class ShardPlan(NamedTuple):
     @property
     def name(self) -> str:
         """Name of the shard's task."""
-        return f"{self.source}.{self.split}-{self.number:05d}"
+        return f"{self.snapshot}.{self.source}.{self.split}-{self.number:05d}"
 
     @property
     def path(self) -> str:
         """Path of the shard below the snapshot."""
-        return f"shards/{self.source}/{self.split}-{self.number:05d}.arrow"
+        return f"shards/{self.snapshot}/{self.source}/{self.split}-{self.number:05d}.arrow"
 
 
 class Documents(NamedTuple):
@@ -74,34 +76,41 @@ def split_range(split: str, validation_fraction: float) -> tuple[int, int]:
 
 
 def plan_shards(
-    root: str, parts_by_source: dict[str, list[str]], config: Pack, token_bytes: int
+    tree: Tree, snapshot: str, parts_by_source: dict[str, list[str]], config: Pack, token_bytes: int
 ) -> list[ShardPlan]:
-    """Cut every (source, split) that has documents into shards of about the wished size."""
+    """Cut every (source, split) of a delivery into shards of about the wished size."""
     plans = []
     for source in sorted(parts_by_source):
         for split in SPLITS:
             low, high = split_range(split, config.validation_fraction)
-            tokens, documents = _count_range(root, parts_by_source[source], low, high)
+            if low == high:
+                continue
+            tokens, documents = _count_range(tree, parts_by_source[source], low, high)
             shards = min(documents, -(-tokens * token_bytes // config.shard_size_bytes))
-            for number in range(shards):
-                first = low + (high - low) * number // shards
-                last = low + (high - low) * (number + 1) // shards
-                plans.append(ShardPlan(source, split, number, first, last))
+            # One at least: a take-down may bring back a document where there was none.
+            plans += cut_split((snapshot, source, split), max(1, shards), config)
     return plans
 
 
-def _count_range(root: str, parts: Sequence[str], low: int, high: int) -> tuple[int, int]:
+def cut_split(place: tuple[str, str, str], shards: int, config: Pack) -> list[ShardPlan]:
+    """Cut the hashes of one (snapshot, source, split) into equal ranges, its shards."""
+    low, high = split_range(place[2], config.validation_fraction)
+    bounds = [low + (high - low) * number // shards for number in range(shards)] + [high]
+    return [ShardPlan(*place, n, *bounds[n : n + 2]) for n in range(shards)]
+
+
+def _count_range(tree: Tree, parts: Sequence[str], low: int, high: int) -> tuple[int, int]:
     tokens = documents = 0
     for part in parts:
-        table, start, stop = _open_range(root, part, low, high)
+        table, start, stop = _open_range(tree, part, low, high)
         offsets = _flat(table["token_ids"])[1]
         documents += stop - start
         tokens += int(offsets[stop] - offsets[start])
     return tokens, documents
 
 
-def _open_range(root: str, part: str, low: int, high: int) -> tuple[pa.Table, int, int]:
-    table = open_arrow(join(root, f"tokens/{part}.arrow"))
+def _open_range(tree: Tree, part: str, low: int, high: int) -> tuple[pa.Table, int, int]:
+    table = open_arrow(tree.find(f"tokens/{part}.arrow"))
     hashes = table["hash"].to_numpy()
     start = int(np.searchsorted(hashes, np.uint64(low)))
     stop = len(hashes) if high == _HASH_SPACE else int(np.searchsorted(hashes, np.uint64(high)))
@@ -116,21 +125,21 @@ def _flat(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.generic], Int64s]:
     return lists.values.to_numpy(zero_copy_only=False), lists.offsets.to_numpy()
 
 
-def document_ids(root: str, parts: Sequence[str], low: int, high: int) -> list[str]:
+def document_ids(tree: Tree, parts: Sequence[str], low: int, high: int) -> list[str]:
     """Return the ids of the documents of a hash range in packing order."""
     found: list[tuple[int, str]] = []
     for part in parts:
-        table, start, stop = _open_range(root, part, low, high)
+        table, start, stop = _open_range(tree, part, low, high)
         rows = table.slice(start, stop - start)
         found += zip(rows["hash"].to_pylist(), rows["id"].to_pylist(), strict=True)
     return [identity for _, identity in sorted(found)]
 
 
-def read_documents(root: str, parts: Sequence[str], low: int, high: int) -> Documents:
+def read_documents(tree: Tree, parts: Sequence[str], low: int, high: int) -> Documents:
     """Read the documents of a hash range in packing order."""
     found = []
     for part in parts:
-        found += list(_documents_of(root, part, low, high))
+        found += list(_documents_of(tree, part, low, high))
     found.sort(key=lambda document: document[:2])
     lengths = [len(document[2]) for document in found]
     bases = np.cumsum([0, *lengths])
@@ -151,8 +160,8 @@ _Document = tuple[
 ]
 
 
-def _documents_of(root: str, part: str, low: int, high: int) -> Iterator[_Document]:
-    table, start, stop = _open_range(root, part, low, high)
+def _documents_of(tree: Tree, part: str, low: int, high: int) -> Iterator[_Document]:
+    table, start, stop = _open_range(tree, part, low, high)
     columns = [_flat(table[name]) for name in ("token_ids", "sentence_starts", "word_starts")]
     for row in range(start, stop):
         values = [flat[offsets[row] : offsets[row + 1]] for flat, offsets in columns]
@@ -160,17 +169,18 @@ def _documents_of(root: str, part: str, low: int, high: int) -> Iterator[_Docume
 
 
 def pack_shard(
-    root: str, _name: str, plan: ShardPlan, config: Pack, made: tuple[str, int, list[str]]
+    tree: Tree, _task: str, plan: ShardPlan, config: Pack, made: tuple[str, int, list[str]]
 ) -> Output:
     """Pack one shard; `made` is the tokenizer's fingerprint, its size and the source's parts."""
     fingerprint, vocab_size, parts = made
-    documents = read_documents(root, parts, plan.low, plan.high)
+    documents = read_documents(tree, parts, plan.low, plan.high)
     sequences = pack_full_sentences(documents, config.sequence_length)
     dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
     schema = shard_schema(config.sequence_length, dtype, fingerprint, config.format)
-    with writing(join(root, plan.path)) as stream:
+    with writing(tree.own(plan.path)) as stream:
         write_shard(stream, sequences, schema)
     counts = {
+        "snapshot": plan.snapshot,
         "source": plan.source,
         "split": plan.split,
         "rows": len(sequences.lengths),

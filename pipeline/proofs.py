@@ -1,12 +1,12 @@
 """Audit: recompute what a snapshot claims, from raw inputs to packed tokens.
 
-Four kinds of proof, each by a path of its own rather than the one that made the data: every file
+Five kinds of proof, each by a path of its own rather than the one that made the data: every file
 against its checksum; every input read and cleaned again, so that each document and each drop of a
 rule stands where it should; every duplicate compared with its surviving witness by the readable
-reference; every document decoded from the shards and compared with its kept text.
+reference; all survivors that share a band compared with each other, none of which may be alike;
+every document decoded from the shards and compared with its kept text.
 
-It reads everything once and holds an id and two hashes a kept document. It does not search for
-duplicates that deduplication missed.
+It reads everything once and holds an id and two hashes a kept document.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from corpus.documents import (
@@ -28,19 +29,23 @@ from corpus.documents import (
     text_hash,
 )
 from corpus.files import checksum, exists, join, list_names, size_bytes
+from corpus.forgotten import Forgotten, read_forgotten
 from corpus.readers import InputFile, read_records
 from corpus.recipe import Dedup
 from corpus.shards import Shard
-from corpus.snapshots import FileEntry, Input, ShardEntry, tokenizer_root
+from corpus.snapshots import Input, Part, ShardEntry, tokenizer_root
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer, open_tokenizer
-from pipeline.clean import clean_records, read_table
-from pipeline.explain import Store, part_name, row_stretches, shard_documents
-from pipeline.signatures import reference_shingles, sign
+from pipeline.clean import Origin, clean_records, input_name, read_table
+from pipeline.dedup import read_nodes
+from pipeline.explain import Store, row_stretches, shard_documents
+from pipeline.pairs import KeySearch, UInt64s, candidate_pairs, compare, find_buckets
+from pipeline.preference import preferences, scope_of
+from pipeline.signatures import SET_BAND, reference_shingles, sign
 
 logger = logging.getLogger(__name__)
 
-_Place = tuple[str, str, int]
-_NOT_IN_MANIFEST = ("snapshot.json", "inputs.json")
+_Place = tuple[str, str, str, int]
+_NOT_IN_MANIFEST = ("snapshot.json",)
 
 
 class Audit(NamedTuple):
@@ -63,23 +68,25 @@ def audit(store: Store) -> Audit:
     problems += _check_counts(store)
     logger.info("audit: duplicates")
     problems += _check_duplicates(store)
+    logger.info("audit: survivors")
+    problems += _check_survivors(store)
     logger.info("audit: shards")
     problems += _check_shards(store)
     return Audit(problems, not_checked)
 
 
 def _check_files(store: Store) -> Iterator[str]:
-    entries: list[FileEntry | ShardEntry] = [*store.snapshot.files, *store.snapshot.shards]
+    entries = store.snapshot.all_files
     for entry in entries:
-        full = join(store.path, entry.path)
+        full = store.tree.find(entry.path)
         if not exists(full):
             yield f"{entry.path}: is missing"
         elif (size := size_bytes(full)) != entry.size_bytes:
             yield f"{entry.path}: has {size} bytes, the manifest says {entry.size_bytes}"
         elif (found := checksum(full)) != entry.checksum:
             yield f"{entry.path}: has checksum {found}, the manifest says {entry.checksum}"
-    listed = {entry.path for entry in entries}
-    for name in list_names(store.path):
+    listed = {entry.path for entry in entries if entry.home == store.snapshot.label}
+    for name in list_names(store.tree.root):
         if name not in listed and name not in _NOT_IN_MANIFEST and not name.startswith("records/"):
             yield f"{name}: is not in the manifest"
     directory = tokenizer_root(store.root, store.snapshot.tokenizer)
@@ -91,12 +98,13 @@ def _check_files(store: Store) -> Iterator[str]:
 
 def _check_inputs(store: Store, not_checked: list[str]) -> Iterator[str]:
     """Clean every input again and compare documents and drops with what is stored."""
+    forgotten = read_forgotten(store.root)
     for source in store.snapshot.inputs:
         if not exists(source.path):
             not_checked.append(f"{source.source}: {source.name} is not at {source.path} any more")
             continue
         file = InputFile(source.path)
-        expected = _clean_again(file, source, store)
+        expected = _clean_again(file, source, (store, forgotten))
         if file.checksum() != source.checksum:
             not_checked.append(f"{source.source}: {source.name} is another file by now")
         else:
@@ -104,11 +112,13 @@ def _check_inputs(store: Store, not_checked: list[str]) -> Iterator[str]:
         file.close()
 
 
-def _clean_again(file: InputFile, source: Input, store: Store) -> tuple[int, int]:
+def _clean_again(file: InputFile, source: Input, given: tuple[Store, Forgotten]) -> tuple[int, int]:
+    store, forgotten = given
     config = store.recipe.clean
     records = read_records(file, source.format, config.max_record_bytes)
+    origin = Origin(source.snapshot, source.source, source.name)
     documents = drops = 0
-    for part in clean_records(records, source.source, source.name, config):
+    for part in clean_records(records, origin, config, forgotten):
         document_table, drop_table = part.tables()
         documents += digest_table(document_table, KEPT_COLUMNS)
         drops += digest_table(drop_table, DROP_SCHEMA.names)
@@ -117,14 +127,13 @@ def _clean_again(file: InputFile, source: Input, store: Store) -> tuple[int, int
 
 def _compare_input(store: Store, source: Input, expected: tuple[int, int]) -> Iterator[str]:
     columns = (list(KEPT_COLUMNS), list(DROP_SCHEMA.names))
+    prefix = input_name(source)
     for kind, names, wanted in zip(("clean", "dropped"), columns, expected, strict=True):
         found = 0
-        for path in store.parts(kind, source.source):
-            if not path.endswith(".dedup.parquet"):
-                table = read_table(
-                    join(store.path, path), filters=[("file", "==", source.name)], columns=names
-                )
-                found += digest_table(table, names)
+        for part in store.snapshot.parts:
+            if part.name.rpartition("-")[0] == prefix:
+                path = store.tree.find(f"{kind}/{part.name}.parquet")
+                found += digest_table(read_table(path, columns=names), names)
         if format_digest(found) != format_digest(wanted):
             yield f"{source.source}: {source.name} read again gives other {kind} rows than stored"
 
@@ -133,8 +142,7 @@ def _check_counts(store: Store) -> Iterator[str]:
     """Count and digest kept and dropped rows and compare with the manifest."""
     counted: Counter[str] = Counter()
     digests = []
-    for path in store.parts("dropped"):
-        table = read_table(join(store.path, path))
+    for table in _drop_tables(store):
         counted.update(table["rule"].to_pylist())
         digests.append(format_digest(digest_table(table, DROP_SCHEMA.names)))
     manifest = store.snapshot.counts
@@ -156,19 +164,26 @@ def _check_counts(store: Store) -> Iterator[str]:
         yield f"in is not kept + dropped: {manifest}"
 
 
-def _clean_parts(store: Store) -> Iterator[tuple[str, pa.Table, set[int]]]:
+def _drop_tables(store: Store) -> Iterator[pa.Table]:
+    for part in store.snapshot.parts:
+        for kind in ("", ".dedup"):
+            yield read_table(store.tree.find(f"dropped/{part.name}{kind}.parquet"))
+
+
+def _clean_parts(store: Store) -> Iterator[tuple[Part, pa.Table, set[int]]]:
     """Give every part with its documents and the rows of it that were dropped as duplicates."""
-    for path in store.parts("clean"):
-        name = part_name(path)
-        duplicates = read_table(join(store.path, f"duplicates/{name}.parquet"), columns=["row"])
-        yield name, read_table(join(store.path, path)), set(duplicates["row"].to_pylist())
+    for part in store.snapshot.part_list():
+        path = store.tree.find(f"duplicates/{part.name}.parquet")
+        gone = set(read_table(path, columns=["row"])["row"].to_pylist())
+        yield part, read_table(store.tree.find(f"clean/{part.name}.parquet")), gone
 
 
 class _Text(NamedTuple):
     """A document that takes part in a duplicate."""
 
     text: str
-    text_hash: bytes
+    order: tuple[Any, ...]
+    scope: str
     kept: bool
 
 
@@ -176,15 +191,15 @@ def _check_duplicates(store: Store) -> Iterator[str]:
     """Check every duplicate against its witness, and that each has its drop row."""
     rows = [
         row
-        for path in store.parts("duplicates")
-        for row in read_table(join(store.path, path)).to_pylist()
+        for part in store.snapshot.parts
+        for row in read_table(store.tree.find(f"duplicates/{part.name}.parquet")).to_pylist()
     ]
     yield from _check_drop_rows(store, rows)
     wanted = {_place(row, prefix) for row in rows for prefix in ("", "witness_")}
     texts = _read_texts(store, wanted)
     for row in rows:
         own, witness = _place(row, ""), _place(row, "witness_")
-        what = f"{own[0]} ({own[1]}, record {own[2]}), duplicate of {witness[0]}"
+        what = f"{own[0]} ({own[2]}, record {own[3]}), duplicate of {witness[0]}"
         if own not in texts or witness not in texts:
             yield f"{what}: there is no such document"
         elif not texts[witness].kept:
@@ -198,25 +213,30 @@ def _check_drop_rows(store: Store, rows: Iterable[dict[str, Any]]) -> Iterator[s
     expected = digest_rows([row[name] for name in names] for row in rows)
     columns = [{"method": "rule", "similarity": "value"}.get(name, name) for name in names]
     found = 0
-    for path in store.parts("dropped"):
-        table = read_table(join(store.path, path))
+    for table in _drop_tables(store):
         found += digest_table(table.filter(pa.compute.equal(table["stage"], "dedup")), columns)
     if format_digest(found) != format_digest(expected):
         yield "the drop rows of deduplication are not the rows of its duplicates"
 
 
 def _place(row: dict[str, Any], prefix: str) -> _Place:
-    return row[f"{prefix}id"], row[f"{prefix}file"], row[f"{prefix}position"]
+    snapshot, file, position = (row[f"{prefix}{key}"] for key in ("snapshot", "file", "position"))
+    return row[f"{prefix}id"], snapshot, file, position
 
 
 def _read_texts(store: Store, wanted: set[_Place]) -> dict[_Place, _Text]:
+    config = store.recipe.dedup
     texts: dict[_Place, _Text] = {}
-    for _, documents, gone in _clean_parts(store):
-        places = zip(*(documents[n].to_pylist() for n in ("id", "file", "position")), strict=True)
-        for row, place in enumerate(places):
-            if place in wanted:
-                text = documents["text"][row].as_py()
-                texts[place] = _Text(text, text_hash(text), row not in gone)
+    for part, documents, gone in _clean_parts(store):
+        columns = (documents[n].to_pylist() for n in ("id", "snapshot", "file", "position"))
+        rows = [row for row, place in enumerate(zip(*columns, strict=True)) if place in wanted]
+        chosen = documents.take(pa.array(rows, pa.int64()))
+        scope = scope_of(part.snapshot, part.source, config)
+        better = preferences(chosen, config)
+        for row, fields, preference in zip(rows, chosen.to_pylist(), better, strict=True):
+            place, text = _place(fields, ""), fields["text"]
+            order = (part.position, preference, text_hash(text), place[0], *place[2:])
+            texts[place] = _Text(text, order, scope, row not in gone)
     return texts
 
 
@@ -224,11 +244,13 @@ def _check_pair(
     what: str, row: dict[str, Any], pair: tuple[_Text, _Text], config: Dedup
 ) -> Iterator[str]:
     own, witness = pair
-    if (witness.text_hash, *_place(row, "witness_")) >= (own.text_hash, *_place(row, "")):
+    if own.scope != witness.scope:
+        yield f"{what}: they are not to be compared, dedup.scope is {config.scope}"
+    if witness.order >= own.order:
         yield f"{what}: its witness comes after it in the order"
     if row["method"] == "same_id" and row["id"] != row["witness_id"]:
         yield f"{what}: their ids differ"
-    if row["method"] == "exact" and own.text_hash != witness.text_hash:
+    if row["method"] == "exact" and text_hash(own.text) != text_hash(witness.text):
         yield f"{what}: their normalized texts differ"
     if row["method"] == "minhash":
         found = _similarity(own.text, witness.text, config)
@@ -247,18 +269,40 @@ def _similarity(text: str, other: str, config: Dedup) -> float:
     return len(one & two) / len(one | two)
 
 
+def _check_survivors(store: Store) -> Iterator[str]:
+    """Show that no two survivors with one id, text or shingle set, or alike, share a band."""
+    corpus = store.corpus
+    search = KeySearch(store.tree, corpus)
+    for low, high in search.rounds(0, 2**64):
+        buckets = find_buckets(search.survivors(search.read(low, high)), np.uint64(0))
+        values = buckets.band >= SET_BAND
+        for number in np.unique(buckets.number[values]).tolist():
+            chosen = buckets.document[buckets.number == number]
+            yield f"{_ids(store, chosen)}: survive with one id, text or set of shingles"
+        found = candidate_pairs(store.tree, corpus, buckets.where(~values))
+        alike = compare(store.tree, corpus, (found[:, 0], found[:, 1]), store.recipe.dedup)
+        for left, right, shared, total in alike.tolist():
+            names = _ids(store, np.array([left, right], np.uint64))
+            yield f"{names}: survive with similarity {shared / total:.4f}"
+
+
+def _ids(store: Store, documents: UInt64s) -> str:
+    nodes = read_nodes(store.tree, store.recipe.dedup, store.corpus, documents)
+    return " and ".join(node.id for node in nodes)
+
+
 def _check_shards(store: Store) -> Iterator[str]:
     """Decode every document from the shards and compare it with its kept text."""
     tokenizer = open_tokenizer(tokenizer_root(store.root, store.snapshot.tokenizer))
-    unseen: dict[str, bytes] = {}
-    for _, documents, gone in _clean_parts(store):
+    unseen: dict[tuple[str, str], bytes] = {}
+    for part, documents, gone in _clean_parts(store):
         columns = zip(documents["id"].to_pylist(), documents["text"].to_pylist(), strict=True)
         for row, (identity, text) in enumerate(columns):
             if row not in gone:
-                unseen[identity] = _digest(text)
+                unseen[part.snapshot, identity] = _digest(text)
     tokens = 0
     for entry in store.snapshot.shards:
-        shard = Shard(join(store.path, entry.path))
+        shard = Shard(store.tree.find(entry.path))
         yield from _check_rows(shard, entry, store, tokenizer.mask_id)
         names = shard_documents(store, entry)
         texts = list(_documents(shard, tokenizer))
@@ -266,9 +310,9 @@ def _check_shards(store: Store) -> Iterator[str]:
         if len(texts) != len(names):
             yield f"{entry.path}: holds {len(texts)} documents, expected {len(names)}"
         for identity, (text, _) in zip(names, texts, strict=False):
-            if unseen.pop(identity, None) != _digest(text):
+            if unseen.pop((entry.snapshot, identity), None) != _digest(text):
                 yield f"{entry.path}: {identity} decodes to another text than was kept"
-    for identity in sorted(unseen):
+    for _, identity in sorted(unseen):
         yield f"{identity}: was kept and is in no shard"
     if tokens != store.snapshot.counts.tokens:
         yield f"the shards hold {tokens} tokens, the manifest says {store.snapshot.counts.tokens}"

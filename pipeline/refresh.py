@@ -1,57 +1,43 @@
-"""Refresh: from the files a recipe names to one committed snapshot.
+"""Refresh and rebuild: from the files a recipe names to one committed snapshot.
 
-Stages run in order, each as tasks with records: clean, group, verify, resolve, tokenizer, encode,
-pack. The manifest comes last. The same command again does what is missing; where the snapshot is
-complete it compares the inputs and does nothing. A store holds one snapshot for now.
+A refresh reads new inputs only and adds them to the newest snapshot; the same command again does
+what is missing. Where the label is complete it compares the inputs and does nothing; where a new
+label brings nothing new there is no snapshot. A rebuild makes everything anew in one batch, in a
+store of its own, each document keeping its delivery: the independent check of every refresh.
 """
 
-import hashlib
 import logging
 import os
-import platform
 import time
 import unicodedata
-from collections import Counter
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
-import numpy as np
 import orjson
 
 from corpus import documents as documents_module
 from corpus import readers as readers_module
-from corpus.documents import add_digests
-from corpus.files import (
-    check_absolute_in_job,
-    create,
-    is_remote,
-    join,
-    read_bytes,
-    write_bytes,
-)
+from corpus.files import check_absolute_in_job, create, exists, is_remote, join, read_bytes
+from corpus.forgotten import forgotten_path, read_forgotten
+from corpus.lease import Lease, holding
 from corpus.recipe import Recipe
-from corpus.shards import token_dtype
 from corpus.snapshots import (
-    FORMAT_VERSION,
-    Counts,
-    FileEntry,
     Input,
-    ShardEntry,
     Snapshot,
-    commit_snapshot,
     find_snapshot,
     newest_label,
-    snapshot_root,
+    open_snapshot,
+    tokenizer_root,
+    write_head,
 )
 from corpus.tokenizer import open_tokenizer
-from pipeline import clean, dedup, encode, pack, pairs, rules, signatures, vocabulary
+from pipeline import clean, dedup, encode, pack, pairs, preference, rules, signatures, vocabulary
+from pipeline.build import Job, build, commit
 from pipeline.inputs import find_inputs, note_inputs
-from pipeline.jobs import Record, Stages, Task, describe_file, sweep
+from pipeline.jobs import Stages
 
 logger = logging.getLogger(__name__)
 
-_LIBRARIES = ("maskline", "numba", "numpy", "pyarrow", "ray", "tokenizers")
 _LINEAGE = "lineage.json"
 
 
@@ -65,33 +51,83 @@ class Outcome(NamedTuple):
 
 
 def refresh(recipe: Recipe) -> Outcome:
-    """Bring the store to the recipe's snapshot; do nothing where it is there already."""
+    """Bring the store to the recipe's snapshot; do nothing where there is nothing to do."""
     start = time.perf_counter()
     check_absolute_in_job("store", recipe.store)
-    recipe = _with_absolute_store(recipe)
-    root = snapshot_root(recipe.store, recipe.snapshot)
+    recipe = with_absolute_store(recipe)
     lineage = _lineage(recipe)
-    inputs, states = find_inputs(recipe, root)
+    if exists(join(recipe.store, _LINEAGE)):
+        _check_lineage(recipe.store, lineage)
+    inputs, states = find_inputs(recipe)
     complete = find_snapshot(recipe.store, recipe.snapshot)
     if complete is not None:
-        _check_lineage(root, lineage)
         _check_same_inputs(complete, inputs)
+        _point_head_at(recipe.store, complete)
         return Outcome(complete, 0, time.perf_counter() - start, {})
-    newest = newest_label(recipe.store)
-    if newest is not None:
-        raise ValueError(
-            f"{recipe.store} holds the snapshot {newest} and a store holds one for now: give "
-            f"{recipe.snapshot} a store of its own"
-        )
-    create(join(root, _LINEAGE), orjson.dumps(lineage, option=orjson.OPT_SORT_KEYS))
-    _check_lineage(root, lineage)
-    note_inputs(root, inputs, states)
-    stages = Stages(root, recipe.workers)
+    parent = _newest(recipe.store)
+    if parent is not None and not _new_inputs(recipe, parent, inputs):
+        logger.info("%s brings no new input: no snapshot is made", recipe.snapshot)
+        return Outcome(parent, 0, time.perf_counter() - start, {})
+    with holding(recipe.store, f"refresh of {recipe.snapshot}") as lease:
+        complete = find_snapshot(recipe.store, recipe.snapshot)
+        if complete is not None:  # by another command, which has just ended
+            return refresh(recipe)
+        parent = _newest(recipe.store)
+        new = _new_inputs(recipe, parent, inputs)
+        _begin(recipe.store, lineage)
+        note_inputs(recipe.store, inputs, states)
+        deliveries = (*(parent.deliveries if parent else ()), recipe.snapshot)
+        job = Job(recipe, parent, deliveries, new, read_forgotten(recipe.store))
+        return run(job, lease)
+
+
+def rebuild(store: str, into: str, workers: int | None = None) -> Outcome:
+    """Make the newest snapshot of a store anew, in one batch over all its inputs, elsewhere."""
+    check_absolute_in_job("store", into)
+    original = open_snapshot(store)
+    recipe = Recipe.model_validate(
+        original.recipe | {"store": into, "snapshot": original.label, "workers": workers}
+    )
+    recipe = with_absolute_store(recipe)
+    forgotten = read_forgotten(store)
+    shards = None
+    if not forgotten.is_empty or recipe.tokenizer.path is not None:
+        # A take-down leaves the tokenizer and the number of shards as they are.
+        shards = count_shards(original)
+        path = {"path": tokenizer_root(store, original.tokenizer)}
+        recipe = recipe.model_copy(update={"tokenizer": recipe.tokenizer.model_copy(update=path)})
+    _begin(recipe.store, _lineage(recipe))
+    complete = find_snapshot(recipe.store, recipe.snapshot)
+    if complete is not None:
+        return Outcome(complete, 0, 0.0, {})
+    if (newest := newest_label(recipe.store)) is not None:
+        raise ValueError(f"{into} holds the snapshot {newest}: rebuild into an empty store")
+    if not forgotten.is_empty:
+        create(forgotten_path(recipe.store, original.label), forgotten.to_bytes())
+    with holding(recipe.store, f"rebuild of {recipe.snapshot}") as lease:
+        job = Job(recipe, None, original.deliveries, original.inputs, forgotten, shards)
+        return run(job, lease)
+
+
+def run(job: Job, lease: Lease) -> Outcome:
+    """Build the snapshot of a job and commit it."""
+    start = time.perf_counter()
+    stages = Stages(job.tree, job.recipe.workers)
     try:
-        snapshot = _build(recipe, root, inputs, stages)
+        snapshot = build(job, stages)
     finally:
         stages.close()
+    commit(job, snapshot, lease)
     return Outcome(snapshot, stages.tasks_run, time.perf_counter() - start, stages.seconds)
+
+
+def count_shards(snapshot: Snapshot) -> dict[tuple[str, str, str], int]:
+    """Count the shards of every (snapshot, source, split)."""
+    counts: dict[tuple[str, str, str], int] = {}
+    for shard in snapshot.shards:
+        place = (shard.snapshot, shard.source, shard.split)
+        counts[place] = counts.get(place, 0) + 1
+    return counts
 
 
 def summarize(snapshot: Snapshot) -> dict[str, Any]:
@@ -108,10 +144,37 @@ def summarize(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def _with_absolute_store(recipe: Recipe) -> Recipe:
+def with_absolute_store(recipe: Recipe) -> Recipe:
+    """Return the recipe with a store that does not depend on the working directory."""
     if is_remote(recipe.store):
         return recipe
     return recipe.model_copy(update={"store": os.path.abspath(recipe.store)})  # noqa: PTH100
+
+
+def _newest(store: str) -> Snapshot | None:
+    label = newest_label(store)
+    return None if label is None else open_snapshot(store, label)
+
+
+def _point_head_at(store: str, complete: Snapshot) -> None:
+    """Finish the commit of a snapshot whose refresh was killed just before its last write."""
+    if newest_label(store) == complete.parent:
+        write_head(store, complete.label)
+
+
+def _new_inputs(
+    recipe: Recipe, parent: Snapshot | None, inputs: tuple[Input, ...]
+) -> tuple[Input, ...]:
+    """Return the inputs that no earlier delivery brought."""
+    if parent is None:
+        return inputs
+    if recipe.snapshot in parent.deliveries:
+        raise ValueError(f"{recipe.store} holds the delivery {recipe.snapshot}: give another label")
+    known = {each.identity for each in parent.inputs}
+    new = tuple(each for each in inputs if each.identity not in known)
+    if len(new) < len(inputs):
+        logger.info("%d inputs were delivered before: not read again", len(inputs) - len(new))
+    return new
 
 
 def _lineage(recipe: Recipe) -> dict[str, Any]:
@@ -125,15 +188,21 @@ def _lineage(recipe: Recipe) -> dict[str, Any]:
         f"{name}.{key}": value for name, keys in sections.items() for key, value in keys.items()
     }
     modules = (
-        documents_module, readers_module, clean, rules, signatures, pairs, dedup, vocabulary,
-        encode, pack,
+        documents_module, readers_module, clean, rules, signatures, preference, pairs, dedup,
+        vocabulary, encode, pack,
     )  # fmt: skip
     versions = {f"{module.__name__} (code)": module.VERSION for module in modules}
     return lineage | versions | {"unicode": unicodedata.unidata_version}
 
 
-def _check_lineage(root: str, lineage: Mapping[str, Any]) -> None:
-    stored: dict[str, Any] = orjson.loads(read_bytes(join(root, _LINEAGE)))
+def _begin(store: str, lineage: Mapping[str, Any]) -> None:
+    """Fix the lineage of a new store, or check that it is that of an old one."""
+    create(join(store, _LINEAGE), orjson.dumps(lineage, option=orjson.OPT_SORT_KEYS))
+    _check_lineage(store, lineage)
+
+
+def _check_lineage(store: str, lineage: Mapping[str, Any]) -> None:
+    stored: dict[str, Any] = orjson.loads(read_bytes(join(store, _LINEAGE)))
     for key in sorted(stored.keys() | lineage.keys()):
         if stored.get(key) != lineage.get(key):
             raise ValueError(
@@ -143,204 +212,13 @@ def _check_lineage(root: str, lineage: Mapping[str, Any]) -> None:
 
 
 def _check_same_inputs(snapshot: Snapshot, inputs: tuple[Input, ...]) -> None:
-    def known(entries: tuple[Input, ...]) -> set[tuple[str, str, int, str]]:
-        return {(each.source, each.name, each.size_bytes, each.checksum) for each in entries}
-
-    old, new = known(snapshot.inputs), known(inputs)
+    before = {each.identity for each in snapshot.inputs if each.snapshot != snapshot.label}
+    old = {each.identity for each in snapshot.inputs} - before
+    new = {each.identity for each in inputs} - before
     if old != new:
-        source, name, *_ = min(old ^ new)
+        source, name, *_ = odd = min(old ^ new)
         raise ValueError(
             f"snapshot {snapshot.label} is complete with other inputs ({source}: {name} "
-            f"{'is new or changed' if (min(old ^ new)) in new else 'was changed or is missing'}): "
+            f"{'is new or changed' if odd in new else 'was changed or is missing'}): "
             "give the new inputs a label of their own"
         )
-
-
-def _build(recipe: Recipe, root: str, inputs: tuple[Input, ...], stages: Stages) -> Snapshot:
-    """Run every stage and commit."""
-    cleaned = stages.run(
-        "clean",
-        [
-            Task(_input_name(each), clean.clean_file, (each, recipe.clean, recipe.dedup))
-            for each in inputs
-        ],
-    )
-    parts = sorted(part["name"] for record in cleaned.values() for part in record.counts["parts"])
-    resolved = _deduplicate(recipe, root, parts, stages)
-    _check_any_kept(cleaned, resolved)
-    making = Task("tokenizer", vocabulary.make_tokenizer, (recipe.store, recipe.tokenizer, parts))
-    made = stages.run("tokenizer", [making])["tokenizer"]
-    fingerprint, vocab_size = made.counts["fingerprint"], made.counts["vocab_size"]
-    encoded = stages.run(
-        "encode",
-        [Task(part, encode.encode_part, (recipe.store, fingerprint)) for part in parts],
-    )
-    by_source = _parts_by_source(cleaned)
-    token_bytes = np.dtype(token_dtype(vocab_size)).itemsize
-    plans = pack.plan_shards(root, by_source, recipe.pack, token_bytes)
-    packed = stages.run(
-        "pack",
-        [
-            Task(
-                plan.name,
-                pack.pack_shard,
-                (plan, recipe.pack, (fingerprint, vocab_size, by_source[plan.source])),
-            )
-            for plan in plans
-        ],
-    )
-    records = {"clean": cleaned, "resolve": resolved, "encode": encoded, "pack": packed}
-    return _commit(recipe, inputs, (fingerprint, vocab_size), records)
-
-
-def _input_name(source: Input) -> str:
-    identity = orjson.dumps([source.source, source.name, source.format, source.checksum])
-    return f"{source.source}-{hashlib.sha256(identity).hexdigest()[:16]}"
-
-
-def _deduplicate(recipe: Recipe, root: str, parts: list[str], stages: Stages) -> dict[str, Record]:
-    """Run group, verify and resolve; a resolved corpus needs no work files any more."""
-    config = recipe.dedup
-    identity = hashlib.sha256(orjson.dumps(parts)).hexdigest()[:16]
-    groups = [f"{n:05d}-of-{config.partitions:05d}-{identity}" for n in range(config.partitions)]
-    task = Task(f"resolve-{identity}", dedup.resolve, (config, parts, (groups, groups)))
-    if not stages.is_done("resolve", [task.name]):
-        stages.run(
-            "group",
-            [
-                Task(name, pairs.group_partition, (number, config.partitions, parts))
-                for number, name in enumerate(groups)
-            ],
-        )
-        stages.run(
-            "verify",
-            [Task(name, pairs.verify_partition, (config, parts, groups)) for name in groups],
-        )
-    return stages.run("resolve", [task])
-
-
-def _check_any_kept(cleaned: dict[str, Record], resolved: dict[str, Record]) -> None:
-    documents = sum(part["documents"] for part in _parts(cleaned))
-    if not documents:
-        raise ValueError(f"no document was kept; dropped: {dict(_count_drops(cleaned, resolved))}")
-
-
-def _parts(records: dict[str, Record]) -> list[dict[str, Any]]:
-    return [part for record in records.values() for part in record.counts["parts"]]
-
-
-def _count_drops(*stages: dict[str, Record]) -> Counter[str]:
-    counted: Counter[str] = Counter()
-    for records in stages:
-        for part in _parts(records):
-            counted.update(part["dropped"])
-    return Counter(dict(sorted(counted.items())))
-
-
-def _parts_by_source(cleaned: dict[str, Record]) -> dict[str, list[str]]:
-    by_source: dict[str, list[str]] = {}
-    for record in cleaned.values():
-        names = [part["name"] for part in record.counts["parts"]]
-        by_source.setdefault(record.counts["source"], []).extend(names)
-    return {source: sorted(names) for source, names in by_source.items()}
-
-
-def _commit(
-    recipe: Recipe,
-    inputs: tuple[Input, ...],
-    tokenizer: tuple[str, int],
-    records: dict[str, dict[str, Record]],
-) -> Snapshot:
-    root = snapshot_root(recipe.store, recipe.snapshot)
-    stats = _statistics(records)
-    write_bytes(join(root, "stats.json"), orjson.dumps(stats, option=orjson.OPT_INDENT_2))
-    files = [
-        file for stage in records.values() for record in stage.values() for file in record.files
-    ]
-    files += [describe_file(root, name) for name in ("stats.json", _LINEAGE)]
-    shards = tuple(_shard_entries(records["pack"]))
-    dropped = [
-        part["dropped_digest"] for name in ("clean", "resolve") for part in _parts(records[name])
-    ]
-    snapshot = Snapshot(
-        label=recipe.snapshot,
-        format_version=FORMAT_VERSION,
-        sequence_length=recipe.pack.sequence_length,
-        tokenizer=tokenizer[0],
-        vocab_size=tokenizer[1],
-        shards=shards,
-        kept_digest=add_digests(each.counts["kept_digest"] for each in records["encode"].values()),
-        dropped_digest=add_digests(dropped),
-        fingerprint="",
-        counts=_counts(records, shards),
-        files=tuple(
-            FileEntry(**file)
-            for file in sorted(files, key=lambda file: str(file["path"]))
-            if not file["path"].startswith("shards/")
-        ),
-        inputs=inputs,
-        recipe=recipe.model_dump(mode="json"),
-        made_with=_made_with(records),
-    )
-    snapshot = snapshot.model_copy(update={"fingerprint": snapshot.compute_fingerprint()})
-    keep = {entry.path for entry in snapshot.files} | {entry.path for entry in shards}
-    sweep(root, keep | {"inputs.json"})
-    commit_snapshot(recipe.store, snapshot)
-    return snapshot
-
-
-def _shard_entries(packed: dict[str, Record]) -> list[ShardEntry]:
-    entries = []
-    for record in packed.values():
-        (file,) = record.files
-        entries.append(ShardEntry(**file, **record.counts))
-    return sorted(entries, key=lambda entry: (entry.source, entry.split, entry.path))
-
-
-def _counts(records: dict[str, dict[str, Record]], shards: tuple[ShardEntry, ...]) -> Counts:
-    dropped = _count_drops(records["clean"], records["resolve"])
-    cleaned = sum(part["documents"] for part in _parts(records["clean"]))
-    documents_in = cleaned + sum(_count_drops(records["clean"]).values())
-    kept = sum(record.counts["documents"] for record in records["encode"].values())
-    assert documents_in == kept + sum(dropped.values()), (documents_in, kept, dropped)
-    tokens = sum(record.counts["tokens"] for record in records["encode"].values())
-    assert tokens == sum(shard.tokens for shard in shards), (tokens, shards)
-    return Counts(
-        documents_in=documents_in,
-        documents_kept=kept,
-        documents_dropped=dict(dropped),
-        tokens=tokens,
-        sequences=sum(shard.rows for shard in shards),
-    )
-
-
-def _statistics(records: dict[str, dict[str, Record]]) -> dict[str, Any]:
-    """Return the funnel of every source: documents that passed, drops by rule, kept, tokens."""
-    funnel: dict[str, dict[str, Any]] = {}
-    part_source: dict[str, str] = {}
-    for record in records["clean"].values():
-        for part in record.counts["parts"]:
-            part_source[part["name"]] = record.counts["source"]
-    for part in _parts(records["clean"]) + _parts(records["resolve"]):
-        entry = funnel.setdefault(part_source[part["name"]], {"dropped": Counter()})
-        entry["dropped"].update(part["dropped"])
-    for name, record in records["encode"].items():
-        entry = funnel[part_source[name]]
-        for key in ("documents", "tokens", "text_bytes"):
-            entry[key] = entry.get(key, 0) + record.counts[key]
-    return {
-        source: {**entry, "dropped": dict(sorted(entry["dropped"].items()))}
-        for source, entry in sorted(funnel.items())
-    }
-
-
-def _made_with(records: dict[str, dict[str, Record]]) -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        "libraries": {name: version(name) for name in _LIBRARIES},
-        "unicode": unicodedata.unidata_version,
-        "task_seconds": {
-            stage: round(sum(record.elapsed_seconds for record in done.values()), 3)
-            for stage, done in records.items()
-        },
-    }

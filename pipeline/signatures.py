@@ -23,11 +23,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from corpus.files import join, writing
+from corpus.files import writing
 from corpus.recipe import Dedup
+from corpus.snapshots import Tree
+from pipeline.preference import PREFERENCE_BYTES, preferences, scope_of
 
 # Raised by hand when a hash, a signature or a key changes.
-VERSION = 1
+VERSION = 2
 
 UInt64s = npt.NDArray[np.uint64]
 Int64s = npt.NDArray[np.int64]
@@ -44,6 +46,7 @@ INDEX_SCHEMA = pa.schema(
         pa.field("text_hash", pa.binary(16), nullable=False),
         pa.field("set_hash", pa.binary(16)),
         pa.field("text_bytes", pa.int64(), nullable=False),
+        pa.field("preference", pa.binary(PREFERENCE_BYTES), nullable=False),
     ]
 )
 
@@ -252,7 +255,7 @@ def set_hash(shingles: UInt64s) -> bytes | None:
     return hashlib.sha256(shingles.astype("<u8").tobytes()).digest()[:16]
 
 
-def write_index(root: str, name: str, documents: pa.Table, config: Dedup) -> list[str]:
+def write_index(tree: Tree, name: str, documents: pa.Table, config: Dedup) -> list[str]:
     """Write the index of a part of documents; return its two paths."""
     texts: list[str] = documents["text"].to_pylist()
     set_hashes: list[bytes | None] = []
@@ -270,12 +273,14 @@ def write_index(root: str, name: str, documents: pa.Table, config: Dedup) -> lis
             "text_hash": documents["text_hash"],
             "set_hash": pa.array(set_hashes, pa.binary(16)),
             "text_bytes": pa.array([len(text.encode()) for text in texts], pa.int64()),
+            "preference": pa.array(preferences(documents, config), pa.binary(PREFERENCE_BYTES)),
         },
         schema=INDEX_SCHEMA,
     )
     paths = [f"index/{name}.documents.arrow", f"index/{name}.keys.arrow"]
-    write_arrow(join(root, paths[0]), index)
-    write_arrow(join(root, paths[1]), _sorted_keys(index, np.concatenate(keys)))
+    write_arrow(tree.own(paths[0]), index)
+    sorted_keys = _sorted_keys(index, np.concatenate(keys), salt_of(_scope(documents, config)))
+    write_arrow(tree.own(paths[1]), sorted_keys)
     return paths
 
 
@@ -291,7 +296,19 @@ def _batches(texts: list[str]) -> list[list[str]]:
     return batches
 
 
-def _sorted_keys(index: pa.Table, band_keys: UInt64s) -> pa.Table:
+def salt_of(scope: str) -> np.uint64:
+    """Return what keeps the keys of different scopes apart: 0 for the whole corpus."""
+    digest = hashlib.sha256(scope.encode()).digest() if scope else bytes(8)
+    return np.uint64(int.from_bytes(digest[:8], "big"))
+
+
+def _scope(documents: pa.Table, config: Dedup) -> str:
+    if not len(documents):
+        return ""
+    return scope_of(documents["snapshot"][0].as_py(), documents["source"][0].as_py(), config)
+
+
+def _sorted_keys(index: pa.Table, band_keys: UInt64s, salt: np.uint64) -> pa.Table:
     has_set = np.array([value is not None for value in index["set_hash"].to_pylist()], bool)
     rows = np.arange(len(index), dtype=np.uint32)
     columns = [
@@ -304,7 +321,7 @@ def _sorted_keys(index: pa.Table, band_keys: UInt64s) -> pa.Table:
         (_leading(index["text_hash"].to_pylist()), EXACT_BAND, rows),
         (_leading(ids), ID_BAND, rows),
     ]
-    key = np.concatenate([column[0] for column in columns])
+    key = np.concatenate([column[0] for column in columns]) ^ salt
     band = np.concatenate([np.full(len(values), band, np.uint8) for values, band, _ in columns])
     row = np.concatenate([column[2] for column in columns])
     order = np.lexsort((row, band, key))

@@ -8,14 +8,13 @@ ends up smaller than asked for.
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import orjson
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from corpus.files import create, join
 from corpus.recipe import Tokenizer as TokenizerConfig
-from corpus.snapshots import tokenizer_root
+from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import (
     LEADING_SPECIALS,
     Tokenizer,
@@ -24,7 +23,7 @@ from corpus.tokenizer import (
     open_tokenizer,
     tokenizer_files,
 )
-from pipeline.clean import read_table
+from pipeline.clean import kept_mask, read_table
 from pipeline.jobs import Output
 
 # Raised by hand when the same text gives another tokenizer.
@@ -51,29 +50,21 @@ def train(texts: Iterator[str], vocab_size: int) -> bytes:
 
 
 def make_tokenizer(
-    root: str, _name: str, store: str, config: TokenizerConfig, parts: Sequence[str]
+    tree: Tree, _task: str, store: str, config: TokenizerConfig, parts: Sequence[str]
 ) -> Output:
     """Train or load the tokenizer and put it into the store under its fingerprint."""
     if config.path is not None:
         tokenizer = open_tokenizer(config.path)
     else:
-        tokenizer = Tokenizer(train(_kept_texts(root, parts), config.vocab_size))
+        tokenizer = Tokenizer(train(_kept_texts(tree, parts), config.vocab_size))
     for name, data in tokenizer_files(tokenizer).items():
         create(join(tokenizer_root(store, tokenizer.fingerprint), name), data)
     counts = {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
     return Output((), counts)
 
 
-def _kept_texts(root: str, parts: Sequence[str]) -> Iterator[str]:
+def _kept_texts(tree: Tree, parts: Sequence[str]) -> Iterator[str]:
     for part in parts:
-        texts = read_table(join(root, f"clean/{part}.parquet"), columns=["text"])
-        for batch in texts.filter(kept_mask(root, part, len(texts))).to_batches(1024):
+        texts = read_table(tree.find(f"clean/{part}.parquet"), columns=["text"])
+        for batch in texts.filter(kept_mask(tree, part, len(texts))).to_batches(1024):
             yield from batch.column("text").to_pylist()
-
-
-def kept_mask(root: str, part: str, documents: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Tell of every document of a part whether it stays: bool [documents]."""
-    mask = np.ones(documents, np.bool_)
-    rows = read_table(join(root, f"duplicates/{part}.parquet"), columns=["row"])["row"]
-    mask[rows.to_numpy()] = False
-    return mask

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from corpus.files import checksum, exists, join, size_bytes
+from corpus.files import checksum, exists, size_bytes
 from corpus.shards import Shard
-from corpus.snapshots import ShardEntry, Snapshot, snapshot_root
+from corpus.snapshots import ShardEntry, Snapshot, Tree
 
 UInt64s = npt.NDArray[np.uint64]
 Int64s = npt.NDArray[np.int64]
@@ -129,11 +129,11 @@ class Shares:
 class Rows:
     """All rows of one split: its shards one after another, in the order of the manifest."""
 
-    def __init__(self, root: str, entries: Sequence[ShardEntry], snapshot: Snapshot) -> None:
+    def __init__(self, tree: Tree, entries: Sequence[ShardEntry], snapshot: Snapshot) -> None:
         """Open the shards; `ValueError` names one that is missing, truncated or foreign."""
         self.sequence_length = snapshot.sequence_length
         self.entries = tuple(entries)
-        self._shards = [_open_shard(root, entry, snapshot) for entry in self.entries]
+        self._shards = [_open_shard(tree, entry, snapshot) for entry in self.entries]
         self._ends = np.cumsum([entry.rows for entry in self.entries], dtype=np.int64)
         self.count = int(self._ends[-1]) if self.entries else 0
 
@@ -158,14 +158,14 @@ class Rows:
 def open_rows(store: str, snapshot: Snapshot, split: str) -> Rows:
     """Open one split of a snapshot for reading by row."""
     entries = [entry for entry in snapshot.shards if entry.split == split]
-    return Rows(snapshot_root(store, snapshot.label), entries, snapshot)
+    return Rows(snapshot.tree(store), entries, snapshot)
 
 
 def verify_shards(store: str, snapshot: Snapshot, rank: int, world_size: int) -> None:
     """Compare this rank's part of the shards with their checksums in the manifest."""
-    root = snapshot_root(store, snapshot.label)
+    tree = snapshot.tree(store)
     for entry in snapshot.shards[rank::world_size]:
-        path = join(root, entry.path)
+        path = tree.find(entry.path)
         _check_size(path, entry)
         found = checksum(path)
         if found != entry.checksum:
@@ -187,8 +187,8 @@ def _check_size(path: str, entry: ShardEntry) -> None:
         )
 
 
-def _open_shard(root: str, entry: ShardEntry, snapshot: Snapshot) -> Shard:
-    path = join(root, entry.path)
+def _open_shard(tree: Tree, entry: ShardEntry, snapshot: Snapshot) -> Shard:
+    path = tree.find(entry.path)
     _check_size(path, entry)
     shard = Shard(path)
     found = (shard.rows, shard.sequence_length, shard.tokenizer_fingerprint)

@@ -11,10 +11,11 @@ from hypothesis import settings
 from corpus.documents import text_hash
 from corpus.readers import Record
 from corpus.recipe import Clean, Dedup
-from pipeline.clean import _write_part, clean_records, clean_text, read_table
+from corpus.snapshots import Part, Tree
+from pipeline.clean import Origin, clean_records, clean_text, read_table, write_part
 from pipeline.dedup import resolve
 from pipeline.jobs import Stages, Task, run_task
-from pipeline.pairs import group_partition, verify_partition
+from pipeline.pairs import Corpus, group_partition, verify_share
 from pipeline.signatures import reference_shingles, sign
 
 # Four agents or a busy CI machine share two cores: how long an example takes proves nothing.
@@ -39,16 +40,21 @@ class Dropped(NamedTuple):
 
 
 def clean_parts(
-    root: str, parts: Sequence[Sequence[tuple[int, Given]]], config: Dedup
+    tree: Tree, parts: Sequence[Sequence[tuple[int, Given]]], config: Dedup
 ) -> list[str]:
     """Write numbered documents as clean parts with their index; return the parts' names."""
     names = []
     for number, part in enumerate(parts):
         records = [Record(n, given.key, given.text, None, None, None) for n, given in part]
-        (made,) = clean_records(records, "s", "f", Clean(preset="none"))
+        (made,) = clean_records(records, Origin("first", "s", "f"), Clean(preset="none"))
         names.append(f"s-{number:016x}-00000")
-        _write_part(root, names[-1], *made.tables(), config)
+        write_part(tree, names[-1], *made.tables(), config)
     return names
+
+
+def corpus_of(names: Sequence[str]) -> Corpus:
+    """Return parts of one source and one delivery, all of them new."""
+    return Corpus(tuple(Part(name, "s", "first", 0) for name in names), 0)
 
 
 def spread(documents: Sequence[Given], cuts: Sequence[int]) -> list[list[tuple[int, Given]]]:
@@ -58,22 +64,24 @@ def spread(documents: Sequence[Given], cuts: Sequence[int]) -> list[list[tuple[i
     return [numbered[start:stop] for start, stop in pairwise(bounds)]
 
 
-def deduplicate(root: str, names: list[str], config: Dedup) -> dict[Place, Dropped]:
+def deduplicate(tree: Tree, names: list[str], config: Dedup) -> dict[Place, Dropped]:
     """Run group, verify and resolve on clean parts; return what was dropped."""
+    corpus = corpus_of(names)
     groups = [f"g{n:05d}" for n in range(config.partitions)]
     for number, group in enumerate(groups):
-        group_partition(root, group, number, config.partitions, names)
-    for group in groups:
-        verify_partition(root, group, config, names, groups)
-    resolve(root, "resolve", config, names, (groups, groups))
-    return read_dropped(root, names)
+        group_partition(tree, group, corpus, (number, len(groups)))
+    checks = ["v0", "v1"]
+    for number, check in enumerate(checks):
+        verify_share(tree, check, config, corpus, (number, len(checks), groups))
+    resolve(tree, "resolve", config, corpus, (groups, checks))
+    return read_dropped(tree, names)
 
 
-def read_dropped(root: str, names: Sequence[str]) -> dict[Place, Dropped]:
+def read_dropped(tree: Tree, names: Sequence[str]) -> dict[Place, Dropped]:
     """Read the duplicates of parts by place."""
     dropped = {}
     for name in names:
-        for row in read_table(f"{root}/duplicates/{name}.parquet").to_pylist():
+        for row in read_table(tree.find(f"duplicates/{name}.parquet")).to_pylist():
             witness = (row["witness_id"], row["witness_file"], row["witness_position"])
             dropped[row["id"], row["file"], row["position"]] = Dropped(
                 row["method"], row["similarity"], witness
@@ -135,7 +143,7 @@ def run_stages_here(patch: pytest.MonkeyPatch) -> None:
 
     def run_missing(stages: Stages, stage: str, missing: Sequence[Task]) -> None:
         for task in missing:
-            run_task(stages.root, stage, task)
+            run_task(stages.tree, stage, task)
             stages.tasks_run += 1
 
     patch.setattr(Stages, "_run_missing", run_missing)

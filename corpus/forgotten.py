@@ -1,0 +1,96 @@
+"""What must stay out of a store: the suppression list that take-downs leave behind.
+
+`<store>/forgotten/*.json` holds, one file a take-down, SHA-256 values of document ids, hashes of
+normalized texts, URL prefixes and source names; no text and no id. A document that passed the rules
+and is on the list becomes a drop with the rule `forgotten`, in every later delivery and in a
+rebuild. The text hash catches the same text under another id; naming a source forgets that source
+alone, not the same text elsewhere.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from corpus.files import join, list_names, read_bytes
+
+_DIRECTORY = "forgotten"
+
+
+class Forgotten(BaseModel):
+    """Everything that stays out; empty where nothing was ever taken down."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ids: frozenset[str] = frozenset()
+    texts: frozenset[str] = frozenset()
+    url_prefixes: frozenset[str] = frozenset()
+    sources: frozenset[str] = frozenset()
+
+    def covers(self, document: Mapping[str, Any]) -> bool:
+        """Tell whether a document (a row of the document table) stays out."""
+        url = document["url"]
+        return (
+            document["source"] in self.sources
+            or (bool(self.ids) and hash_id(document["id"]) in self.ids)
+            or (url is not None and any(map(url.startswith, self.url_prefixes)))
+            or document["text_hash"].hex() in self.texts
+        )
+
+    def union(self, other: "Forgotten") -> "Forgotten":
+        """Return what is on either list."""
+        return Forgotten(
+            ids=self.ids | other.ids,
+            texts=self.texts | other.texts,
+            url_prefixes=self.url_prefixes | other.url_prefixes,
+            sources=self.sources | other.sources,
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is on the list."""
+        return not (self.ids or self.texts or self.url_prefixes or self.sources)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the list in canonical order, in hexadecimal."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """Write the list as JSON in canonical order."""
+        fields = {name: sorted(values) for name, values in self}
+        return orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
+
+
+def hash_id(identity: str) -> str:
+    """Return what the list holds of a document id."""
+    return hashlib.sha256(identity.encode()).hexdigest()
+
+
+def read_forgotten(store: str) -> Forgotten:
+    """Read the suppression list of a store; `ValueError` names a damaged file of it."""
+    directory = join(store, _DIRECTORY)
+    lists = [_read(join(directory, name)) for name in list_names(directory)]
+    return unite(lists)
+
+
+def unite(lists: Iterable[Forgotten]) -> Forgotten:
+    """Return what is on any of the lists."""
+    together = Forgotten()
+    for each in lists:
+        together = together.union(each)
+    return together
+
+
+def forgotten_path(store: str, label: str) -> str:
+    """Return where the list of one take-down lies."""
+    return join(store, _DIRECTORY, f"{label}.json")
+
+
+def _read(path: str) -> Forgotten:
+    try:
+        return Forgotten.model_validate_json(read_bytes(path))
+    except ValidationError as error:
+        raise ValueError(f"{path} is damaged: {error}: put back a copy of it") from None

@@ -1,0 +1,371 @@
+"""Build: the stages in order, from new inputs to the manifest of one snapshot.
+
+Clean, group, verify, resolve, tokenizer, encode, pack, each as tasks with records; the manifest
+comes last. A refresh gives the inputs of one delivery and the snapshot they are added to; a rebuild
+gives all deliveries at once and no parent. Both go the same way: parts of the parent are settled,
+their files are read where they lie.
+"""
+
+import hashlib
+import platform
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from corpus.documents import add_digests
+from corpus.files import write_bytes
+from corpus.forgotten import Forgotten
+from corpus.lease import Lease
+from corpus.recipe import Recipe
+from corpus.shards import token_dtype
+from corpus.snapshots import (
+    FORMAT_VERSION,
+    Counts,
+    FileEntry,
+    Input,
+    Part,
+    PartEntry,
+    ShardEntry,
+    Snapshot,
+    Tree,
+    commit_snapshot,
+    snapshot_root,
+)
+from pipeline import clean, dedup, encode, pack, pairs, vocabulary
+from pipeline.jobs import Record, Stages, Task, describe_file, sweep
+from pipeline.pairs import Corpus
+
+_LIBRARIES = ("maskline", "numba", "numpy", "pyarrow", "ray", "tokenizers")
+
+Records = dict[str, Record]
+
+
+class Job(NamedTuple):
+    """What is to be built.
+
+    `deliveries` are all of them in order; `inputs` are those of the ones that are new; `shards`,
+    where given, fixes how many shards each (snapshot, source, split) has.
+    """
+
+    recipe: Recipe
+    parent: Snapshot | None
+    deliveries: tuple[str, ...]
+    inputs: tuple[Input, ...]
+    forgotten: Forgotten
+    shards: Mapping[tuple[str, str, str], int] | None = None
+
+    @property
+    def tree(self) -> Tree:
+        """Where the files lie that are read and written."""
+        root = snapshot_root(self.recipe.store, self.recipe.snapshot)
+        if self.parent is None:
+            return Tree(root)
+        homes = {
+            each.path: snapshot_root(self.recipe.store, each.home) for each in self.parent.all_files
+        }
+        return Tree(root, homes)
+
+
+def build(job: Job, stages: Stages) -> Snapshot:
+    """Run every stage and return the manifest, not yet committed."""
+    cleaned = stages.run("clean", [_cleaning(job, each) for each in job.inputs])
+    corpus = _corpus(job, cleaned)
+    identity = _identity(job, corpus)
+    resolved = _deduplicate(job, corpus, identity, stages)
+    _check_any_kept(job, cleaned, resolved)
+    made = _tokenizer(job, corpus, stages)
+    encoded = stages.run(
+        "encode",
+        [
+            Task(f"{part.name}-{identity}", encode.encode_part, (part.name, made.location))
+            for part in corpus.new_parts
+        ],
+    )
+    packed = stages.run(
+        "pack",
+        [
+            Task(f"{plan.name}-{identity}", pack.pack_shard, (plan, job.recipe.pack, given))
+            for plan, given in _plan(job, corpus, made)
+        ],
+    )
+    records = {"clean": cleaned, "resolve": resolved, "encode": encoded, "pack": packed}
+    return _manifest(job, corpus, made, records)
+
+
+def _cleaning(job: Job, source: Input) -> Task:
+    name = clean.input_name(source)
+    if not job.forgotten.is_empty:
+        name += f"-{job.forgotten.fingerprint[:16]}"
+    lineage = (job.recipe.clean, job.recipe.dedup)
+    return Task(name, clean.clean_file, (source, lineage, job.forgotten))
+
+
+def _corpus(job: Job, cleaned: Records) -> Corpus:
+    """List the parent's parts and, after them, the new ones."""
+    new = [
+        Part(part["name"], each.source, each.snapshot, job.deliveries.index(each.snapshot))
+        for each in job.inputs
+        for part in cleaned[_cleaning(job, each).name].counts["parts"]
+    ]
+    new.sort(key=lambda part: (part.position, part.name))
+    settled = () if job.parent is None else job.parent.part_list()
+    return Corpus((*settled, *new), len(settled))
+
+
+def _identity(job: Job, corpus: Corpus) -> str:
+    """Name what the stages after cleaning depend on."""
+    parent = None if job.parent is None else job.parent.fingerprint
+    names = [part.name for part in corpus.parts]
+    known = orjson.dumps([parent, names, job.forgotten.fingerprint])
+    return hashlib.sha256(known).hexdigest()[:16]
+
+
+def _deduplicate(job: Job, corpus: Corpus, identity: str, stages: Stages) -> Records:
+    """Run group, verify and resolve; a resolved corpus needs no work files any more."""
+    config = job.recipe.dedup
+    resolving = f"resolve-{identity}"
+    if stages.is_done("resolve", [resolving]):
+        return stages.run("resolve", [Task(resolving, dedup.resolve, ())])
+    total = config.partitions
+    groups = [f"{number:05d}-of-{total:05d}-{identity}" for number in range(total)]
+    grouped = stages.run(
+        "group",
+        [
+            Task(name, pairs.group_partition, (corpus, (number, total)))
+            for number, name in enumerate(groups)
+        ],
+    )
+    shares = -(-sum(each.counts["pairs"] for each in grouped.values()) // pairs.PAIRS_PER_TASK)
+    shares = max(shares, min(total, stages.workers))
+    checks = [f"{number:05d}-of-{shares:05d}-{identity}" for number in range(shares)]
+    stages.run(
+        "verify",
+        [
+            Task(name, pairs.verify_share, (config, corpus, (number, shares, groups)))
+            for number, name in enumerate(checks)
+        ],
+    )
+    return stages.run(
+        "resolve", [Task(resolving, dedup.resolve, (config, corpus, (groups, checks)))]
+    )
+
+
+def _check_any_kept(job: Job, cleaned: Records, resolved: Records) -> None:
+    if job.parent is None and not sum(part["documents"] for part in _parts(cleaned)):
+        raise ValueError(f"no document was kept; dropped: {_count_drops(cleaned, resolved)}")
+
+
+def _parts(records: Records) -> list[dict[str, Any]]:
+    return [part for record in records.values() for part in record.counts["parts"]]
+
+
+def _count_drops(*stages: Records) -> dict[str, int]:
+    counted: Counter[str] = Counter()
+    for records in stages:
+        for part in _parts(records):
+            counted.update(part["dropped"])
+    return dict(sorted(counted.items()))
+
+
+class _Made(NamedTuple):
+    """The store's tokenizer."""
+
+    store: str
+    fingerprint: str
+    vocab_size: int
+
+    @property
+    def location(self) -> tuple[str, str]:
+        return self.store, self.fingerprint
+
+
+def _tokenizer(job: Job, corpus: Corpus, stages: Stages) -> _Made:
+    """Train the tokenizer on the first delivery, or take the parent's."""
+    store = job.recipe.store
+    if job.parent is not None:
+        return _Made(store, job.parent.tokenizer, job.parent.vocab_size)
+    names = [part.name for part in corpus.parts if part.position == 0]
+    arguments = (store, job.recipe.tokenizer, names)
+    task = Task(f"tokenizer-{_identity(job, corpus)}", vocabulary.make_tokenizer, arguments)
+    counts = stages.run("tokenizer", [task])[task.name].counts
+    return _Made(store, counts["fingerprint"], counts["vocab_size"])
+
+
+def _plan(
+    job: Job, corpus: Corpus, made: _Made
+) -> list[tuple[pack.ShardPlan, tuple[str, int, list[str]]]]:
+    """Plan the shards of every new delivery, each with what it is packed from."""
+    parts: dict[str, dict[str, list[str]]] = {}
+    for part in corpus.new_parts:
+        parts.setdefault(part.snapshot, {}).setdefault(part.source, []).append(part.name)
+    token_bytes = np.dtype(token_dtype(made.vocab_size)).itemsize
+    plans = []
+    for snapshot, by_source in parts.items():
+        if job.shards is None:
+            plans += pack.plan_shards(job.tree, snapshot, by_source, job.recipe.pack, token_bytes)
+        else:
+            for place, count in job.shards.items():
+                if place[0] == snapshot:
+                    plans += pack.cut_split(place, count, job.recipe.pack)
+    return [
+        (plan, (made.fingerprint, made.vocab_size, parts[plan.snapshot][plan.source]))
+        for plan in plans
+    ]
+
+
+def _manifest(job: Job, corpus: Corpus, made: _Made, records: Mapping[str, Records]) -> Snapshot:
+    label = job.recipe.snapshot
+    parent = job.parent
+    parts = (*(parent.parts if parent else ()), *_part_entries(corpus, records))
+    files = [
+        FileEntry(**file, home=label)
+        for stage in records.values()
+        for record in stage.values()
+        for file in record.files
+        if not file["path"].startswith("shards/")
+    ]
+    shards = [
+        ShardEntry(**record.files[0], **record.counts, home=label)
+        for record in records["pack"].values()
+    ]
+    made_with = _made_with(records)
+    return assemble(
+        job,
+        Contents(
+            (made.fingerprint, made.vocab_size),
+            [*(parent.shards if parent else ()), *shards],
+            parts,
+            [*(parent.files if parent else ()), *files],
+        ),
+        made_with,
+    )
+
+
+class Contents(NamedTuple):
+    """What a snapshot holds: its tokenizer (fingerprint, entries), shards, parts and files."""
+
+    tokenizer: tuple[str, int]
+    shards: Sequence[ShardEntry]
+    parts: Sequence[PartEntry]
+    files: Sequence[FileEntry]
+
+
+def assemble(job: Job, contents: Contents, made_with: Mapping[str, Any]) -> Snapshot:
+    """Put a manifest together and write its statistics."""
+    label, tree = job.recipe.snapshot, job.tree
+    stats = orjson.dumps(funnel(contents.parts), option=orjson.OPT_INDENT_2)
+    write_bytes(tree.own("stats.json"), stats)
+    statistics = FileEntry(**describe_file(tree.root, "stats.json"), home=label)
+    # What lies at the top of a directory is about that snapshot alone.
+    inherited = [each for each in contents.files if "/" in each.path or each.home == label]
+    files = [*inherited, statistics]
+    order = {delivery: position for position, delivery in enumerate(job.deliveries)}
+    shards = sorted(
+        contents.shards, key=lambda each: (order[each.snapshot], each.source, each.split, each.path)
+    )
+    snapshot = Snapshot(
+        label=label,
+        parent=None if job.parent is None else job.parent.label,
+        deliveries=job.deliveries,
+        format_version=FORMAT_VERSION,
+        sequence_length=job.recipe.pack.sequence_length,
+        tokenizer=contents.tokenizer[0],
+        vocab_size=contents.tokenizer[1],
+        shards=tuple(shards),
+        parts=tuple(contents.parts),
+        kept_digest=add_digests(each.kept_digest for each in contents.parts),
+        dropped_digest=add_digests(each.dropped_digest for each in contents.parts),
+        fingerprint="",
+        counts=_count(contents),
+        files=tuple(sorted(files, key=lambda each: each.path)),
+        inputs=(*(job.parent.inputs if job.parent else ()), *job.inputs),
+        recipe=job.recipe.model_dump(mode="json"),
+        made_with=dict(made_with),
+    )
+    return snapshot.model_copy(update={"fingerprint": snapshot.compute_fingerprint()})
+
+
+def commit(job: Job, snapshot: Snapshot, lease: Lease) -> None:
+    """Clear what a finished snapshot does not need and write its manifest."""
+    lease.check()
+    own = {each.path for each in snapshot.all_files if each.home == snapshot.label}
+    sweep(job.tree.root, own)
+    lease.check()
+    commit_snapshot(job.recipe.store, snapshot)
+
+
+def _part_entries(corpus: Corpus, records: Mapping[str, Records]) -> list[PartEntry]:
+    cleaned = {part["name"]: part for part in _parts(records["clean"])}
+    resolved = {part["name"]: part for part in _parts(records["resolve"])}
+    encoded = {record.counts["name"]: record.counts for record in records["encode"].values()}
+    entries = []
+    for part in corpus.new_parts:
+        first, second, kept = (stage[part.name] for stage in (cleaned, resolved, encoded))
+        assert first["documents"] == kept["documents"] + sum(second["dropped"].values()), part
+        entries.append(part_entry(part, first, second, kept))
+    return entries
+
+
+def part_entry(
+    part: Part, cleaned: Mapping[str, Any], resolved: Mapping[str, Any], kept: Mapping[str, Any]
+) -> PartEntry:
+    """Return a part's line of the manifest from the counts of its stages."""
+    return PartEntry(
+        name=part.name,
+        source=part.source,
+        snapshot=part.snapshot,
+        documents=cleaned["documents"],
+        kept=kept["documents"],
+        text_bytes=kept["text_bytes"],
+        tokens=kept["tokens"],
+        dropped=dict(sorted({**cleaned["dropped"], **resolved["dropped"]}.items())),
+        kept_digest=kept["kept_digest"],
+        dropped_digest=add_digests([cleaned["dropped_digest"], resolved["dropped_digest"]]),
+    )
+
+
+def _count(contents: Contents) -> Counts:
+    dropped: Counter[str] = Counter()
+    for part in contents.parts:
+        dropped.update(part.dropped)
+    kept = sum(part.kept for part in contents.parts)
+    tokens = sum(part.tokens for part in contents.parts)
+    assert tokens == sum(shard.tokens for shard in contents.shards), tokens
+    return Counts(
+        documents_in=kept + sum(dropped.values()),
+        documents_kept=kept,
+        documents_dropped=dict(sorted(dropped.items())),
+        tokens=tokens,
+        sequences=sum(shard.rows for shard in contents.shards),
+    )
+
+
+def funnel(parts: Iterable[PartEntry]) -> dict[str, Any]:
+    """Return what became of every source's records: kept, tokens, drops by rule."""
+    sources: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        empty = {"dropped": {}, "documents": 0, "tokens": 0, "text_bytes": 0}
+        entry = sources.setdefault(part.source, empty)
+        entry["documents"] += part.kept
+        entry["tokens"] += part.tokens
+        entry["text_bytes"] += part.text_bytes
+        dropped = Counter(entry["dropped"]) + Counter(part.dropped)
+        entry["dropped"] = dict(sorted(dropped.items()))
+    return dict(sorted(sources.items()))
+
+
+def _made_with(records: Mapping[str, Records]) -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "unicode": unicodedata.unidata_version,
+        "task_seconds": {
+            stage: round(sum(record.elapsed_seconds for record in done.values()), 3)
+            for stage, done in records.items()
+        },
+    }

@@ -1,0 +1,311 @@
+"""Cascade: what changes among the other documents when some are taken out.
+
+A document whose witness goes is judged again over *all* its edges, dropped documents included: it
+finds another surviving witness, or it is admitted again. One that is admitted again may evict a
+later survivor, whose own duplicates are then judged again, and so on. Documents are taken in the
+total order, so each is judged once, when everything before it is final; what comes out is the first
+independent set of what is left, as a rebuild would find it.
+
+Edges are searched in the index for the documents concerned only. It holds the places of all
+duplicates of the corpus, some hundred bytes each.
+"""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from corpus.documents import DROP_SCHEMA, deal_hash, digest_table, format_digest
+from corpus.recipe import Dedup, Recipe
+from corpus.snapshots import Part, Tree
+from pipeline import pack
+from pipeline.clean import count_rules, read_table
+from pipeline.dedup import (
+    METHODS,
+    Node,
+    Verdict,
+    duplicate_row,
+    read_nodes,
+    write_duplicates,
+)
+from pipeline.jobs import Output
+from pipeline.pairs import (
+    ROW_BITS,
+    Corpus,
+    KeySearch,
+    UInt64s,
+    compare,
+    find_buckets,
+    open_arrow,
+)
+
+Place = tuple[str, str, int]  # snapshot, file, position
+
+# The documents that were taken out of a part, by their row before.
+REMOVED_SCHEMA = pa.schema(
+    [("row", pa.int64()), ("id", pa.string()), ("file", pa.string()), ("position", pa.int64())]
+)
+
+
+class Edge(NamedTuple):
+    """A neighbour of a document and how the two are alike."""
+
+    node: Node
+    method: int
+    similarity: float | None
+
+
+class Edges:
+    """Finds all neighbours of documents, many documents at a time."""
+
+    def __init__(self, tree: Tree, config: Dedup, corpus: Corpus) -> None:
+        """Map the index."""
+        self._tree, self._config, self._corpus = tree, config, corpus
+        self._search = KeySearch(tree, corpus)
+        self._found: dict[int, list[Edge]] = {}
+
+    def of(self, document: int, soon: Iterable[int]) -> list[Edge]:
+        """Return the neighbours of a document; those it may be asked for soon are searched too."""
+        if document not in self._found:
+            wanted = {document, *(other for other in soon if other not in self._found)}
+            self._find(np.array(sorted(wanted), np.uint64))
+        return self._found[document]
+
+    def _find(self, documents: UInt64s) -> None:
+        self._found |= {document: [] for document in documents.tolist()}
+        pairs = self._share_a_key(documents)
+        nodes = self._nodes(pairs)
+        alike = {
+            (left, right): shared / total
+            for left, right, shared, total in self._compare(pairs, nodes).tolist()
+        }
+        for left, right in pairs.tolist():
+            edge = _edge(nodes[left], nodes[right], alike.get((left, right)))
+            if edge is not None:
+                self._found[left].append(Edge(nodes[right], *edge))
+
+    def _share_a_key(self, documents: UInt64s) -> UInt64s:
+        """Pair these documents with all that share a band and key: [pairs, 2]."""
+        numbers = documents >> np.uint64(ROW_BITS)
+        rows = (documents & np.uint64(2**ROW_BITS - 1)).astype(np.int64)
+        own = [self._search.of_rows(n, rows[numbers == n]) for n in np.unique(numbers).tolist()]
+        wanted = np.unique(np.concatenate([each.key for each in own]))
+        keys = self._search.having(wanted)
+        buckets = find_buckets(keys, np.uint64(0))
+        asked = np.isin(buckets.document, documents)
+        found = [np.empty((0, 2), np.uint64)]
+        for number in np.unique(buckets.number[asked]).tolist():
+            span = slice(*np.searchsorted(buckets.number, [number, number + 1]).tolist())
+            members, mine = buckets.document[span], buckets.document[span][asked[span]]
+            pairs = np.stack(np.meshgrid(mine, members, indexing="ij"), axis=-1).reshape(-1, 2)
+            found.append(pairs[pairs[:, 0] != pairs[:, 1]])
+        return np.unique(np.concatenate(found), axis=0)
+
+    def _nodes(self, pairs: UInt64s) -> dict[int, Node]:
+        nodes = read_nodes(self._tree, self._config, self._corpus, pairs.reshape(-1))
+        return {node.document: node for node in nodes}
+
+    def _compare(self, pairs: UInt64s, nodes: dict[int, Node]) -> Any:  # noqa: ANN401 - int64s
+        """Compare the pairs that no whole value decides."""
+        open_ = np.array([_undecided(nodes[a], nodes[b]) for a, b in pairs.tolist()], np.bool_)
+        chosen = pairs[open_] if len(pairs) else pairs
+        return compare(self._tree, self._corpus, (chosen[:, 0], chosen[:, 1]), self._config)
+
+
+def _undecided(one: Node, other: Node) -> bool:
+    return (
+        one.id != other.id
+        and one.text_hash != other.text_hash
+        and None not in (one.set_hash, other.set_hash)
+        and one.set_hash != other.set_hash
+    )
+
+
+def _edge(one: Node, other: Node, similarity: float | None) -> tuple[int, float | None] | None:
+    """Return method and similarity of what joins two documents that share a key, or None."""
+    if one.id == other.id:
+        return METHODS.index("same_id"), None
+    if one.text_hash == other.text_hash:
+        return METHODS.index("exact"), 1.0
+    if one.set_hash is not None and one.set_hash == other.set_hash:
+        return METHODS.index("minhash"), 1.0
+    return None if similarity is None else (METHODS.index("minhash"), similarity)
+
+
+class Changes(NamedTuple):
+    """Verdicts that are new; None for a document that stays now."""
+
+    verdicts: dict[int, Verdict | None]
+    nodes: dict[int, Node]
+
+
+class Cascade:
+    """Judges documents again, in order, and whatever their new verdicts reach."""
+
+    def __init__(self, edges: Edges, witness_of: Mapping[int, Place]) -> None:
+        """Start from the witness of every dropped document, as it was before the removal."""
+        self._edges = edges
+        self._witness_of = dict(witness_of)
+        self._led: dict[Place, set[int]] = defaultdict(set)
+        for document, witness in witness_of.items():
+            self._led[witness].add(document)
+        self.changes = Changes({}, {})
+
+    def follow(self, nodes: Iterable[Node]) -> Changes:
+        """Judge these documents, whose witness was taken out, and all that follows from it."""
+        queue = sorted(nodes)
+        queued = {node.document for node in queue}
+        while queue:
+            node = heapq.heappop(queue)
+            around = self._edges.of(node.document, (other.document for other in queue))
+            for other in self._judge(node, around):
+                if other.document not in queued:
+                    queued.add(other.document)
+                    heapq.heappush(queue, other)
+        return self.changes
+
+    def _judge(self, node: Node, around: list[Edge]) -> list[Node]:
+        """Decide on one document; return the later ones that have to be judged again."""
+        earlier = [e for e in around if e.node < node and e.node.document not in self._witness_of]
+        first = min(earlier, key=lambda edge: edge[:2], default=None)
+        was_dropped = node.document in self._witness_of
+        self._set(node, first)
+        if was_dropped and first is None:
+            return [edge.node for edge in around if edge.node > node]
+        if not was_dropped and first is not None:
+            led = self._led[node.place]
+            return [edge.node for edge in around if edge.node.document in led]
+        return []
+
+    def _set(self, node: Node, first: Edge | None) -> None:
+        document = node.document
+        if document in self._witness_of:
+            self._led[self._witness_of.pop(document)].discard(document)
+        self.changes.nodes[document] = node
+        if first is None:
+            self.changes.verdicts[document] = None
+            return
+        self.changes.verdicts[document] = Verdict(
+            first.node, METHODS[first.method], first.similarity
+        )
+        self._witness_of[document] = first.node.place
+        self._led[first.node.place].add(document)
+
+
+@dataclass
+class _State:
+    """What a part looks like while verdicts change; rows count without the removed ones.
+
+    `moved` are the ids of documents that were kept and go, or were dropped and stay.
+    """
+
+    part: Part
+    duplicates: dict[int, dict[str, Any]]
+    removed: set[Place] = field(default_factory=set)
+    moved: set[str] = field(default_factory=set)
+    changed: bool = False
+
+
+def judge_again(
+    tree: Tree,
+    _task: str,
+    recipe: Recipe,
+    corpus: Corpus,
+    given: tuple[Sequence[str], Mapping[tuple[str, str, str], int]],
+) -> Output:
+    """Follow the cascade; write the duplicates that changed and tell what is to be made anew.
+
+    `given` names the parts that lost documents, and how many shards there are.
+    """
+    affected, shards = given
+    states = [_read_state(tree, part, part.name in affected) for part in corpus.parts]
+    removed = {place for state in states for place in state.removed}
+    witness_of = {
+        number << ROW_BITS | row: _witness(duplicate)
+        for number, state in enumerate(states)
+        for row, duplicate in state.duplicates.items()
+    }
+    orphans = [document for document, witness in witness_of.items() if witness in removed]
+    nodes = read_nodes(tree, recipe.dedup, corpus, np.array(orphans, np.uint64))
+    changes = Cascade(Edges(tree, recipe.dedup, corpus), witness_of).follow(nodes)
+    for document, verdict in changes.verdicts.items():
+        _apply(states[document >> ROW_BITS], changes.nodes[document], verdict)
+    return _write_states(tree, recipe, [state for state in states if state.changed], shards)
+
+
+def _read_state(tree: Tree, part: Part, is_affected: bool) -> _State:
+    rows = read_table(tree.find(f"duplicates/{part.name}.parquet")).to_pylist()
+    if not is_affected:
+        return _State(part, {row["row"]: row for row in rows})
+    gone = open_arrow(tree.own(f"work/removed/{part.name}.arrow")).to_pylist()
+    removed = np.array([row["row"] for row in gone], np.int64)
+    state = _State(part, {}, {(part.snapshot, row["file"], row["position"]) for row in gone})
+    state.changed = True
+    dropped_before = {row["row"] for row in rows}
+    state.moved = {row["id"] for row in gone if row["row"] not in dropped_before}
+    for row in rows:
+        before = int(np.searchsorted(removed, row["row"]))
+        if not (before < len(removed) and removed[before] == row["row"]):
+            number = row["row"] - before
+            state.duplicates[number] = row | {"row": number}
+    return state
+
+
+def _witness(row: Mapping[str, Any]) -> Place:
+    return row["witness_snapshot"], row["witness_file"], row["witness_position"]
+
+
+def _apply(state: _State, node: Node, verdict: Verdict | None) -> None:
+    row = node.document & (2**ROW_BITS - 1)
+    before = state.duplicates.pop(row, None)
+    if verdict is not None:
+        state.duplicates[row] = duplicate_row(node, verdict)
+    if state.duplicates.get(row) != before:
+        state.changed = True
+    if (before is None) != (verdict is None):
+        state.moved.add(node.id)
+
+
+def _write_states(
+    tree: Tree,
+    recipe: Recipe,
+    states: Iterable[_State],
+    shards: Mapping[tuple[str, str, str], int],
+) -> Output:
+    plans = {place: pack.cut_split(place, n, recipe.pack) for place, n in shards.items()}
+    paths: list[str] = []
+    parts, again, touched = [], [], set()
+    for state in states:
+        name = state.part.name
+        written, resolved = write_duplicates(
+            tree, recipe.dedup, state.part, state.duplicates.values()
+        )
+        paths += written
+        drops = read_table(tree.find(f"dropped/{name}.parquet"))
+        cleaned = {
+            "documents": len(open_arrow(tree.find(f"index/{name}.documents.arrow"))),
+            "dropped": count_rules(drops),
+            "dropped_digest": format_digest(digest_table(drops, DROP_SCHEMA.names)),
+        }
+        parts.append({"name": name, "cleaned": cleaned, "resolved": resolved})
+        if state.moved:
+            again.append(name)
+            touched |= {_shard_of(state.part, identity, plans) for identity in state.moved}
+    return Output(
+        tuple(paths), {"parts": parts, "encode": again, "shards": sorted(map(list, touched))}
+    )
+
+
+def _shard_of(
+    part: Part, identity: str, plans: Mapping[tuple[str, str, str], Sequence[pack.ShardPlan]]
+) -> tuple[str, str, str, int]:
+    position = deal_hash(identity)
+    for split in pack.SPLITS:
+        for plan in plans.get((part.snapshot, part.source, split), ()):
+            if plan.low <= position < plan.high:
+                return plan.snapshot, plan.source, plan.split, plan.number
+    raise AssertionError(f"no shard of {part.snapshot} for {identity}")

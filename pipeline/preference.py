@@ -1,0 +1,65 @@
+"""Who is preferred: the recipe's part of the total order among duplicates, and their scope.
+
+Within a delivery the order of documents is the recipe's preference, then the hash of the normalized
+text, then (id, file, position); earlier deliveries go before later ones. A preference is written as
+bytes that sort as the documents do, so the walk compares bytes only.
+"""
+
+import math
+import struct
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from corpus.recipe import Dedup
+
+# Raised by hand when a preference or a scope comes out differently.
+VERSION = 1
+
+PREFERENCE_BYTES = 24  # three criteria of eight bytes
+_LAST = 2**64 - 1
+# Scores come from models: equal ones on another machine must stay equal. A thousandth. Guess.
+_QUALITY_STEPS = 1000
+
+
+def scope_of(snapshot: str, source: str, config: Dedup) -> str:
+    """Return what two documents must share to be compared at all."""
+    return {"corpus": "", "snapshot": f"snapshot {snapshot}", "source": f"source {source}"}[
+        config.scope
+    ]
+
+
+def preferences(documents: pa.Table, config: Dedup) -> list[bytes]:
+    """Return the preference of every document; the least is the best."""
+    if not config.prefer:
+        return [bytes(PREFERENCE_BYTES)] * len(documents)
+    rows = documents.select(["source", "text", "meta"]).to_pylist()
+    return [_preference(row, config) for row in rows]
+
+
+def _preference(row: dict[str, Any], config: Dedup) -> bytes:
+    values = [_CRITERIA[criterion](row, config) for criterion in config.prefer]
+    return struct.pack(">3Q", *values, *[0] * (3 - len(values)))
+
+
+def _by_source(row: dict[str, Any], config: Dedup) -> int:
+    order = config.source_priority
+    return order.index(row["source"]) if row["source"] in order else len(order)
+
+
+def _by_quality(row: dict[str, Any], config: Dedup) -> int:
+    """Rank by a number in the record's own fields: higher is better, none is last."""
+    fields = orjson.loads(row["meta"]) if row["meta"] else {}
+    score = fields.get(config.quality_key)
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        return _LAST
+    return min(max(2**63 - math.floor(score * _QUALITY_STEPS), 0), _LAST - 1)
+
+
+def _by_length(row: dict[str, Any], _config: Dedup) -> int:
+    """Rank by bytes of text: longer is better."""
+    return 2**63 - len(row["text"].encode())
+
+
+_CRITERIA = {"source": _by_source, "quality": _by_quality, "length": _by_length}

@@ -1,0 +1,151 @@
+"""What held a document that was taken down, and how its text leaves the disk.
+
+`find_holdings` lists every snapshot and every packed sequence that held one of the documents.
+`purge` marks each of those snapshots withdrawn and then deletes from their directories what holds
+the text: documents, index, tokens, shards and reports, and whatever a killed command left behind.
+Killed itself, it is finished by running it again. `out_of_reach` names what no command of ours can
+clean: raw inputs, the tokenizer's merges, checkpoints and what was exported from them.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from corpus.files import exists, join, list_names, remove, remove_tree
+from corpus.forgotten import Forgotten
+from corpus.shards import Shard
+from corpus.snapshots import (
+    Snapshot,
+    list_snapshots,
+    read_manifest,
+    snapshot_root,
+    withdraw,
+)
+from pipeline.clean import input_name, kept_mask, read_table
+from pipeline.explain import Store, document_rows, shard_documents, shard_of
+
+_REPORTS = ("report.html", "stats.json")
+
+
+class Holding(NamedTuple):
+    """Where a document of the list is or was packed: rows of a shard of some snapshots."""
+
+    document: str
+    snapshots: tuple[str, ...]
+    shard: str
+    first_row: int
+    last_row: int
+
+
+def find_holdings(store: str, forgotten: Forgotten) -> Iterator[Holding]:
+    """Give the packed sequences of every snapshot that hold a document of the list."""
+    found: dict[tuple[str, str, int, int], list[str]] = defaultdict(list)
+    shard_rows: dict[str, tuple[dict[str, int], list[tuple[int, int]]]] = {}
+    for snapshot in _manifests(store):
+        view = Store(store, snapshot.tree(store), snapshot)
+        for row in _covered(view, forgotten):
+            entry = shard_of(view, row["snapshot"], row["source"], row["id"])
+            path = view.tree.find(entry.path)
+            if not exists(path):
+                continue  # purged before
+            if path not in shard_rows:
+                order = {name: n for n, name in enumerate(shard_documents(view, entry))}
+                shard_rows[path] = order, document_rows(Shard(path))
+            order, rows = shard_rows[path]
+            first, last = rows[order[row["id"]]]
+            found[row["id"], f"{entry.home}/{entry.path}", first, last].append(snapshot.label)
+    for (identity, shard, first, last), labels in sorted(found.items()):
+        yield Holding(identity, tuple(labels), shard, first, last)
+
+
+def _manifests(store: str) -> Iterator[Snapshot]:
+    for label in list_snapshots(store):
+        snapshot = read_manifest(store, label)
+        assert snapshot is not None
+        yield snapshot
+
+
+def _covered(view: Store, forgotten: Forgotten) -> Iterator[dict[str, str]]:
+    """Give the kept documents of a snapshot that are on the list."""
+    for part in view.snapshot.parts:
+        path = view.tree.find(f"clean/{part.name}.parquet")
+        if not exists(path):
+            continue  # purged before
+        columns = ["id", "source", "url", "text_hash", "snapshot"]
+        rows = read_table(path, columns=columns).to_pylist()
+        covered = [n for n, row in enumerate(rows) if forgotten.covers(row)]
+        if covered:
+            kept = kept_mask(view.tree, part.name, len(rows))
+            yield from (rows[n] for n in covered if kept[n])
+
+
+def purge(store: str, successor: Snapshot, forgotten: Forgotten) -> list[str]:
+    """Delete what holds the text of forgotten documents; return the labels withdrawn."""
+    needed = {(each.home, each.path) for each in successor.all_files}
+    withdrawn, doomed = [], set()
+    for snapshot in _manifests(store):
+        if snapshot.label == successor.label:
+            continue
+        holds = set(_holding_files(store, snapshot, forgotten)) - needed
+        if holds:
+            withdraw(store, snapshot.label, successor.label)
+            withdrawn.append(snapshot.label)
+            doomed |= holds | {(snapshot.label, name) for name in _REPORTS}
+    for home, path in sorted(doomed):
+        remove(join(snapshot_root(store, home), path))
+    complete = set(list_snapshots(store))
+    for label in {name.split("/")[0] for name in list_names(join(store, "snapshots"))} - complete:
+        remove_tree(snapshot_root(store, label))
+    return withdrawn
+
+
+def _holding_files(
+    store: str, snapshot: Snapshot, forgotten: Forgotten
+) -> Iterator[tuple[str, str]]:
+    """Give the files (home, path) of a snapshot that hold a document of the list."""
+    view = Store(store, snapshot.tree(store), snapshot)
+    homes = {each.path: each.home for each in snapshot.all_files}
+    for part in snapshot.parts:
+        clean = f"clean/{part.name}.parquet"
+        if not exists(view.tree.find(clean)):
+            rows, is_held = [], True  # purged before, by a command that was killed
+        else:
+            columns = ["id", "source", "url", "text_hash"]
+            rows = read_table(view.tree.find(clean), columns=columns).to_pylist()
+            is_held = any(map(forgotten.covers, rows))
+        if is_held:
+            names = [clean, f"tokens/{part.name}.arrow"]
+            names += [f"index/{part.name}.{kind}.arrow" for kind in ("documents", "keys")]
+            yield from ((homes[name], name) for name in names)
+    for row in _covered(view, forgotten):
+        entry = shard_of(view, row["snapshot"], row["source"], row["id"])
+        yield entry.home, entry.path
+
+
+def out_of_reach(store: str, snapshots: Iterable[Snapshot], forgotten: Forgotten) -> Iterator[str]:
+    """Name what may still hold a trace of the documents and is not ours to delete."""
+    inputs, runs, tokenizers = set(), set(), set()
+    for snapshot in snapshots:
+        view = Store(store, snapshot.tree(store), snapshot)
+        parts = {
+            part.name.rpartition("-")[0]
+            for part in snapshot.parts
+            if _holds(view, part.name, forgotten)
+        }
+        inputs |= {each.path for each in snapshot.inputs if input_name(each) in parts}
+        if parts:
+            tokenizers.add(join(store, "tokenizer", snapshot.tokenizer))
+            run = snapshot.recipe.get("pretrain", {}).get("run")
+            runs |= {run} if run else set()
+    yield from (f"raw input {path}" for path in sorted(inputs))
+    yield from (f"merges of the tokenizer {path}" for path in sorted(tokenizers))
+    yield from (f"checkpoints in {path}, and what was exported from them" for path in sorted(runs))
+    yield "checkpoints and exports of runs that this store does not know"
+
+
+def _holds(view: Store, part: str, forgotten: Forgotten) -> bool:
+    path = view.tree.find(f"clean/{part}.parquet")
+    if not exists(path):
+        return False
+    columns = ["id", "source", "url", "text_hash"]
+    return any(map(forgotten.covers, read_table(path, columns=columns).to_pylist()))
