@@ -205,7 +205,7 @@ def summarize(recipe: Recipe, exported: str, picture: Path, console: Console) ->
             title="maskline demo",
         )
     )
-    console.print(show_funnel(orjson.loads(read_bytes(tree.find("stats.json")))))
+    console.print(show_funnel(orjson.loads(read_bytes(tree.find("stats.json")))["sources"]))
     console.print(show_near_duplicate(tree, snapshot))
     console.print(show_fill_mask(exported))
     console.print(show_learning(metrics, entropy, snapshot.vocab_size))

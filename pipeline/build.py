@@ -21,7 +21,7 @@ from corpus.documents import add_digests
 from corpus.files import write_bytes
 from corpus.forgotten import Forgotten
 from corpus.lease import Lease
-from corpus.recipe import Recipe
+from corpus.recipe import Dedup, Recipe
 from corpus.shards import token_dtype
 from corpus.snapshots import (
     FORMAT_VERSION,
@@ -36,8 +36,8 @@ from corpus.snapshots import (
     commit_snapshot,
     snapshot_root,
 )
-from pipeline import clean, dedup, encode, pack, pairs, vocabulary
-from pipeline.jobs import Record, Stages, Task, describe_file, sweep
+from pipeline import canaries, clean, dedup, encode, pack, pairs, vocabulary
+from pipeline.jobs import Output, Record, Stages, Task, describe_file, sweep
 from pipeline.pairs import Corpus
 
 _LIBRARIES = ("maskline", "numba", "numpy", "pyarrow", "ray", "tokenizers")
@@ -75,6 +75,8 @@ def build(job: Job, stages: Stages) -> Snapshot:
     """Run every stage and return the manifest, not yet committed."""
     cleaned = stages.run("clean", [_cleaning(job, each) for each in job.inputs])
     corpus = _corpus(job, cleaned)
+    recall = stages.run("canaries", [Task("canaries", measure_recall, (job.recipe.dedup,))])
+    canaries.check(canaries.from_json(_bins(recall)))
     identity = _identity(job, corpus)
     resolved = _deduplicate(job, corpus, identity, stages)
     _check_any_kept(job, cleaned, resolved)
@@ -94,7 +96,19 @@ def build(job: Job, stages: Stages) -> Snapshot:
         ],
     )
     records = {"clean": cleaned, "resolve": resolved, "encode": encoded, "pack": packed}
-    return _manifest(job, corpus, made, records)
+    return assemble(
+        job, _contents(job, corpus, made, records), (_made_with(records), _bins(recall))
+    )
+
+
+def measure_recall(_tree: Tree, _task: str, config: Dedup) -> Output:
+    """Send near-duplicates of known similarity through signing and search, aside of the data."""
+    return Output((), {"bins": canaries.to_json(canaries.measure(config))})
+
+
+def _bins(recall: Records) -> list[dict[str, Any]]:
+    (record,) = recall.values()
+    return list(record.counts["bins"])
 
 
 def _cleaning(job: Job, source: Input) -> Task:
@@ -156,7 +170,8 @@ def _deduplicate(job: Job, corpus: Corpus, identity: str, stages: Stages) -> Rec
 
 
 def _check_any_kept(job: Job, cleaned: Records, resolved: Records) -> None:
-    if job.parent is None and not sum(part["documents"] for part in _parts(cleaned)):
+    begins = job.parent is None and job.shards is None
+    if begins and not sum(part["documents"] for part in _parts(cleaned)):
         raise ValueError(f"no document was kept; dropped: {_count_drops(cleaned, resolved)}")
 
 
@@ -218,7 +233,7 @@ def _plan(
     ]
 
 
-def _manifest(job: Job, corpus: Corpus, made: _Made, records: Mapping[str, Records]) -> Snapshot:
+def _contents(job: Job, corpus: Corpus, made: _Made, records: Mapping[str, Records]) -> "Contents":
     label = job.recipe.snapshot
     parent = job.parent
     parts = (*(parent.parts if parent else ()), *_part_entries(corpus, records))
@@ -233,16 +248,11 @@ def _manifest(job: Job, corpus: Corpus, made: _Made, records: Mapping[str, Recor
         ShardEntry(**record.files[0], **record.counts, home=label)
         for record in records["pack"].values()
     ]
-    made_with = _made_with(records)
-    return assemble(
-        job,
-        Contents(
-            (made.fingerprint, made.vocab_size),
-            [*(parent.shards if parent else ()), *shards],
-            parts,
-            [*(parent.files if parent else ()), *files],
-        ),
-        made_with,
+    return Contents(
+        (made.fingerprint, made.vocab_size),
+        [*(parent.shards if parent else ()), *shards],
+        parts,
+        [*(parent.files if parent else ()), *files],
     )
 
 
@@ -255,11 +265,16 @@ class Contents(NamedTuple):
     files: Sequence[FileEntry]
 
 
-def assemble(job: Job, contents: Contents, made_with: Mapping[str, Any]) -> Snapshot:
-    """Put a manifest together and write its statistics."""
+def assemble(
+    job: Job, contents: Contents, beside: tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]
+) -> Snapshot:
+    """Put a manifest together and write its statistics.
+
+    `beside` is what made it and the measured recall: neither enters the fingerprint.
+    """
     label, tree = job.recipe.snapshot, job.tree
-    stats = orjson.dumps(funnel(contents.parts), option=orjson.OPT_INDENT_2)
-    write_bytes(tree.own("stats.json"), stats)
+    stats = {"sources": funnel(contents.parts), "recall": beside[1]}
+    write_bytes(tree.own("stats.json"), orjson.dumps(stats, option=orjson.OPT_INDENT_2))
     statistics = FileEntry(**describe_file(tree.root, "stats.json"), home=label)
     # What lies at the top of a directory is about that snapshot alone.
     inherited = [each for each in contents.files if "/" in each.path or each.home == label]
@@ -285,7 +300,7 @@ def assemble(job: Job, contents: Contents, made_with: Mapping[str, Any]) -> Snap
         files=tuple(sorted(files, key=lambda each: each.path)),
         inputs=(*(job.parent.inputs if job.parent else ()), *job.inputs),
         recipe=job.recipe.model_dump(mode="json"),
-        made_with=dict(made_with),
+        made_with=dict(beside[0]),
     )
     return snapshot.model_copy(update={"fingerprint": snapshot.compute_fingerprint()})
 

@@ -43,7 +43,7 @@ from pipeline.pairs import (
     open_arrow,
 )
 
-Place = tuple[str, str, int]  # snapshot, file, position
+Place = tuple[str, str, str, int]  # snapshot, source, file, position
 
 # The documents that were taken out of a part, by their row before.
 REMOVED_SCHEMA = pa.schema(
@@ -243,7 +243,9 @@ def _read_state(tree: Tree, part: Part, is_affected: bool) -> _State:
         return _State(part, {row["row"]: row for row in rows})
     gone = open_arrow(tree.own(f"work/removed/{part.name}.arrow")).to_pylist()
     removed = np.array([row["row"] for row in gone], np.int64)
-    state = _State(part, {}, {(part.snapshot, row["file"], row["position"]) for row in gone})
+    state = _State(
+        part, {}, {(part.snapshot, part.source, row["file"], row["position"]) for row in gone}
+    )
     state.changed = True
     dropped_before = {row["row"] for row in rows}
     state.moved = {row["id"] for row in gone if row["row"] not in dropped_before}
@@ -256,7 +258,8 @@ def _read_state(tree: Tree, part: Part, is_affected: bool) -> _State:
 
 
 def _witness(row: Mapping[str, Any]) -> Place:
-    return row["witness_snapshot"], row["witness_file"], row["witness_position"]
+    source = row["witness_id"].split("/", 1)[0]
+    return row["witness_snapshot"], source, row["witness_file"], row["witness_position"]
 
 
 def _apply(state: _State, node: Node, verdict: Verdict | None) -> None:

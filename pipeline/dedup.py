@@ -68,9 +68,9 @@ class Node(NamedTuple):
     document: int
 
     @property
-    def place(self) -> tuple[str, str, int]:
-        """Where the document came from: snapshot, file and position, which no other has."""
-        return self.snapshot, self.file, self.position
+    def place(self) -> tuple[str, str, str, int]:
+        """Where the document came from, which no other has: snapshot, source, file, position."""
+        return self.snapshot, self.id.split("/", 1)[0], self.file, self.position
 
 
 class Verdict(NamedTuple):

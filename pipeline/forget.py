@@ -188,7 +188,7 @@ def _take_out(job: Job, affected: Sequence[str], stages: Stages) -> Snapshot:
     records = {"forget": filtered, "cascade": judged, "encode": encoded, "pack": packed}
     contents = _contents(job, counts, records)
     noted = contents._replace(files=[*contents.files, _note_holdings(job)])
-    return assemble(job, noted, {"forgotten": identity})
+    return assemble(job, noted, ({"forgotten": identity}, ()))
 
 
 def _written(records: Mapping[str, Record]) -> list[str]:

@@ -154,7 +154,7 @@ def _check_counts(store: Store) -> Iterator[str]:
     digests = []
     for _, documents, gone in _clean_parts(store):
         kept += len(documents) - len(gone)
-        mask = pa.array([row not in gone for row in range(len(documents))])
+        mask = pa.array([row not in gone for row in range(len(documents))], pa.bool_())
         digests.append(format_digest(digest_table(documents.filter(mask), KEPT_COLUMNS)))
     if kept != manifest.documents_kept:
         yield f"there are {kept} kept documents, expected {manifest.documents_kept}"

@@ -50,7 +50,7 @@ def write_snapshot(
     local_tokenizer(tokenizer.definition, directory)
     entries = []
     for at, (source, split, rows) in enumerate(shards):
-        path = f"shards/{source}/{split}-{at:05d}.arrow"
+        path = f"shards/{label}/{source}/{split}-{at:05d}.arrow"
         target = join(snapshot_root(str(store), label), path)
         sequences = random_rows(rows, sequence_length, tokenizer.vocab_size, seed=at + 100)
         schema = shard_schema(
@@ -64,6 +64,8 @@ def write_snapshot(
         entries.append(
             ShardEntry(
                 path=path,
+                home=label,
+                snapshot=label,
                 source=source,
                 split=split,
                 rows=rows,
@@ -102,11 +104,14 @@ def _manifest(
 ) -> Snapshot:
     values: dict[str, Any] = {
         "label": label,
+        "parent": None,
+        "deliveries": (label,),
         "format_version": FORMAT_VERSION,
         "sequence_length": sequence_length,
         "tokenizer": tokenizer.fingerprint,
         "vocab_size": tokenizer.vocab_size,
         "shards": tuple(entries),
+        "parts": (),
         "kept_digest": "0" * 64,
         "dropped_digest": "0" * 64,
         "fingerprint": "",

@@ -69,7 +69,6 @@ def test_relative_store_in_a_ray_job(
         ("clean.preset=none", "clean.preset was 'gopher_quality'"),
         ("pack.sequence_length=64", "pack.sequence_length was 128"),
         ("tokenizer.vocab_size=2000", "tokenizer.vocab_size was 1000"),
-        ("snapshot=second", "holds the snapshot first and a store holds one for now"),
     ],
 )
 def test_changed_lineage(

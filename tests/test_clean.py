@@ -14,15 +14,26 @@ from stage_helpers import table_rows, unhurried
 
 from corpus.documents import DOCUMENT_SCHEMA, text_hash
 from corpus.files import checksum, list_names
+from corpus.forgotten import Forgotten, hash_id
 from corpus.readers import Damage, Record
 from corpus.recipe import Clean, Dedup
-from corpus.snapshots import Input
+from corpus.snapshots import Input, Tree
 from pipeline import clean
-from pipeline.clean import clean_file, clean_records, clean_text, judge, read_table
+from pipeline.clean import (
+    Origin,
+    clean_file,
+    clean_records,
+    clean_text,
+    input_name,
+    judge,
+    read_table,
+)
+from pipeline.jobs import Output
 from pipeline.rules import Failure
 
 DEDUP = Dedup(bands=2, rows=2)
 NONE = Clean(preset="none")
+HERE = Origin("first", "s", "f")
 
 
 @pytest.mark.parametrize(
@@ -83,18 +94,19 @@ def test_rows_by_hand() -> None:
         Record(4, "e", "\x00", None, None, None),
         Record(5, None, "A\r\n", None, None, None),
     ]
-    (part,) = clean_records(records, "src", "file", NONE)
+    (part,) = clean_records(records, Origin("first", "src", "file"), NONE)
     documents, drops = part.tables()
     hashed = hashlib.sha256(b"A\r\n").hexdigest()[:32]
     assert documents.schema == DOCUMENT_SCHEMA
     assert documents.to_pylist() == [
         {
             "id": "src/k", "text": "B", "source": "src", "url": "http://u", "language": "en",
-            "meta": '{"x":1}', "file": "file", "position": 1, "text_hash": text_hash("b"),
+            "meta": '{"x":1}', "snapshot": "first", "file": "file", "position": 1,
+            "text_hash": text_hash("b"),
         },
         {
             "id": f"src/sha256-{hashed}", "text": "A", "source": "src", "url": None,
-            "language": None, "meta": None, "file": "file", "position": 5,
+            "language": None, "meta": None, "snapshot": "first", "file": "file", "position": 5,
             "text_hash": text_hash("a"),
         },
     ]  # fmt: skip
@@ -105,11 +117,41 @@ def test_rows_by_hand() -> None:
     ]
     names = ("id", "position", "stage", "rule", "value", "threshold", "detail")
     assert [tuple(row[name] for name in names) for row in drops.to_pylist()] == expected
+    places = {(row["snapshot"], row["source"], row["file"]) for row in drops.to_pylist()}
+    assert places == {("first", "src", "file")}
+
+
+def test_what_was_taken_down_leaves_its_place_only() -> None:
+    """By id, text (in whatever form), URL prefix; what fails a rule anyway is counted there."""
+    records: list[Record | Damage] = [
+        Record(1, "a", "one", None, None, None),
+        Record(2, "b", "TWO", None, None, None),
+        Record(3, "c", "three", "https://gone.example/x", None, None),
+        Record(4, "d", "four", "https://stays.example/x", None, None),
+        Record(5, "a", "", None, None, None),
+    ]
+    forgotten = Forgotten(
+        ids=frozenset([hash_id("s/a")]),
+        texts=frozenset([text_hash("two").hex()]),
+        url_prefixes=frozenset(["https://gone.example/"]),
+    )
+    (part,) = clean_records(records, HERE, NONE, forgotten)
+    documents, drops = part.tables()
+    assert documents["id"].to_pylist() == ["s/d"]
+    gone = {row["position"]: row for row in drops.to_pylist()}
+    assert {n: row["rule"] for n, row in gone.items()} == {
+        1: "forgotten", 2: "forgotten", 3: "forgotten", 5: "empty",
+    }  # fmt: skip
+    place = {"source": "s", "snapshot": "first", "file": "f", "position": 1}
+    values = {name: value for name, value in gone[1].items() if value is not None}
+    assert values == place | {"stage": "clean", "rule": "forgotten"}
+    (part,) = clean_records(records, HERE, NONE, Forgotten(sources=frozenset("s")))
+    assert part.documents == []
 
 
 def test_an_id_by_hash_comes_from_the_raw_text() -> None:
     """Two raw texts that clean to the same one are two documents, the same raw text is one id."""
-    (part,) = clean_records(records_of("a", "a ", "a"), "s", "f", NONE)
+    (part,) = clean_records(records_of("a", "a ", "a"), HERE, NONE)
     ids = [row["id"] for row in part.documents]
     assert ids[0] == ids[2] != ids[1]
     assert len({row["text_hash"] for row in part.documents}) == 1
@@ -129,11 +171,11 @@ RECORDS = st.lists(
 def test_every_record_is_one_document_or_one_drop_in_whatever_parts(
     records: list[Record | Damage], part_bytes: int
 ) -> None:
-    (whole,) = clean_records(records, "s", "f", NONE)
+    (whole,) = clean_records(records, HERE, NONE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clean, "PART_BYTES", part_bytes)
         patch.setattr(clean, "_ROW_BYTES", 5)
-        parts = list(clean_records(records, "s", "f", NONE))
+        parts = list(clean_records(records, HERE, NONE))
     places = sorted(row["position"] for part in parts for row in part.documents + part.drops)
     assert places == [each.position for each in records]
     for kind in ("documents", "drops"):
@@ -150,17 +192,17 @@ def test_a_part_is_closed_by_whatever_fills_it(monkeypatch: pytest.MonkeyPatch) 
     """Memory is bounded where nothing is kept, and where meta is larger than text."""
     monkeypatch.setattr(clean, "PART_BYTES", 20 * clean._ROW_BYTES)
     damaged = [Damage(n, "invalid_json", "x") for n in range(1, 101)]
-    assert [len(part.drops) for part in clean_records(damaged, "s", "f", NONE)] == [20] * 5 + [0]
+    assert [len(part.drops) for part in clean_records(damaged, HERE, NONE)] == [20] * 5 + [0]
     failing = records_of(*["too short"] * 30)
-    assert [len(part.drops) for part in clean_records(failing, "s", "f", Clean())] == [20, 10]
+    assert [len(part.drops) for part in clean_records(failing, HERE, Clean())] == [20, 10]
     heavy = [Record(n, None, "x", None, None, "m" * 9 * 1024) for n in range(1, 6)]
-    assert [len(part.documents) for part in clean_records(heavy, "s", "f", NONE)] == [2, 2, 1]
+    assert [len(part.documents) for part in clean_records(heavy, HERE, NONE)] == [2, 2, 1]
 
 
 @unhurried
 @given(RECORDS)
 def test_tables_are_in_canonical_order(records: list[Record | Damage]) -> None:
-    (part,) = clean_records(records, "s", "f", NONE)
+    (part,) = clean_records(records, HERE, NONE)
     for table in part.tables():
         keys = [(row["id"] or "", row["file"], row["position"]) for row in table.to_pylist()]
         assert keys == sorted(keys)
@@ -169,8 +211,8 @@ def test_tables_are_in_canonical_order(records: list[Record | Damage]) -> None:
 @unhurried
 @given(RECORDS)
 def test_a_verdict_depends_on_the_document_alone(records: list[Record | Damage]) -> None:
-    (together,) = clean_records(records, "s", "f", NONE)
-    alone = [next(iter(clean_records([each], "s", "f", NONE))) for each in records]
+    (together,) = clean_records(records, HERE, NONE)
+    alone = [next(iter(clean_records([each], HERE, NONE))) for each in records]
     assert together.documents == [row for part in alone for row in part.documents]
     assert together.drops == [row for part in alone for row in part.drops]
 
@@ -178,9 +220,13 @@ def test_a_verdict_depends_on_the_document_alone(records: list[Record | Damage])
 def write_input(path: Path, data: bytes) -> Input:
     path.write_bytes(data)
     return Input(
-        source="s", name=path.name, format="jsonl", size_bytes=len(data),
+        snapshot="first", source="s", name=path.name, format="jsonl", size_bytes=len(data),
         checksum=checksum(str(path)), path=str(path),
     )  # fmt: skip
+
+
+def cleaned(root: Path, source: Input, config: Clean) -> Output:
+    return clean_file(Tree(str(root)), "task", source, (config, DEDUP), Forgotten())
 
 
 def some_lines(count: int) -> bytes:
@@ -192,10 +238,11 @@ def some_lines(count: int) -> bytes:
 def test_clean_file_writes_what_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clean, "PART_BYTES", 15 * clean._ROW_BYTES)
     source = write_input(tmp_path / "a.jsonl.gz", gzip.compress(some_lines(50)))
-    output = clean_file(str(tmp_path / "out"), "s-x", source, NONE, DEDUP)
+    output = cleaned(tmp_path / "out", source, NONE)
     parts: list[dict[str, Any]] = output.counts["parts"]
-    assert output.counts["source"] == "s"
-    assert [part["name"] for part in parts] == [f"s-x-{n:05d}" for n in range(len(parts))]
+    assert set(output.counts) == {"parts"}
+    names = [f"{input_name(source)}-{n:05d}" for n in range(len(parts))]
+    assert [part["name"] for part in parts] == names
     assert len(parts) > 2
     assert sorted(output.paths) == list_names(str(tmp_path / "out"))
     kinds = [path.split("/")[0] for path in output.paths]
@@ -213,9 +260,7 @@ def test_clean_file_writes_what_it_counts(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_clean_file_again_writes_the_same_bytes(tmp_path: Path) -> None:
     source = write_input(tmp_path / "a.jsonl", some_lines(20))
-    outputs = [
-        clean_file(str(tmp_path / name), "s-x", source, Clean(), DEDUP) for name in ("one", "two")
-    ]
+    outputs = [cleaned(tmp_path / name, source, Clean()) for name in ("one", "two")]
     assert outputs[0] == outputs[1]
     for path in outputs[0].paths:
         assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes()
@@ -224,7 +269,7 @@ def test_clean_file_again_writes_the_same_bytes(tmp_path: Path) -> None:
 def test_a_file_without_a_document_has_one_part(tmp_path: Path) -> None:
     for data in (b"", b"{\n"):
         source = write_input(tmp_path / "a.jsonl", data)
-        output = clean_file(str(tmp_path / f"out{len(data)}"), "s-x", source, Clean(), DEDUP)
+        output = cleaned(tmp_path / f"out{len(data)}", source, Clean())
         assert [part["documents"] for part in output.counts["parts"]] == [0]
 
 
@@ -232,7 +277,7 @@ def test_an_input_that_changed_stops_the_job(tmp_path: Path) -> None:
     source = write_input(tmp_path / "a.jsonl", some_lines(20))
     (tmp_path / "a.jsonl").write_bytes(some_lines(21))
     with pytest.raises(ValueError, match=r"a\.jsonl changed while the job ran: its checksum was"):
-        clean_file(str(tmp_path / "out"), "s-x", source, Clean(), DEDUP)
+        cleaned(tmp_path / "out", source, Clean())
 
 
 def test_a_change_behind_the_break_of_an_archive_is_found(tmp_path: Path) -> None:
@@ -240,7 +285,7 @@ def test_a_change_behind_the_break_of_an_archive_is_found(tmp_path: Path) -> Non
     source = write_input(tmp_path / "a.jsonl.gz", data)
     (tmp_path / "a.jsonl.gz").write_bytes(data + bytes(200_000) + b"x")
     with pytest.raises(ValueError, match="changed while the job ran"):
-        clean_file(str(tmp_path / "out"), "s-x", source, NONE, DEDUP)
+        cleaned(tmp_path / "out", source, NONE)
 
 
 @settings(unhurried, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -248,6 +293,6 @@ def test_a_change_behind_the_break_of_an_archive_is_found(tmp_path: Path) -> Non
 def test_in_is_documents_and_drops(tmp_path: Path, texts: list[str]) -> None:
     lines = [json.dumps({"text": text}) for text in texts]
     source = write_input(tmp_path / "a.jsonl", "\n".join(lines).encode())
-    output = clean_file(str(tmp_path / "out"), "s-x", source, NONE, DEDUP)
+    output = cleaned(tmp_path / "out", source, NONE)
     (part,) = output.counts["parts"]
     assert part["documents"] + sum(part["dropped"].values()) == len(texts)

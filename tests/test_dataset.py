@@ -129,6 +129,39 @@ def test_rows_are_the_shards_one_after_another(tmp_path: Path) -> None:
         assert lengths[at] == shard.lengths[local]
 
 
+def test_an_empty_shard_does_not_show(tmp_path: Path) -> None:
+    """A delivery without a document of a source has one: first, in the middle and last."""
+    filled = (("books", "train", 5), ("wiki", "train", 4))
+    empty = [("books", "train", 0)] * 3
+    shards = (empty[0], filled[0], empty[1], filled[1], empty[2])
+    snapshot = write_snapshot(tmp_path, shards=shards)
+    data = open_rows(str(tmp_path), snapshot, "train")
+    assert data.count == 9
+    entries = [entry for entry in snapshot.shards if entry.rows]
+    places = [(entries[0], row) for row in range(5)] + [(entries[1], row) for row in range(4)]
+    assert [data.locate(row) for row in range(9)] == places
+    tokens, lengths = data.gather(np.arange(9))
+    for at, (entry, local) in enumerate(places):
+        shard = Shard(snapshot.tree(str(tmp_path)).find(entry.path))
+        assert np.array_equal(tokens[at], shard.token_ids([local])[0])
+        assert lengths[at] == shard.lengths[local]
+    verify_shards(str(tmp_path), snapshot, rank=0, world_size=1)
+
+
+def test_a_shard_is_read_from_the_snapshot_it_lies_in(tmp_path: Path) -> None:
+    snapshot = write_snapshot(tmp_path)
+    before = open_rows(str(tmp_path), snapshot, "train").gather(np.arange(97))
+    first, *others = snapshot.shards
+    target = tmp_path / "snapshots" / "zero" / first.path
+    target.parent.mkdir(parents=True)
+    Path(snapshot.tree(str(tmp_path)).find(first.path)).rename(target)
+    moved = first.model_copy(update={"home": "zero"})
+    snapshot = snapshot.model_copy(update={"shards": (moved, *others)})
+    after = open_rows(str(tmp_path), snapshot, "train").gather(np.arange(97))
+    assert all(np.array_equal(*each) for each in zip(before, after, strict=True))
+    verify_shards(str(tmp_path), snapshot, rank=0, world_size=1)
+
+
 def test_a_split_without_rows_is_empty(tmp_path: Path) -> None:
     snapshot = write_snapshot(tmp_path, shards=SHARDS[:1])
     assert open_rows(str(tmp_path), snapshot, "validation").count == 0

@@ -9,6 +9,7 @@ import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from stage_helpers import (
 
 from corpus.documents import text_hash
 from corpus.recipe import Dedup
+from corpus.snapshots import Tree
 from pipeline import dedup, pairs
 from pipeline.dedup import METHODS, Node, Verdict, first_independent_set
 
@@ -46,7 +48,8 @@ def outcome(
 ) -> dict[Place, Dropped]:
     """Return what the stages drop of documents cut into parts."""
     with tempfile.TemporaryDirectory() as root:
-        return deduplicate(root, clean_parts(root, spread(documents, cuts), config), config)
+        tree = Tree(root)
+        return deduplicate(tree, clean_parts(tree, spread(documents, cuts), config), config)
 
 
 def random_corpus(rng: random.Random) -> list[Given]:
@@ -183,9 +186,9 @@ def test_the_order_of_arrival_would_be_noticed(monkeypatch: pytest.MonkeyPatch) 
 
     def kept(cuts: Sequence[int], order: Sequence[int]) -> list[int]:
         with tempfile.TemporaryDirectory() as root:
-            parts = spread(documents, cuts)
-            names = clean_parts(root, [parts[n] for n in order], SMALL)
-            dropped = deduplicate(root, names, SMALL)
+            tree, parts = Tree(root), spread(documents, cuts)
+            names = clean_parts(tree, [parts[n] for n in order], SMALL)
+            dropped = deduplicate(tree, names, SMALL)
         return sorted({1, 2, 3} - {place[2] for place in dropped})
 
     spreads = [((), (0,)), ((1, 2), (0, 1, 2)), ((1, 2), (2, 1, 0)), ((1, 2), (1, 2, 0))]
@@ -206,17 +209,18 @@ def test_partitions_parts_and_their_order_do_not_show() -> None:
             numbered = [pair for part in parts for pair in part]
             rng.shuffle(numbered)
             with tempfile.TemporaryDirectory() as root:
-                names = clean_parts(root, parts, config)
-                assert deduplicate(root, names, config) == expected
+                names = clean_parts(Tree(root), parts, config)
+                assert deduplicate(Tree(root), names, config) == expected
             with tempfile.TemporaryDirectory() as root:
-                names = clean_parts(root, [numbered[:3], numbered[3:]], config)
-                assert deduplicate(root, names[::-1], config) == expected
+                names = clean_parts(Tree(root), [numbered[:3], numbered[3:]], config)
+                assert deduplicate(Tree(root), names[::-1], config) == expected
 
 
-def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_and_rounds_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [outcome(documents, SMALL, cuts) for documents, cuts, _ in corpora(300, 15)]
     monkeypatch.setattr(pairs, "_BLOCK_BYTES", 10)
-    monkeypatch.setattr(pairs, "_PAIRS_PER_BLOCK", 1)
+    monkeypatch.setattr(pairs, "_KEYS_PER_ROUND", 5)
+    monkeypatch.setattr(pairs, "_PAIRS_PER_ROUND", 1)
     assert [outcome(documents, SMALL, cuts) for documents, cuts, _ in corpora(300, 15)] == expected
 
 
@@ -241,7 +245,8 @@ def test_a_chain_keeps_both_its_ends() -> None:
 
 def node(order: int, identity: str, group: str | None, document: int) -> Node:
     set_hash = None if group is None else group.encode()
-    return Node(bytes([order]) * 16, identity, "f", document, set_hash, document)
+    text_hash = bytes([order]) * 16
+    return Node(0, b"", text_hash, identity, "f", document, set_hash, "", "first", document)
 
 
 def test_the_rule_by_hand() -> None:
@@ -274,6 +279,34 @@ def test_the_first_method_that_holds_is_named() -> None:
     assert first_independent_set([last, same, near], similar) == {3: Verdict(near, "minhash", 0.9)}
 
 
+def test_who_goes_first_by_hand() -> None:
+    """The first field that differs decides: delivery, preference, hash, id, file, position."""
+    last = Node(1, b"1", b"1" * 16, "b", "b", 1, None, "", "first", 0)
+    steps: dict[str, Any] = {
+        "position": 0, "file": "a", "id": "a", "text_hash": b"0" * 16, "preference": b"0",
+        "delivery": 0,
+    }  # fmt: skip
+    worst = Node(1, b"9", b"9" * 16, "z", "z", 9, None, "", "first", 0)
+    order, fields = [last], list(steps)
+    for number, field in enumerate(fields):
+        later = {name: getattr(worst, name) for name in fields[:number]}
+        order.append(last._replace(**later, **{field: steps[field]}))
+    assert sorted(order) == order[::-1]
+
+
+def test_documents_of_two_scopes_are_not_compared() -> None:
+    """One id, text and set in both; within each scope the earlier delivery stays."""
+    one, other = node(1, "x", "g", 1), node(1, "x", "g", 2)._replace(scope="source b")
+    later = [each._replace(delivery=1, document=each.document + 2) for each in (one, other)]
+    assert first_independent_set([*later, other, one], {}) == {
+        3: Verdict(one, "same_id", None), 4: Verdict(other, "same_id", None),
+    }  # fmt: skip
+    similar = {b"g": {b"h": 0.9}, b"h": {b"g": 0.9}}
+    near = node(2, "y", "h", 5)
+    assert set(first_independent_set([one, near], similar)) == {5}
+    assert first_independent_set([one, near._replace(scope="source b")], similar) == {}
+
+
 def test_short_documents_take_part_in_exact_deduplication_only() -> None:
     documents = [Given("a", "x y"), Given("b", "X  y"), Given("c", "x, y"), Given("d", "x y z")]
     config = SMALL.model_copy(update={"ngram": 3})
@@ -300,10 +333,10 @@ def test_drops_of_an_estimate_are_labelled(tmp_path: Path) -> None:
     found = {}
     for verify in ("exact", "signature"):
         config = Dedup(partitions=1, ngram=2, verify=verify)
-        root = str(tmp_path / verify)
-        (name,) = clean_parts(root, spread(documents, ()), config)
-        deduplicate(root, [name], config)
-        rows = table_rows(f"{root}/dropped/{name}.dedup.parquet")
+        tree = Tree(str(tmp_path / verify))
+        (name,) = clean_parts(tree, spread(documents, ()), config)
+        deduplicate(tree, [name], config)
+        rows = table_rows(tree.find(f"dropped/{name}.dedup.parquet"))
         assert {row["stage"] for row in rows} == {"dedup"}
         assert {row["source"] for row in rows} == {"s"}
         found[verify] = {row["rule"]: row for row in rows}
@@ -351,9 +384,10 @@ def test_real_editions_against_an_independent_jaccard(
     """Its Jaccard of lower-cased word 5-grams was computed by others, with the same words."""
     known = read_pairs(shared_data / "neardup" / "gutenberg-editions.pairs.tsv.gz")
     config = Dedup(partitions=2)
-    names = clean_parts(str(tmp_path), spread(editions, [1500, 3000]), config)
+    tree = Tree(str(tmp_path))
+    names = clean_parts(tree, spread(editions, [1500, 3000]), config)
     dropped = {place[0][2:]: verdict for place, verdict in
-               deduplicate(str(tmp_path), names, config).items()}  # fmt: skip
+               deduplicate(tree, names, config).items()}  # fmt: skip
     checked = 0
     for key, verdict in dropped.items():
         other = verdict.witness[0][2:]

@@ -13,11 +13,12 @@ from stage_helpers import Given, clean_parts, deduplicate, spread, unhurried
 from corpus.documents import KEPT_COLUMNS, deal_hash, digest_table, format_digest
 from corpus.recipe import Dedup
 from corpus.recipe import Tokenizer as TokenizerConfig
+from corpus.snapshots import Tree
 from corpus.tokenizer import Tokenizer, build_definition
-from pipeline.clean import clean_text, read_table
+from pipeline.clean import clean_text, kept_mask, read_table
 from pipeline.encode import Encoder, encode_part, split_sentences, tokens_schema
 from pipeline.pairs import open_arrow
-from pipeline.vocabulary import kept_mask, make_tokenizer
+from pipeline.vocabulary import make_tokenizer
 
 # Merges over every boundary that a cut could harm: spaces, newlines, full stops.
 MERGES = [
@@ -104,12 +105,12 @@ CONFIG = Dedup(partitions=1)
 
 @pytest.fixture
 def encoded(tmp_path: Path) -> tuple[list[str], dict[str, dict[str, object]], Tokenizer]:
-    root, store = str(tmp_path), str(tmp_path / "store")
-    names = clean_parts(root, spread(DOCUMENTS, [0, 20]), CONFIG)
-    deduplicate(root, names, CONFIG)
-    made = make_tokenizer(root, "t", store, TokenizerConfig(vocab_size=300), names)
+    tree, store = Tree(str(tmp_path)), str(tmp_path / "store")
+    names = clean_parts(tree, spread(DOCUMENTS, [0, 20]), CONFIG)
+    deduplicate(tree, names, CONFIG)
+    made = make_tokenizer(tree, "t", store, TokenizerConfig(vocab_size=300), names)
     fingerprint = made.counts["fingerprint"]
-    outputs = {name: encode_part(root, name, store, fingerprint) for name in names}
+    outputs = {name: encode_part(tree, f"{name}-x", name, (store, fingerprint)) for name in names}
     definition = (tmp_path / "store" / "tokenizer" / fingerprint / "tokenizer.json").read_bytes()
     assert {output.paths for output in outputs.values()} == {(f"tokens/{n}.arrow",) for n in names}
     return names, {name: output.counts for name, output in outputs.items()}, Tokenizer(definition)
@@ -124,7 +125,7 @@ def test_a_part_is_encoded_whole(
         table = open_arrow(f"{tmp_path}/tokens/{name}.arrow")
         assert table.schema == tokens_schema(tokenizer.vocab_size)
         documents = read_table(f"{tmp_path}/clean/{name}.parquet")
-        kept = documents.filter(pa.array(kept_mask(str(tmp_path), name, len(documents))))
+        kept = documents.filter(pa.array(kept_mask(Tree(str(tmp_path)), name, len(documents))))
         texts = dict(zip(kept["id"].to_pylist(), kept["text"].to_pylist(), strict=True))
         rows = table.to_pylist()
         assert {row["id"]: tokenizer.decode(row["token_ids"]) for row in rows} == texts
@@ -132,6 +133,7 @@ def test_a_part_is_encoded_whole(
         order = [(row["hash"], row["id"]) for row in rows]
         assert order == sorted(order)
         assert counts[name] == {
+            "name": name,
             "documents": len(rows),
             "tokens": sum(len(row["token_ids"]) for row in rows),
             "text_bytes": sum(len(text.encode()) for text in texts.values()),

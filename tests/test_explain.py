@@ -10,7 +10,7 @@ import pytest
 from corpus_helpers import write_corpus
 from stage_helpers import run_stages_here, table_rows
 
-from corpus.files import join, remove_tree
+from corpus.files import remove_tree
 from corpus.recipe import load_recipe
 from corpus.shards import Shard
 from corpus.snapshots import open_snapshot, tokenizer_root
@@ -21,8 +21,6 @@ from pipeline.explain import (
     document_rows,
     explain,
     open_store,
-    part_name,
-    part_source,
     row_stretches,
     shard_documents,
     shard_plan,
@@ -50,12 +48,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         run_stages_here(patch)
         refresh(load_recipe(str(recipe)))
     store = open_store(str(directory / "store"))
-    dropped = [row for path in store.parts("dropped") for row in table_rows(join(store.path, path))]
+    names = [part.name for part in store.snapshot.parts]
+    dropped = [
+        row
+        for name in names
+        for kind in ("", ".dedup")
+        for row in table_rows(store.tree.find(f"dropped/{name}{kind}.parquet"))
+    ]
     gone = {(row["id"], row["file"], row["position"]) for row in dropped}
     kept = {
         row["id"]: row["text"]
-        for path in store.parts("clean")
-        for row in table_rows(join(store.path, path))
+        for name in names
+        for row in table_rows(store.tree.find(f"clean/{name}.parquet"))
         if (row["id"], row["file"], row["position"]) not in gone
     }
     return Made(directory, recipe, store, kept, dropped)
@@ -78,7 +82,7 @@ def test_a_kept_document_lies_in_the_rows_that_explain_names(made: Made) -> None
         assert repr(made.kept[identity][:400]) in lines[mine + 2]
         packed, _, rows = lines[mine + 1].removeprefix("  packed in ").partition(", rows ")
         first, last = map(int, rows.split(" to "))
-        shard = Shard(join(made.store.path, packed))
+        shard = Shard(made.store.tree.find(packed))
         stretches = [
             stretch for row in range(first, last + 1) for stretch in row_stretches(shard, row)
         ]
@@ -94,7 +98,7 @@ def test_every_kept_document_has_its_rows(made: Made) -> None:
     """The places that explain computes are those at which the shards' documents begin."""
     names: list[str] = []
     for entry in made.store.snapshot.shards:
-        shard = Shard(join(made.store.path, entry.path))
+        shard = Shard(made.store.tree.find(entry.path))
         ids, rows = shard_documents(made.store, entry), document_rows(shard)
         assert len(ids) == len(rows)
         begun = -1
@@ -114,7 +118,7 @@ def test_every_kept_document_has_its_rows(made: Made) -> None:
 def test_a_duplicate_stands_beside_its_witness(made: Made, rule: str) -> None:
     row = next(row for row in made.dropped if row["rule"] == rule)
     lines = list(explain(made.store, row["id"]))
-    start = lines.index(f"{row['id']} ({row['file']}, record {row['position']})")
+    start = lines.index(f"{row['id']} (first: {row['file']}, record {row['position']})")
     compared = {
         "minhash": f": value {row['value'] or 0:.6g}, threshold 0.8", "exact": ": value 1",
         "same_id": "",
@@ -122,7 +126,7 @@ def test_a_duplicate_stands_beside_its_witness(made: Made, rule: str) -> None:
     assert lines[start + 1] == f"  dropped in dedup by {rule}{compared}"
     witness = (row["witness_id"], row["witness_file"], row["witness_position"])
     assert lines[start + 2] == (
-        f"  in favour of {witness[0]} ({witness[1]}, record {witness[2]}), which stays"
+        f"  in favour of {witness[0]} (first: {witness[1]}, record {witness[2]}), which stays"
     )
     assert lines[start + 3].startswith("  dropped: ")
     assert lines[start + 4].startswith(f"  kept: {made.kept[witness[0]][:400]!r}")
@@ -172,23 +176,25 @@ def test_a_shown_row_names_the_documents_that_lie_in_it(made: Made) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["", "books/train-00000", "books/train-99999:0", "books/train-00000:x", "x:-1"]
+    "place",
+    [
+        "",
+        "first/books/train-00000",
+        "first/books/train-99999:0",
+        "books/train-00000:0",
+        "other/books/train-00000:0",
+        "first/books/train-00000:x",
+        "x:-1",
+    ],
 )
 def test_a_place_that_is_no_row_is_refused(made: Made, place: str) -> None:
-    with pytest.raises(ValueError, match="is no row: write SOURCE/SPLIT-00000:ROW"):
+    with pytest.raises(ValueError, match="is no row: write SNAPSHOT/SOURCE/SPLIT-00000:ROW"):
         list(show_row(made.store, place))
 
 
 def test_a_row_beyond_the_shard_is_refused(made: Made) -> None:
     with pytest.raises(ValueError, match=r"rows, there is no row 99999"):
-        list(show_row(made.store, "books/train-00000:99999"))
-
-
-def test_names_of_parts() -> None:
-    assert part_name("clean/a-b-0f-00000.parquet") == "a-b-0f-00000"
-    assert part_name("dropped/a-b-0f-00000.dedup.parquet") == "a-b-0f-00000"
-    assert part_name("tokens/a-b-0f-00000.arrow") == "a-b-0f-00000"
-    assert part_source("clean/a-b-0f-00000.parquet") == "a-b"
+        list(show_row(made.store, "first/books/train-00000:99999"))
 
 
 def test_a_damaged_table_is_named(made: Made, tmp_path: Path) -> None:
@@ -227,7 +233,7 @@ def test_the_command_line(made: Made, capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err.startswith("error: ")
     assert main(["show", store]) == 0
     assert open_snapshot(store).fingerprint in capsys.readouterr().out
-    assert main(["show", store, "--row", "books/train-00000:0"]) == 0
+    assert main(["show", store, "--row", "first/books/train-00000:0"]) == 0
     assert "padding" in capsys.readouterr().out
     assert main(["show", f"{store}-not"]) == 2
     assert "holds no complete snapshot" in capsys.readouterr().err

@@ -115,7 +115,7 @@ def test_explain_step_rebuilds_what_the_ranks_trained_on(
     assert "sequences   24 to 29, pass 0 of 97 rows" in text
     assert "(what the ranks trained on)" in text
     assert "<mask>" in text
-    assert "rows of shards/wiki/train-00002.arrow" in text
+    assert "rows of shards/one/wiki/train-00002.arrow" in text
 
 
 def test_explain_step_refuses_a_step_beyond_the_run(exported: tuple[Path, Path, Path]) -> None:

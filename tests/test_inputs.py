@@ -22,13 +22,17 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path / "raw"
 
 
-def recipe(*sources: tuple[str, list[str]], **fields: Any) -> Recipe:  # noqa: ANN401
+def recipe(
+    *sources: tuple[str, list[str]],
+    store: str = "/nowhere",
+    **fields: Any,  # noqa: ANN401 - fields differ in type
+) -> Recipe:
     made = [Source(name=name, paths=tuple(paths), **fields) for name, paths in sources]
-    return Recipe(store="/store", snapshot="one", sources=tuple(made))
+    return Recipe(store=store, snapshot="one", sources=tuple(made))
 
 
 def find(*paths: str | Path, **fields: Any) -> list[Input]:  # noqa: ANN401
-    return list(find_inputs(recipe(("s", [str(p) for p in paths]), **fields), "/nowhere")[0])
+    return list(find_inputs(recipe(("s", [str(p) for p in paths]), **fields))[0])
 
 
 def names(found: list[Input]) -> list[str]:
@@ -48,8 +52,8 @@ def test_a_directory_gives_all_below_it(raw: Path) -> None:
     assert [each.size_bytes for each in found] == [len(each.name) for each in found]
     assert [each.checksum for each in found] == [checksum(each.path) for each in found]
     assert found[0] == Input(
-        source="s", name="a.txt", format="text", size_bytes=5, path=str(raw / "a.txt"),
-        checksum=checksum(str(raw / "a.txt")),
+        snapshot="one", source="s", name="a.txt", format="text", size_bytes=5,
+        path=str(raw / "a.txt"), checksum=checksum(str(raw / "a.txt")),
     )  # fmt: skip
     assert find(f"{raw}/") == found
 
@@ -85,8 +89,8 @@ def test_the_machine_and_the_order_do_not_show(raw: Path, tmp_path: Path) -> Non
     assert find(*files) == find(*files[::-1]) == find(f"{moved}/*")
     both = recipe(("t", [str(moved)]), ("s", [str(moved / "a.txt")]))
     swapped = both.model_copy(update={"sources": both.sources[::-1]})
-    assert find_inputs(both, "/x") == find_inputs(swapped, "/x")
-    assert [each.source for each in find_inputs(both, "/x")[0]] == ["s", *["t"] * 5]
+    assert find_inputs(both) == find_inputs(swapped)
+    assert [each.source for each in find_inputs(both)[0]] == ["s", *["t"] * 5]
 
 
 def test_relative_paths_become_absolute(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +147,7 @@ def test_urls_are_read_like_paths(remote: str) -> None:
 def test_checksums_are_taken_from_the_notes_while_the_state_is_the_same(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = str(tmp_path / "snapshot")
+    store = str(tmp_path / "store")
     read: list[str] = []
 
     def counted(path: str) -> str:
@@ -151,22 +155,22 @@ def test_checksums_are_taken_from_the_notes_while_the_state_is_the_same(
         return checksum(path)
 
     monkeypatch.setattr(inputs, "checksum", counted)
-    made = recipe(("s", [str(raw)]), ("t", [str(raw)]))
-    found, states = find_inputs(made, root)
+    made = recipe(("s", [str(raw)]), ("t", [str(raw)]), store=store)
+    found, states = find_inputs(made)
     assert len(read) == 5  # once a file, though two sources name it
-    note_inputs(root, found, states)
+    note_inputs(store, found, states)
     read.clear()
-    assert find_inputs(made, root) == (found, states)
+    assert find_inputs(made) == (found, states)
     assert read == []
     (raw / "a.txt").write_bytes(b"A.TXT")
-    again, _ = find_inputs(made, root)
+    again, _ = find_inputs(made)
     assert read == [str(raw / "a.txt")]
     assert again[0].checksum == checksum(str(raw / "a.txt")) != found[0].checksum
     assert again[1:5] == found[1:5]
 
 
 def test_notes_that_say_the_same_are_not_written_again(raw: Path, tmp_path: Path) -> None:
-    found, states = find_inputs(recipe(("s", [str(raw)])), "/nowhere")
+    found, states = find_inputs(recipe(("s", [str(raw)])))
     note_inputs(str(tmp_path), found, states)
     before = (tmp_path / "inputs.json").stat()
     note_inputs(str(tmp_path), found, states)

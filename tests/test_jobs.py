@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from corpus.files import checksum, join, list_names, write_bytes
+from corpus.snapshots import Tree
 from pipeline import jobs
 from pipeline.jobs import (
     WORK_STAGES,
@@ -22,15 +23,15 @@ from pipeline.jobs import (
 )
 
 
-def shout(root: str, name: str, word: str) -> Output:
+def shout(tree: Tree, name: str, word: str) -> Output:
     """Write one file and count its letters."""
-    write_bytes(join(root, f"out/{name}.txt"), word.upper().encode())
+    write_bytes(tree.own(f"out/{name}.txt"), word.upper().encode())
     return Output((f"out/{name}.txt",), {"letters": len(word)})
 
 
-def fail(root: str, name: str) -> Output:
+def fail(tree: Tree, name: str) -> Output:
     """Write a file, then fail."""
-    write_bytes(join(root, f"out/{name}.txt"), b"half")
+    write_bytes(tree.own(f"out/{name}.txt"), b"half")
     raise RuntimeError("halfway")
 
 
@@ -41,7 +42,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def run_missing(stages: Stages, stage: str, missing: list[Task]) -> None:
         for task in missing:
-            run_task(stages.root, stage, task)
+            run_task(stages.tree, stage, task)
             ran.append(task.name)
 
     monkeypatch.setattr(Stages, "_run_missing", run_missing)
@@ -50,7 +51,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_task_commits_its_outputs_and_then_its_record(tmp_path: Path) -> None:
     root = str(tmp_path)
-    run_task(root, "talk", Task("a", shout, ("hello",)))
+    run_task(Tree(root), "talk", Task("a", shout, ("hello",)))
     assert list_names(root) == ["out/a.txt", "records/talk/a.json"]
     record = read_record(root, "talk", "a")
     assert record.counts == {"letters": 5}
@@ -62,24 +63,24 @@ def test_a_task_commits_its_outputs_and_then_its_record(tmp_path: Path) -> None:
 
 def test_a_task_that_fails_leaves_no_record(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="halfway"):
-        run_task(str(tmp_path), "talk", Task("a", fail, ()))
-    assert not Stages(str(tmp_path), None).is_done("talk", ["a"])
+        run_task(Tree(str(tmp_path)), "talk", Task("a", fail, ()))
+    assert not Stages(Tree(str(tmp_path)), None).is_done("talk", ["a"])
 
 
 def test_running_a_task_twice_is_harmless(tmp_path: Path) -> None:
     root = str(tmp_path)
-    run_task(root, "talk", Task("a", shout, ("hello",)))
+    run_task(Tree(root), "talk", Task("a", shout, ("hello",)))
     before = (tmp_path / "records/talk/a.json").read_bytes()
-    run_task(root, "talk", Task("a", shout, ("hello",)))
+    run_task(Tree(root), "talk", Task("a", shout, ("hello",)))
     assert (tmp_path / "records/talk/a.json").read_bytes() == before
 
 
 def test_only_what_has_no_record_is_run(tmp_path: Path, here: list[str]) -> None:
     root = str(tmp_path)
     tasks = [Task(name, shout, (name,)) for name in ("a", "b", "c")]
-    run_task(root, "talk", tasks[1])
+    run_task(Tree(root), "talk", tasks[1])
     write_bytes(join(root, "records/talk/a.json.tmp"), b"")
-    stages = Stages(root, 2)
+    stages = Stages(Tree(root), 2)
     assert not stages.is_done("talk", ["a", "b"])
     assert stages.is_done("talk", ["b"])
     assert stages.is_done("talk", [])
@@ -96,8 +97,8 @@ def test_where_nothing_is_missing_ray_is_not_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "_import_ray", lambda: pytest.fail("Ray was started"))
-    run_task(str(tmp_path), "talk", Task("a", shout, ("hello",)))
-    stages = Stages(str(tmp_path), None)
+    run_task(Tree(str(tmp_path)), "talk", Task("a", shout, ("hello",)))
+    stages = Stages(Tree(str(tmp_path)), None)
     stages.run("talk", [Task("a", shout, ("hello",))])
     stages.close()
     assert stages.tasks_run == 0
@@ -132,7 +133,7 @@ def test_a_described_file(tmp_path: Path) -> None:
 
 def test_a_sweep_keeps_what_is_listed_and_the_other_records(tmp_path: Path) -> None:
     root = str(tmp_path)
-    keep = {"clean/a.parquet", "inputs.json"}
+    keep = {"clean/a.parquet", "stats.json"}
     for name in [
         *keep, "clean/b.parquet", "clean/tmpx.tmp", "records/clean/a.json",
         *[f"records/{stage}/x.json" for stage in WORK_STAGES],
@@ -141,4 +142,4 @@ def test_a_sweep_keeps_what_is_listed_and_the_other_records(tmp_path: Path) -> N
         write_bytes(join(root, name), orjson.dumps(name))
     for _ in range(2):
         sweep(root, keep)
-        assert list_names(root) == ["clean/a.parquet", "inputs.json", "records/clean/a.json"]
+        assert list_names(root) == ["clean/a.parquet", "records/clean/a.json", "stats.json"]

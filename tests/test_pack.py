@@ -13,6 +13,7 @@ from stage_helpers import unhurried
 
 from corpus.recipe import Pack
 from corpus.shards import Sequences, Shard
+from corpus.snapshots import Tree
 from pipeline import pack
 from pipeline.encode import tokens_schema
 from pipeline.pack import (
@@ -243,10 +244,14 @@ def test_shards_part_the_documents(tmp_path: Path) -> None:
     write_tokens(tmp_path, {"s-0-0": documents[::2], "s-1-0": documents[1::2], "s-2-0": []})
     parts = {"s": ["s-0-0", "s-1-0", "s-2-0"], "empty": ["s-2-0"]}
     config = Pack(sequence_length=16, shard_size_bytes=200, validation_fraction=0.2)
-    plans = plan_shards(str(tmp_path), parts, config, 2)
-    assert {plan.source for plan in plans} == {"s"}
-    validation = [plan for plan in plans if plan.split == "validation"]
-    train = [plan for plan in plans if plan.split == "train"]
+    tree = Tree(str(tmp_path))
+    plans = plan_shards(tree, "first", parts, config, 2)
+    assert {plan.snapshot for plan in plans} == {"first"}
+    assert [plan.name for plan in plans if plan.source == "empty"] == [
+        "first.empty.train-00000", "first.empty.validation-00000",
+    ]  # fmt: skip
+    validation = [plan for plan in plans if (plan.source, plan.split) == ("s", "validation")]
+    train = [plan for plan in plans if (plan.source, plan.split) == ("s", "train")]
     assert len(train) > 4
     assert len(validation) > 1
     for split in (validation, train):
@@ -257,29 +262,37 @@ def test_shards_part_the_documents(tmp_path: Path) -> None:
         assert len(split) == -(-tokens * 2 // 200)
     assert (validation[0].low, train[-1].high) == (0, 2**64)
     assert validation[-1].high == train[0].low == int(0.2 * 2**64)
-    found = [
-        document_ids(str(tmp_path), parts["s"], plan.low, plan.high)
-        for plan in [*validation, *train]
-    ]
+    found = [document_ids(tree, parts["s"], plan.low, plan.high) for plan in [*validation, *train]]
     assert [each for ids in found for each in ids] == [name for _, name, _ in sorted(documents)]
 
 
-def test_no_document_in_a_split_gives_no_shard(tmp_path: Path) -> None:
+def test_a_split_without_a_document_has_one_empty_shard(tmp_path: Path) -> None:
+    """A take-down may bring a document back into it; where no hash falls there is none."""
     write_tokens(tmp_path, {"s-0-0": [(TOP, "s/only", [3])]})
-    plans = plan_shards(str(tmp_path), {"s": ["s-0-0"]}, Pack(), 2)
-    assert plans == [ShardPlan("s", "train", 0, int(0.005 * 2**64), 2**64)]
-    assert plans[0].name == "s.train-00000"
-    assert plans[0].path == "shards/s/train-00000.arrow"
-    none = plan_shards(str(tmp_path), {"s": ["s-0-0"]}, Pack(validation_fraction=0), 2)
+    tree, parts = Tree(str(tmp_path)), {"s": ["s-0-0"]}
+    cut = int(0.005 * 2**64)
+    plans = plan_shards(tree, "first", parts, Pack(), 2)
+    assert plans == [
+        ShardPlan("first", "s", "train", 0, cut, 2**64),
+        ShardPlan("first", "s", "validation", 0, 0, cut),
+    ]
+    assert plans[0].name == "first.s.train-00000"
+    assert plans[0].path == "shards/first/s/train-00000.arrow"
+    made = ("f" * 64, 300, parts["s"])
+    counts = [pack_shard(tree, plan.name, plan, Pack(), made).counts for plan in plans]
+    assert [(each["rows"], each["tokens"]) for each in counts] == [(1, 3), (0, 0)]
+    assert [Shard(tree.find(plan.path)).rows for plan in plans] == [1, 0]
+    none = plan_shards(tree, "first", parts, Pack(validation_fraction=0), 2)
     assert [(plan.split, plan.low) for plan in none] == [("train", 0)]
 
 
 def test_there_are_no_more_shards_than_documents(tmp_path: Path) -> None:
     write_tokens(tmp_path, {"s-0-0": [(2**63 + n, f"s/{n}", [50]) for n in range(3)]})
-    plans = plan_shards(str(tmp_path), {"s": ["s-0-0"]}, Pack(shard_size_bytes=1), 2)
+    tree, made = Tree(str(tmp_path)), ("f" * 64, 300, ["s-0-0"])
+    config = Pack(shard_size_bytes=1, validation_fraction=0)
+    plans = plan_shards(tree, "first", {"s": ["s-0-0"]}, config, 2)
     assert len(plans) == 3
-    made = ("f" * 64, 300, ["s-0-0"])
-    rows = [pack_shard(str(tmp_path), plan.name, plan, Pack(sequence_length=8), made).counts["rows"]
+    rows = [pack_shard(tree, plan.name, plan, Pack(sequence_length=8), made).counts["rows"]
             for plan in plans]  # fmt: skip
     assert sorted(rows) == [0, 0, 26]  # 150 tokens and 2 separators by 6 a row, all in one range
     for plan in plans:
@@ -293,18 +306,19 @@ def test_parts_do_not_show_in_a_shard(tmp_path: Path) -> None:
         "two": {"s-0-0": documents[:13], "s-1-0": [], "s-2-0": documents[13:]},
         "three": {"s-0-0": documents[20:], "s-1-0": documents[:20]},
     }
-    plan = ShardPlan("s", "train", 0, 2**60, 2**64)
+    plan = ShardPlan("first", "s", "train", 0, 2**60, 2**64)
     shards = []
     for name, parts in spreads.items():
         root = tmp_path / name
         write_tokens(root, parts)
         made = ("f" * 64, 300, list(parts))
-        output = pack_shard(str(root), plan.name, plan, Pack(sequence_length=16), made)
+        output = pack_shard(Tree(str(root)), plan.name, plan, Pack(sequence_length=16), made)
         shards.append((root / plan.path).read_bytes())
         inside = [each for each in documents if each[0] >= 2**60]
         assert output.paths == (plan.path,)
         assert output.counts == {
-            "source": "s", "split": "train", "tokens": sum(sum(each[2]) for each in inside),
+            "snapshot": "first", "source": "s", "split": "train",
+            "tokens": sum(sum(each[2]) for each in inside),
             "rows": Shard(f"{root}/{plan.path}").rows,
         }  # fmt: skip
     assert shards[0] == shards[1] == shards[2]
@@ -314,12 +328,12 @@ def test_documents_of_one_hash_lie_in_the_order_of_their_ids(tmp_path: Path) -> 
     write_tokens(
         tmp_path, {"a-0-0": [(7, "s/bb", [1])], "a-1-0": [(7, "s/a", [2]), (3, "s/c", [3])]}
     )
-    parts = ["a-0-0", "a-1-0"]
-    assert document_ids(str(tmp_path), parts, 0, 8) == ["s/c", "s/a", "s/bb"]
-    documents = read_documents(str(tmp_path), parts, 0, 8)
+    tree, parts = Tree(str(tmp_path)), ["a-0-0", "a-1-0"]
+    assert document_ids(tree, parts, 0, 8) == ["s/c", "s/a", "s/bb"]
+    documents = read_documents(tree, parts, 0, 8)
     assert documents.sentences.tolist() == [0, 3, 5, 6]
     assert documents.documents.tolist() == [0, 1, 2, 3]
-    assert document_ids(str(tmp_path), parts, 0, 7) == ["s/c"]
+    assert document_ids(tree, parts, 0, 7) == ["s/c"]
 
 
 def test_a_large_vocabulary_is_packed_in_wider_ids(tmp_path: Path) -> None:
@@ -330,8 +344,9 @@ def test_a_large_vocabulary_is_packed_in_wider_ids(tmp_path: Path) -> None:
     )  # fmt: skip
     write_arrow(f"{tmp_path}/tokens/p.arrow", table)
     for low, rows in ((0, [[0, 70_000, 65_536, 4, 2, 1, 1, 1]]), (6, [])):
-        plan = ShardPlan("s", "train", low, low, 2**64)
-        pack_shard(str(tmp_path), plan.name, plan, Pack(sequence_length=8), ("f", 100_000, ["p"]))
+        plan = ShardPlan("first", "s", "train", low, low, 2**64)
+        made = ("f", 100_000, ["p"])
+        pack_shard(Tree(str(tmp_path)), plan.name, plan, Pack(sequence_length=8), made)
         shard = Shard(f"{tmp_path}/{plan.path}")
         assert shard.schema.field("token_ids").type.value_type == pa.uint32()
         assert shard.token_ids(range(len(rows))).tolist() == rows

@@ -8,23 +8,27 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from stage_helpers import Given, clean_parts, spread
+from stage_helpers import Given, clean_parts, corpus_of, deduplicate, spread
 
 from corpus.recipe import Dedup
+from corpus.snapshots import Tree
 from pipeline import pairs
-from pipeline.clean import write_table
+from pipeline.clean import kept_mask, write_table
 from pipeline.pairs import (
     MEMBER_SCHEMA,
     PAIR_SCHEMA,
     ROW_BITS,
+    Corpus,
+    KeySearch,
     column_values,
+    find_buckets,
     group_partition,
     open_arrow,
     read_rows,
     rows_by_part,
-    verify_partition,
+    verify_share,
 )
-from pipeline.signatures import write_arrow
+from pipeline.signatures import SET_BAND, write_arrow
 
 CONFIG = Dedup(bands=4, rows=1, ngram=2, threshold=0.5, partitions=4)
 
@@ -58,7 +62,8 @@ def grouped(
     members: set[int] = set()
     found: Counter[tuple[int, int]] = Counter()
     for number in range(partitions):
-        output = group_partition(str(root), f"g{number}-{partitions}", number, partitions, names)
+        name, share = f"g{number}-{partitions}", (number, partitions)
+        output = group_partition(Tree(str(root)), name, corpus_of(names), share)
         of_members, of_pairs = (open_arrow(f"{root}/{path}") for path in output.paths)
         assert (of_members.schema, of_pairs.schema) == (MEMBER_SCHEMA, PAIR_SCHEMA)
         assert output.counts == {"pairs": len(of_pairs), "members": len(of_members)}
@@ -72,7 +77,7 @@ def grouped(
 def test_groups_by_brute_force(tmp_path: Path) -> None:
     """Members share a set, a text or an id; pairs share a band and stand for their sets."""
     documents = documents_of(1, 40)
-    names = clean_parts(str(tmp_path), spread(documents, [11, 11, 25]), CONFIG)
+    names = clean_parts(Tree(str(tmp_path)), spread(documents, [11, 11, 25]), CONFIG)
     values: dict[tuple[str, object], set[int]] = {}
     sets: dict[int, bytes | None] = {}
     for part, name in enumerate(names):
@@ -105,15 +110,17 @@ def test_groups_by_brute_force(tmp_path: Path) -> None:
 
 
 def test_every_pair_is_verified_by_one_task(tmp_path: Path) -> None:
-    names = clean_parts(str(tmp_path), spread(documents_of(2, 50), [20]), CONFIG)
+    names = clean_parts(Tree(str(tmp_path)), spread(documents_of(2, 50), [20]), CONFIG)
     groups = [f"g{n}-4" for n in range(4)]
     _, found = grouped(tmp_path, names, 4)
     assert max(found.values()) > 1  # some pairs share bands of several partitions
     texts = places(tmp_path, names)
     compared = 0
     verified: list[tuple[int, int]] = []
-    for group in groups:
-        output = verify_partition(str(tmp_path), group, CONFIG, names, groups)
+    tree, corpus = Tree(str(tmp_path)), corpus_of(names)
+    for number in range(3):  # as many tasks as one likes
+        share = (number, 3, groups)
+        output = verify_share(tree, f"v{number}", CONFIG, corpus, share)
         compared += output.counts["compared"]
         rows = open_arrow(f"{tmp_path}/{output.paths[0]}").to_pylist()
         assert output.counts["verified"] == len(rows)
@@ -142,7 +149,8 @@ def test_verify_tasks_share_the_pairs_among_them(tmp_path: Path) -> None:
     for group in ("one", "two"):
         table = pa.table([left, left + np.uint64(1)], schema=PAIR_SCHEMA)
         write_arrow(f"{tmp_path}/work/group/{group}.pairs.arrow", table)
-    shares = [pairs._pairs_of(str(tmp_path), n, 4, ["one", "two"])[0].tolist() for n in range(4)]
+    tree = Tree(str(tmp_path))
+    shares = [pairs._pairs_of(tree, n, 4, ["one", "two"])[0].tolist() for n in range(4)]
     assert sorted(each for share in shares for each in share) == left.tolist()
     assert all(len(share) > 200 for share in shares)
 
@@ -154,12 +162,70 @@ def test_ranges_of_the_key_space_have_no_gap_and_no_overlap(tmp_path: Path) -> N
     rows = [(key, band, row) for key in edges for band, row in ((3, 0), (3, 1), (5, 1))]
     columns = [list(column) for column in zip(*rows, strict=True)]
     write_arrow(f"{tmp_path}/index/p.keys.arrow", pa.table(columns, schema=schema))
+    search = KeySearch(Tree(str(tmp_path)), corpus_of(["p"]))
     for partitions in (1, 2, 4, 8):
-        ranges = [pairs._read_range(str(tmp_path), n, partitions, ["p"]) for n in range(partitions)]
+        ranges = [
+            search.read(n * 2**64 // partitions, (n + 1) * 2**64 // partitions)
+            for n in range(partitions)
+        ]
         assert [int(key) for each in ranges for key in each.key] == columns[0]
-        buckets = [bucket for each in ranges for bucket in pairs._buckets(each)]
-        assert len(buckets) == len(edges)
-        assert {bucket.stop - bucket.start for bucket in buckets} == {2}
+        buckets = [find_buckets(each, np.uint64(0)) for each in ranges]
+        sizes = [np.unique(each.number, return_counts=True)[1].tolist() for each in buckets]
+        assert [size for each in sizes for size in each] == [2] * len(edges)
+        assert {int(band) for each in buckets for band in each.band} == {3}
+
+
+def test_settled_parts_take_part_with_their_survivors(tmp_path: Path) -> None:
+    """Of them only keys that a new document has are read, and no key of a dropped document."""
+    tree = Tree(str(tmp_path))
+    names = clean_parts(tree, spread(documents_of(3, 60), [20, 40]), CONFIG)
+    assert deduplicate(tree, names[:2], CONFIG)
+    corpus = Corpus(corpus_of(names).parts, 2)
+    entries = {
+        (row["key"], row["band"], part << ROW_BITS | row["row"])
+        for part, name in enumerate(names)
+        for row in open_arrow(tree.find(f"index/{name}.keys.arrow")).to_pylist()
+    }
+    kept = {
+        part << ROW_BITS | int(row)
+        for part, name in enumerate(names[:2])
+        for row in np.flatnonzero(kept_mask(tree, name, 20))
+    }
+    new = {entry for entry in entries if entry[2] >= corpus.first_new}
+    wanted = {key for key, _, _ in new}
+    shared = {entry for entry in entries - new if entry[0] in wanted}
+    expected = sorted(new | {entry for entry in shared if entry[2] in kept})
+    found = KeySearch(tree, corpus).read(0, 2**64)
+    assert list(zip(*(column.tolist() for column in found), strict=True)) == expected
+    assert len(new) < len(expected) < len(new | shared) < len(entries)
+    buckets = find_buckets(found, corpus.first_new)
+    for number in np.unique(buckets.number):
+        members = buckets.document[buckets.number == number]
+        assert len(members) > 1
+        assert members.max() >= corpus.first_new
+    candidates = pairs.candidate_pairs(tree, corpus, buckets.where(buckets.band < SET_BAND))
+    assert len(candidates) > 10
+    assert (candidates[:, 1] >= corpus.first_new).all()
+
+
+def test_rounds_are_bounded_and_have_no_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = Tree(str(tmp_path))
+    names = clean_parts(tree, spread(documents_of(4, 40), [15]), CONFIG)
+    search = KeySearch(tree, corpus_of(names))
+    whole = search.read(0, 2**64)
+    assert list(search.rounds(0, 2**64)) == [(0, 2**64)]
+    monkeypatch.setattr(pairs, "_KEYS_PER_ROUND", 9)
+    rounds = list(search.rounds(0, 2**64))
+    assert (rounds[0][0], rounds[-1][1]) == (0, 2**64)
+    assert all(one[1] == other[0] for one, other in pairwise(rounds))
+    read = [search.read(*each) for each in rounds]
+    assert all(len(keys.key) <= 9 or high == low + 1
+               for keys, (low, high) in zip(read, rounds, strict=True))  # fmt: skip
+    for field in ("key", "band", "document"):
+        assert (np.concatenate([getattr(keys, field) for keys in read])
+                == getattr(whole, field)).all()  # fmt: skip
 
 
 def test_rows_by_part() -> None:

@@ -34,22 +34,23 @@ def store(built: Built, tmp_path: Path) -> Store:
 
 def sign_again(store: Store) -> Store:
     """Make the manifest agree with the files, as somebody who hides a fault would."""
-    fields = orjson.loads((Path(store.path) / "snapshot.json").read_bytes())
+    manifest = Path(store.tree.own("snapshot.json"))
+    fields = orjson.loads(manifest.read_bytes())
     for entry in fields["files"] + fields["shards"]:
-        path = Path(store.path) / entry["path"]
+        path = Path(store.tree.find(entry["path"]))
         entry["size_bytes"], entry["checksum"] = path.stat().st_size, checksum(str(path))
-    drops = [pq.read_table(path) for path in (Path(store.path) / "dropped").glob("*")]
+    drops = [pq.read_table(path) for path in sorted(Path(store.tree.root).glob("dropped/*"))]
     digests = [format_digest(digest_table(table, DROP_SCHEMA.names)) for table in drops]
     fields["dropped_digest"] = add_digests(digests)
     snapshot = Snapshot.model_validate(fields)
     fields["fingerprint"] = snapshot.compute_fingerprint()
-    (Path(store.path) / "snapshot.json").write_bytes(orjson.dumps(fields))
+    manifest.write_bytes(orjson.dumps(fields))
     return open_store(store.root)
 
 
 def change_rows(store: Store, pattern: str, change: Callable[[list[dict[str, Any]]], bool]) -> None:
     """Change the rows of the first file that `change` says it changed."""
-    for path in sorted(Path(store.path).glob(pattern)):
+    for path in sorted(Path(store.tree.root).glob(pattern)):
         table = pq.read_table(path)
         rows = table.to_pylist()
         if change(rows):
@@ -70,7 +71,7 @@ def test_sound_store_passes(built: Built) -> None:
 
 def test_flipped_byte_in_a_shard(store: Store) -> None:
     entry = store.snapshot.shards[1]
-    path = Path(store.path) / entry.path
+    path = Path(store.tree.find(entry.path))
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -82,7 +83,7 @@ def test_flipped_byte_in_a_shard(store: Store) -> None:
 
 
 def test_truncated_shard_and_missing_and_stray_files(store: Store) -> None:
-    root = Path(store.path)
+    root = Path(store.tree.root)
     shard = root / store.snapshot.shards[0].path
     shard.write_bytes(shard.read_bytes()[:-100])
     (root / store.snapshot.shards[1].path).unlink()
@@ -107,13 +108,13 @@ def test_missing_drop_row(store: Store, kind: str) -> None:
 def test_witness_that_did_not_survive(store: Store) -> None:
     gone = [
         row
-        for path in sorted(Path(store.path).glob("duplicates/*"))
+        for path in sorted(Path(store.tree.root).glob("duplicates/*"))
         for row in pq.read_table(path).to_pylist()
     ]
 
     def point_at_a_dropped_one(rows: list[dict[str, Any]]) -> bool:
         for row in rows:
-            for name in ("id", "file", "position"):
+            for name in ("id", "snapshot", "file", "position"):
                 row[f"witness_{name}"] = gone[-1][name]
             return True
         return False
@@ -152,7 +153,7 @@ def test_wrong_rule_value(store: Store) -> None:
 
 def test_lost_token(store: Store) -> None:
     """A token is taken out of the middle of a row and the row closed up."""
-    path = Path(store.path) / store.snapshot.shards[0].path
+    path = Path(store.tree.find(store.snapshot.shards[0].path))
     with pa.ipc.open_stream(pa.BufferReader(path.read_bytes())) as reader:
         schema, batches = reader.schema, list(reader)
     ids = (
@@ -178,7 +179,7 @@ def test_lost_token(store: Store) -> None:
 
 
 def test_manifest_that_lies_about_itself(store: Store) -> None:
-    path = Path(store.path) / "snapshot.json"
+    path = Path(store.tree.own("snapshot.json"))
     path.write_bytes(path.read_bytes().replace(b'"label": "first"', b'"label": "other"'))
     with pytest.raises(ValueError, match=r"is damaged: its content gives fingerprint"):
         open_store(store.root)
@@ -188,7 +189,7 @@ def test_explain_shows_a_near_duplicate_with_its_witness(built: Built) -> None:
     store = open_store(str(built.directory / "store"))
     row = next(
         row
-        for path in sorted(Path(store.path).glob("duplicates/*"))
+        for path in sorted(Path(store.tree.root).glob("duplicates/*"))
         for row in pq.read_table(path).to_pylist()
         if row["method"] == "minhash" and row["similarity"] < 1
     )
@@ -224,6 +225,6 @@ def test_show_lists_sources_and_rows(built: Built) -> None:
     assert store.snapshot.fingerprint in text
     assert all(shard.path in text for shard in store.snapshot.shards)
     with pytest.raises(ValueError, match="is no row"):
-        list(show_row(store, "books/train-99999:0"))
+        list(show_row(store, "first/books/train-99999:0"))
     with pytest.raises(ValueError, match="there is no row 99999"):
-        list(show_row(store, "books/train-00000:99999"))
+        list(show_row(store, "first/books/train-00000:99999"))

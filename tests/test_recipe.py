@@ -31,6 +31,7 @@ def test_a_minimal_recipe_has_the_papers_defaults(path: Path) -> None:
     recipe = load(path)
     assert (recipe.dedup.threshold, recipe.dedup.bands, recipe.dedup.rows) == (0.8, 32, 8)
     assert (recipe.dedup.ngram, recipe.dedup.verify) == (5, "exact")
+    assert (recipe.dedup.scope, recipe.dedup.prefer) == ("corpus", ())
     assert (recipe.tokenizer.vocab_size, recipe.pack.sequence_length) == (50265, 512)
     pretrain = recipe.pretrain
     assert (pretrain.batch_sequences, pretrain.learning_rate) == (8192, 6e-4)
@@ -44,7 +45,10 @@ def test_the_keys_that_recipes_rely_on_are_there(path: Path) -> None:
         ("dedup", type(load(path).dedup)), ("pack", type(load(path).pack)),
         ("pretrain", type(load(path).pretrain)),
     )}  # fmt: skip
-    assert keys["dedup"] == {"threshold", "bands", "rows", "ngram", "verify", "partitions"}
+    assert keys["dedup"] == {
+        "threshold", "bands", "rows", "ngram", "verify", "scope", "prefer", "source_priority",
+        "quality_key", "partitions",
+    }  # fmt: skip
     assert keys["pack"] == {
         "sequence_length", "format", "shard_size_bytes", "validation_fraction",
     }  # fmt: skip
@@ -118,6 +122,12 @@ def test_a_missing_key_of_a_source_is_the_only_complaint(path: Path) -> None:
         ("dedup.bands=251", r"dedup\.bands: .* less than or equal to 250, found 251"),
         ("dedup.verify=maybe", r"dedup\.verify: .*'exact' or 'signature', found 'maybe'"),
         ("dedup.partitions=12", "dedup: partitions is 12, expected a power of two"),
+        ("dedup.scope=file", r"dedup\.scope: .*'corpus', 'snapshot' or 'source', found 'file'"),
+        ("dedup.prefer=[age]", r"dedup\.prefer\.0: .*'length', found 'age'"),
+        ("dedup.prefer=[length,length]", "dedup: prefer names a criterion twice"),
+        ("dedup.prefer=[source]", "dedup: prefer has source exactly if source_priority is given"),
+        ("dedup.source_priority=[a]", "dedup: prefer has source exactly if source_priority is"),
+        ("dedup.quality_key=score", "dedup: prefer has quality exactly if quality_key is given"),
         ("tokenizer.vocab_size=260", r"tokenizer\.vocab_size: .*equal to 261, found 260"),
         ("pack.sequence_length=7", r"pack\.sequence_length: .* 8, found 7"),
         ("pack.sequence_length=65536", r"pack\.sequence_length: .* 65535, found 65536"),

@@ -1,28 +1,37 @@
 """The cluster is invisible: workers, order, partitions and kills never show in a snapshot."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from corpus_helpers import REPOSITORY, Built, environment, refresh, run, start
+from corpus_helpers import (
+    REPOSITORY,
+    Built,
+    environment,
+    make_documents,
+    refresh,
+    run,
+    start,
+)
 
-from corpus.snapshots import open_snapshot
+from corpus.snapshots import newest_label, open_snapshot
 from pipeline.refresh import summarize
 
 pytestmark = pytest.mark.slow
 
-# How many tasks each stage has for the corpus of `built`.
-TASKS = {
-    "clean": 10, "group": 8, "verify": 8, "resolve": 1, "tokenizer": 1, "encode": 10, "pack": 10,
-}  # fmt: skip
-STAGES = tuple(TASKS)
+STAGES = ("clean", "canaries", "group", "verify", "resolve", "tokenizer", "encode", "pack")
+
+
+def count_tasks(workers: int) -> dict[str, int]:
+    """Return how many tasks each stage has for the corpus of `built`."""
+    return dict(zip(STAGES, (10, 1, 8, workers, 1, 1, 10, 10), strict=True))
 
 
 def files_of(store: Path) -> dict[str, tuple[int, int]]:
@@ -85,8 +94,11 @@ def test_no_work_files_stay(built: Built) -> None:
     names = {path.relative_to(built.directory).parts[3] for path in
              (built.directory / "store" / "snapshots" / "first").rglob("*")}  # fmt: skip
     assert names == {
-        "clean", "dropped", "duplicates", "index", "inputs.json", "lineage.json", "records",
-        "shards", "snapshot.json", "stats.json", "tokens",
+        "clean", "dropped", "duplicates", "index", "records", "shards", "snapshot.json",
+        "stats.json", "tokens",
+    }  # fmt: skip
+    assert {path.name for path in (built.directory / "store").iterdir()} == {
+        "HEAD", "inputs.json", "lease", "lineage.json", "snapshots", "tokenizer",
     }  # fmt: skip
 
 
@@ -108,17 +120,64 @@ def test_order_of_files_and_partitions_do_not_show(built: Built, tmp_path: Path)
     )
 
 
+def relabelled(built: Built, directory: Path) -> Path:
+    """Copy the store; return a recipe that takes the same files for a delivery `second`."""
+    shutil.copytree(built.directory / "store", directory / "store")
+    recipe = json.loads(built.recipe.read_text())
+    recipe |= {"store": str(directory / "store"), "snapshot": "second"}
+    path = directory / "second.yaml"
+    path.write_text(json.dumps(recipe))
+    return path
+
+
+def test_a_new_label_without_new_inputs_makes_no_snapshot(built: Built, tmp_path: Path) -> None:
+    recipe = relabelled(built, tmp_path)
+    before = files_of(tmp_path / "store")
+    assert refresh(recipe) == built.summary
+    assert files_of(tmp_path / "store") == before
+
+
+def test_a_new_label_with_new_inputs_is_a_second_snapshot(built: Built, tmp_path: Path) -> None:
+    """What was delivered before is neither read again nor touched."""
+    path = relabelled(built, tmp_path)
+    store = tmp_path / "store"
+    before = files_of(store / "snapshots" / "first")
+    documents = make_documents(1, 120)[:8] + make_documents(50, 30)  # some are delivered before
+    lines = [json.dumps(document) for document in documents]
+    (tmp_path / "more.jsonl").write_text("\n".join(lines))
+    recipe = json.loads(path.read_text())
+    recipe["sources"][0]["paths"].append(str(tmp_path / "more.jsonl"))
+    path.write_text(json.dumps(recipe))
+    summary = refresh(path)
+    first, second = (open_snapshot(str(store), label) for label in ("first", "second"))
+    assert newest_label(str(store)) == "second"
+    assert summary == summarize(second)
+    assert (second.parent, second.deliveries) == ("first", ("first", "second"))
+    assert [each.name for each in second.inputs if each.snapshot == "second"] == ["more.jsonl"]
+    assert second.parts[: len(first.parts)] == first.parts
+    assert second.shards[: len(first.shards)] == first.shards
+    assert {each.snapshot for each in second.parts[len(first.parts) :]} == {"second"}
+    assert summary["documents_in"] == built.summary["documents_in"] + 38
+    assert built.summary["documents_kept"] < summary["documents_kept"]
+    assert files_of(store / "snapshots" / "first") == before
+    assert run("pipeline", "audit", str(store)).returncode == 0
+    again = files_of(store)
+    assert refresh(path) == summary
+    assert refresh(built.recipe, f"store={store}") == built.summary
+    assert files_of(store) == again
+
+
 def committed(root: Path, stage: str) -> int:
     return len(list((root / "records" / stage).glob("*.json")))
 
 
-def hold(directory: Path, stages: Iterable[str]) -> dict[str, str]:
+def hold(directory: Path, tasks: dict[str, int]) -> dict[str, str]:
     """Return what makes workers wait for their end halfway in these stages (see tests/hold).
 
     Halfway: one record stands, or the outputs of a stage's only task do and its record does not.
     """
     directory.mkdir()
-    after = {stage: min(1, TASKS[stage] - 1) for stage in stages}
+    after = {stage: min(1, count - 1) for stage, count in tasks.items()}
     return {
         "PYTHONPATH": str(REPOSITORY / "tests" / "hold"),
         "MASKLINE_HOLD": json.dumps({"directory": str(directory), "stages": after}),
@@ -166,17 +225,17 @@ def test_driver_killed_in_every_stage(
     """One store goes through all parameters: each kill comes on top of the ones before."""
     store = tmp_path_factory.getbasetemp() / "killed" / "store"
     root = store / "snapshots" / "first"
-    held = tmp_path / "held"
+    held, tasks = tmp_path / "held", count_tasks(1)[stage]
     driver = start(
         "pipeline", "refresh", str(built.recipe), f"store={store}", "workers=1",
-        extra=hold(held, [stage]),
+        extra=hold(held, {stage: tasks}),
     )  # fmt: skip
     wait_for_held(driver, held, stage)
     helpers = psutil.Process(driver.pid).children(recursive=True)
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
     wait_until_dead(helpers)
-    assert committed(root, stage) < TASKS[stage]
+    assert committed(root, stage) < tasks
     if stage == STAGES[-1]:
         assert refresh(built.recipe, f"store={store}") == built.summary
         assert run("pipeline", "audit", str(store)).returncode == 0
@@ -186,7 +245,7 @@ def test_worker_killed_in_every_stage(built: Built, tmp_path: Path) -> None:
     held = tmp_path / "held"
     driver = start(
         "pipeline", "refresh", str(built.recipe), f"store={tmp_path}/store", "--json",
-        extra=hold(held, STAGES),
+        extra=hold(held, count_tasks(2)),
     )  # fmt: skip
     for stage in STAGES:
         worker = psutil.Process(wait_for_held(driver, held, stage))

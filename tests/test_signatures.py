@@ -13,6 +13,7 @@ from stage_helpers import Given, clean_parts, unhurried
 
 from corpus.documents import text_hash
 from corpus.recipe import Dedup
+from corpus.snapshots import Tree
 from pipeline import signatures
 from pipeline.pairs import open_arrow
 from pipeline.signatures import (
@@ -103,9 +104,9 @@ def test_the_batches_of_an_index_do_not_show(
     documents = [Given(f"{n}", words_of(rng, rng.randint(0, 30))) for n in range(40)]
     documents = [each for each in documents if each.text]
     spread = [list(enumerate(documents))]
-    (name,) = clean_parts(str(tmp_path / "one"), spread, SMALL)
+    (name,) = clean_parts(Tree(str(tmp_path / "one")), spread, SMALL)
     monkeypatch.setattr(signatures, "_BATCH_BYTES", 50)
-    clean_parts(str(tmp_path / "other"), spread, SMALL)
+    clean_parts(Tree(str(tmp_path / "other")), spread, SMALL)
     for kind in ("documents", "keys"):
         file = f"index/{name}.{kind}.arrow"
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
@@ -133,7 +134,7 @@ def test_golden_values() -> None:
     """Stored indexes hold these values: they change only with VERSION."""
     text = "The quick brown fox jumps over the lazy dog, \u4f60\u597d \u0130stanbul na\u00efve."
     signed = sign([text], DEFAULT)
-    assert signatures.VERSION == 1
+    assert signatures.VERSION == 2
     assert len(signed.shingles) == 9
     assert set_hash(signed.shingles) == bytes.fromhex("d6a308dad5a6b2e47d5bf638a189ee2a")
     assert [f"{key:016x}" for key in signed.keys[0, :3]] == [
@@ -206,7 +207,7 @@ def test_unrelated_texts_share_no_band() -> None:
 
 def test_an_index_by_hand(tmp_path: Path) -> None:
     documents = [Given("b", "one two three"), Given("a", "short"), Given("c", "ONE two, three")]
-    (name,) = clean_parts(str(tmp_path), [list(enumerate(documents))], SMALL)
+    (name,) = clean_parts(Tree(str(tmp_path)), [list(enumerate(documents))], SMALL)
     index = open_arrow(f"{tmp_path}/index/{name}.documents.arrow")
     assert index.schema == INDEX_SCHEMA
     assert index["id"].to_pylist() == ["s/a", "s/b", "s/c"]
@@ -228,7 +229,7 @@ def test_an_index_by_hand(tmp_path: Path) -> None:
 
 
 def test_an_index_of_nothing(tmp_path: Path) -> None:
-    (name,) = clean_parts(str(tmp_path), [[]], DEFAULT)
+    (name,) = clean_parts(Tree(str(tmp_path)), [[]], DEFAULT)
     for kind in ("documents", "keys"):
         assert len(open_arrow(f"{tmp_path}/index/{name}.{kind}.arrow")) == 0
 

@@ -13,8 +13,11 @@ from corpus.snapshots import (
     Counts,
     FileEntry,
     Input,
+    Part,
+    PartEntry,
     ShardEntry,
     Snapshot,
+    Tree,
     commit_snapshot,
     find_snapshot,
     newest_label,
@@ -27,22 +30,43 @@ from corpus.snapshots import (
 
 def shard(number: int, **changes: Any) -> ShardEntry:  # noqa: ANN401 - fields differ in type
     fields = {
-        "path": f"shards/a/train-{number:05d}.arrow", "source": "a", "split": "train", "rows": 3,
-        "tokens": 20, "size_bytes": 100, "checksum": f"{number}" * 64,
+        "path": f"shards/first/a/train-{number:05d}.arrow", "home": "first", "snapshot": "first",
+        "source": "a", "split": "train", "rows": 3, "tokens": 20, "size_bytes": 100,
+        "checksum": f"{number}" * 64,
     } | changes  # fmt: skip
     return ShardEntry(**fields)
 
 
+def part(name: str = "a-0-00000", **changes: Any) -> PartEntry:  # noqa: ANN401 - fields differ in type
+    fields = {
+        "name": name, "source": "a", "snapshot": "first", "documents": 2, "kept": 1,
+        "text_bytes": 9, "tokens": 40, "dropped": {"exact": 1}, "kept_digest": "a" * 64,
+        "dropped_digest": "b" * 64,
+    } | changes  # fmt: skip
+    return PartEntry(**fields)
+
+
+def raw_input(**changes: Any) -> Input:  # noqa: ANN401 - fields differ in type
+    fields = {
+        "snapshot": "first", "source": "a", "name": "n", "format": "text", "size_bytes": 1,
+        "checksum": "d" * 64, "path": "/n",
+    } | changes  # fmt: skip
+    return Input(**fields)
+
+
 def make(**changes: Any) -> Snapshot:  # noqa: ANN401 - fields differ in type
     fields: dict[str, Any] = {
-        "label": "first", "format_version": FORMAT_VERSION, "sequence_length": 512,
+        "label": "first", "parent": None, "deliveries": ("first",),
+        "format_version": FORMAT_VERSION, "sequence_length": 512,
         "tokenizer": "t" * 64, "vocab_size": 300, "shards": (shard(0), shard(1)),
+        "parts": (part(),),
         "kept_digest": "a" * 64, "dropped_digest": "b" * 64, "fingerprint": "",
         "counts": Counts(documents_in=2, documents_kept=1, documents_dropped={"exact": 1},
                          tokens=40, sequences=6),
-        "files": (FileEntry(path="clean/x.parquet", size_bytes=1, checksum="c" * 64),),
-        "inputs": (Input(source="a", name="n", format="text", size_bytes=1, checksum="d" * 64,
-                         path="/n"),),
+        "files": (
+            FileEntry(path="clean/x.parquet", home="first", size_bytes=1, checksum="c" * 64),
+        ),
+        "inputs": (raw_input(),),
         "recipe": {"store": "/s"}, "made_with": {"python": "3"},
     }  # fmt: skip
     snapshot = Snapshot(**(fields | changes))
@@ -51,18 +75,21 @@ def make(**changes: Any) -> Snapshot:  # noqa: ANN401 - fields differ in type
 
 def test_golden_fingerprint() -> None:
     """Stores and checkpoints name snapshots by this value: it changes only with the format."""
-    assert make().fingerprint == "115cfb425d4c8af8f37cda30ced00d7663d137c228accc3f6cada7af65378392"
+    assert make().fingerprint == "b40a9ff01ea674e79156a921d998bd466ccb168b2571aea5355986e9551368f9"
 
 
 MEANING: dict[str, Any] = {
     "label": "second",
-    "format_version": 2,
+    "format_version": FORMAT_VERSION + 1,
     "sequence_length": 128,
     "tokenizer": "u" * 64,
     "kept_digest": "c" * 64,
     "dropped_digest": "c" * 64,
 }
 MAKING: dict[str, Any] = {
+    "parent": "zeroth",
+    "deliveries": ("zeroth", "first"),
+    "parts": (),
     "vocab_size": 301,
     "counts": Counts(documents_in=3, documents_kept=3, documents_dropped={}, tokens=1, sequences=1),
     "files": (),
@@ -95,7 +122,10 @@ def test_of_shards_the_fingerprint_sees_checksums_in_order() -> None:
         (shard(0), shard(1, checksum="0" * 64)),
     ):
         assert make(shards=shards).fingerprint != fingerprint
-    moved = shard(1, path="elsewhere", source="b", split="validation", rows=9, size_bytes=8)
+    moved = shard(
+        1, path="elsewhere", home="second", snapshot="second", source="b", split="validation",
+        rows=9, size_bytes=8,
+    )  # fmt: skip
     assert make(shards=(shard(0), moved)).fingerprint == fingerprint
 
 
@@ -143,7 +173,7 @@ def test_the_snapshot_counts_though_head_is_missing(tmp_path: Path) -> None:
         (b'"00000', b'"00001', "its content gives fingerprint"),
         (b'"label"', b'"lable"', "is damaged: .*label"),
         (b'"vocab_size": 300', b'"vocab_size": "x"', "is damaged: .*vocab_size"),
-        (b'"format_version": 1', b'"format_version": 2', "format version 2, expected 1"),
+        (b'"format_version": 2', b'"format_version": 3', "format version 3, expected 2"),
         (b"}", b"", "is damaged"),
     ],
 )
@@ -171,6 +201,52 @@ def test_a_label_cannot_climb_out_of_the_store() -> None:
             snapshot_root("/store", wanted)
     assert snapshot_root("s3://b/s", "one") == "s3://b/s/snapshots/one"
     assert tokenizer_root("/s", "f") == "/s/tokenizer/f"
+
+
+def test_files_are_read_where_they_lie_and_written_at_home() -> None:
+    tree = Tree("/s/snapshots/third", {"clean/a": "/s/snapshots/first", "b": "/s/snapshots/second"})
+    assert tree.find("clean/a") == "/s/snapshots/first/clean/a"
+    assert tree.find("b") == "/s/snapshots/second/b"
+    assert tree.find("clean/c") == tree.own("clean/c") == "/s/snapshots/third/clean/c"
+    assert tree.own("clean/a") == "/s/snapshots/third/clean/a"
+    renewed = tree.renewed(["clean/a", "clean/c"])
+    assert renewed.find("clean/a") == "/s/snapshots/third/clean/a"
+    assert (renewed.find("b"), renewed.own("b")) == (tree.find("b"), tree.own("b"))
+    assert tree.find("clean/a") == "/s/snapshots/first/clean/a"
+
+
+def test_the_manifest_says_where_the_files_of_its_parent_lie() -> None:
+    old, new = shard(0), shard(1, path="shards/second/a/train-00000.arrow", home="second")
+    kept, fresh = (
+        FileEntry(path=f"clean/{home}", home=home, size_bytes=1, checksum="c" * 64)
+        for home in ("first", "second")
+    )
+    snapshot = make(
+        label="second", deliveries=("first", "second"), shards=(old, new), files=(kept, fresh)
+    )
+    assert snapshot.all_files == [kept, fresh, old, new]
+    assert snapshot.tree("/s") == Tree(
+        "/s/snapshots/second", dict.fromkeys([kept.path, old.path], "/s/snapshots/first")
+    )
+    assert make().tree("/s") == Tree("/s/snapshots/first")
+
+
+def test_parts_know_the_place_of_their_delivery() -> None:
+    parts = (part("z"), part("b", snapshot="second"), part("c", source="d", snapshot="second"))
+    snapshot = make(label="second", deliveries=("zeroth", "first", "second"), parts=parts)
+    assert snapshot.part_list() == (
+        Part("z", "a", "first", 1), Part("b", "a", "second", 2), Part("c", "d", "second", 2),
+    )  # fmt: skip
+
+
+def test_an_input_is_the_same_wherever_it_lies_and_whoever_brings_it() -> None:
+    same = raw_input(snapshot="second", path="/elsewhere/n")
+    assert same.identity == raw_input().identity
+    for field, value in (
+        ("source", "b"), ("name", "m"), ("format", "jsonl"), ("size_bytes", 2),
+        ("checksum", "e" * 64),
+    ):  # fmt: skip
+        assert raw_input(**{field: value}).identity != raw_input().identity
 
 
 def test_a_snapshot_does_not_change() -> None:

@@ -16,9 +16,10 @@ from tokenizers import models, pre_tokenizers, trainers
 from corpus.files import exists, list_names
 from corpus.recipe import Dedup
 from corpus.recipe import Tokenizer as TokenizerConfig
-from corpus.snapshots import tokenizer_root
+from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import Tokenizer, byte_alphabet, open_tokenizer
-from pipeline.vocabulary import _kept_texts, kept_mask, make_tokenizer, train
+from pipeline.clean import kept_mask
+from pipeline.vocabulary import _kept_texts, make_tokenizer, train
 
 
 def some_texts(seed: int, count: int) -> list[str]:
@@ -118,24 +119,23 @@ CONFIG = Dedup(partitions=1, ngram=2)
 
 @pytest.fixture
 def parts(tmp_path: Path) -> list[str]:
-    names = clean_parts(str(tmp_path), spread(DOCUMENTS, [3, 3]), CONFIG)
-    deduplicate(str(tmp_path), names, CONFIG)
+    tree = Tree(str(tmp_path))
+    names = clean_parts(tree, spread(DOCUMENTS, [3, 3]), CONFIG)
+    deduplicate(tree, names, CONFIG)
     return names
 
 
 def test_kept_documents_are_those_that_are_no_duplicates(tmp_path: Path, parts: list[str]) -> None:
-    masks = [kept_mask(str(tmp_path), part, count) for part, count in
-             zip(parts, (3, 0, 7), strict=True)]  # fmt: skip
+    tree = Tree(str(tmp_path))
+    masks = [kept_mask(tree, part, count) for part, count in zip(parts, (3, 0, 7), strict=True)]
     assert [len(mask) for mask in masks] == [3, 0, 7]
     assert sum(int(mask.sum()) for mask in masks) == 4
-    assert sorted(_kept_texts(str(tmp_path), parts)) == sorted(
-        f"text number {n} of a few" for n in range(4)
-    )
+    assert sorted(_kept_texts(tree, parts)) == sorted(f"text number {n} of a few" for n in range(4))
 
 
 def test_the_tokenizer_is_trained_on_what_stays(tmp_path: Path, parts: list[str]) -> None:
-    root, store = str(tmp_path), str(tmp_path / "store")
-    output = make_tokenizer(root, "tokenizer", store, TokenizerConfig(vocab_size=280), parts)
+    tree, store = Tree(str(tmp_path)), str(tmp_path / "store")
+    output = make_tokenizer(tree, "tokenizer", store, TokenizerConfig(vocab_size=280), parts)
     fingerprint = output.counts["fingerprint"]
     assert output.paths == ()
     directory = tokenizer_root(store, fingerprint)
@@ -143,11 +143,11 @@ def test_the_tokenizer_is_trained_on_what_stays(tmp_path: Path, parts: list[str]
         "merges.txt", "special_tokens_map.json", "tokenizer.json", "vocab.json",
     ]  # fmt: skip
     tokenizer = open_tokenizer(directory)
-    assert tokenizer.definition == train(_kept_texts(root, parts), 280)
+    assert tokenizer.definition == train(_kept_texts(tree, parts), 280)
     assert (tokenizer.fingerprint, tokenizer.vocab_size) == (
         fingerprint, output.counts["vocab_size"],
     )  # fmt: skip
-    again = make_tokenizer(root, "tokenizer", store, TokenizerConfig(vocab_size=280), parts[::-1])
+    again = make_tokenizer(tree, "tokenizer", store, TokenizerConfig(vocab_size=280), parts[::-1])
     assert again == output
 
 
@@ -157,6 +157,6 @@ def test_an_existing_tokenizer_is_taken_as_it_is(tmp_path: Path) -> None:
     given_path.mkdir()
     (given_path / "tokenizer.json").write_bytes(orjson.dumps(orjson.loads(definition), option=2))
     config = TokenizerConfig(path=str(given_path))
-    output = make_tokenizer("/unused", "tokenizer", str(tmp_path / "store"), config, [])
+    output = make_tokenizer(Tree("/unused"), "tokenizer", str(tmp_path / "store"), config, [])
     assert output.counts == {"fingerprint": Tokenizer(definition).fingerprint, "vocab_size": 290}
     assert exists(tokenizer_root(str(tmp_path / "store"), output.counts["fingerprint"]))

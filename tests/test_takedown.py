@@ -1,0 +1,270 @@
+"""Take-downs by hand: what goes, what comes back, what is listed, what leaves the disk."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chain_helpers import Chain, Delivery, compare_snapshots, prepare, tables
+
+from corpus.files import create, list_names
+from corpus.snapshots import Snapshot, find_snapshot, open_snapshot, snapshot_root
+from pipeline.__main__ import main
+from pipeline.clusters import cluster_sizes
+from pipeline.diff import compare, describe
+from pipeline.explain import explain, open_store
+from pipeline.forget import Request, forget
+from pipeline.proofs import audit
+
+CONFIG = {"threshold": 0.6, "bands": 60, "rows": 1, "ngram": 1, "partitions": 1}
+# Neighbours share 9 of 11 words (0.82), those two apart 8 of 12 (0.67), three apart 7 of 13 (0.54).
+WORDS = [f"w{n}" for n in range(30)]
+
+
+def linked(place: int) -> str:
+    return " ".join(WORDS[place : place + 10])
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(monkeypatch)
+
+
+def record(key: str, text: str, **fields: str) -> dict[str, Any]:
+    return {"id": key, "text": text, **fields}
+
+
+def delivery(label: str, *records: dict[str, Any], source: str = "a") -> Delivery:
+    return Delivery(label, {(source, f"{label}.jsonl"): list(records)})
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Chain:
+    """Three deliveries; b is like a, c like b and not like a, so a and c stay."""
+    made = Chain(tmp_path, CONFIG | {"threshold": 0.7})
+    made.deliver(delivery("s1", record("a", linked(0), url="http://x.test/a")))
+    made.deliver(delivery("s2", record("b", linked(1)), record("other", "so far away " * 3)))
+    made.deliver(delivery("s3", record("c", linked(2), url="http://x.test/c")))
+    return made
+
+
+def kept(chain: Chain, snapshot: Snapshot) -> set[str]:
+    documents = {row["id"] for row in tables(chain.store, snapshot, "clean")}
+    return documents - {row["id"] for row in tables(chain.store, snapshot, "duplicates")}
+
+
+def test_one_comes_back_and_evicts_a_later_one(chain: Chain) -> None:
+    before = open_snapshot(chain.store)
+    assert kept(chain, before) == {"a/a", "a/c", "a/other"}
+    after = chain.take_down("t", Request(ids=("a/a",)))
+    assert kept(chain, after) == {"a/b", "a/other"}
+    (row,) = tables(chain.store, after, "duplicates")
+    assert (row["id"], row["witness_id"], row["similarity"]) == ("a/c", "a/b", 9 / 11)
+    assert after.counts.documents_dropped == {"forgotten": 1, "minhash": 1}
+    assert after.counts.documents_in == before.counts.documents_in
+    rebuilt = chain.rebuild()
+    compare_snapshots((chain.store, str(chain.directory / "rebuilt")), (after, rebuilt))
+    assert audit(open_store(chain.store)) == ([], [])
+
+
+def test_exactly_the_shards_whose_members_changed_are_written(chain: Chain) -> None:
+    before = {shard.path: shard for shard in open_snapshot(chain.store).shards}
+    after = chain.take_down("t", Request(ids=("a/other",)))
+    written = {shard.path for shard in after.shards if shard.home == "t"}
+    assert set(before) == {shard.path for shard in after.shards}
+    changed = {s.path for s in after.shards if s.checksum != before[s.path].checksum}
+    assert written == changed
+    assert len(written) == 1
+    assert next(iter(written)).startswith("shards/s2/a/")
+    assert after.tokenizer == open_snapshot(chain.store, "s3").tokenizer
+
+
+def test_a_dropped_duplicate_goes_without_a_trace_in_shards(chain: Chain) -> None:
+    after = chain.take_down("t", Request(ids=("a/b",)))
+    assert kept(chain, after) == {"a/a", "a/c", "a/other"}
+    assert all(shard.home != "t" for shard in after.shards)
+    assert tables(chain.store, after, "duplicates") == []
+
+
+def test_the_same_text_goes_under_every_id(chain: Chain) -> None:
+    chain.deliver(delivery("s4", record("copy", linked(0).upper()), source="b"))
+    after = chain.take_down("t", Request(ids=("a/a",)))
+    assert kept(chain, after) == {"a/b", "a/other"}
+    assert after.counts.documents_dropped["forgotten"] == 2
+
+
+def test_by_url_prefix_and_by_source(chain: Chain) -> None:
+    after = chain.take_down("t", Request(url_prefixes=("http://x.test/",)))
+    assert kept(chain, after) == {"a/b", "a/other"}
+    chain.deliver(delivery("s4", record("copy", "so far away " * 3), source="b"))
+    gone = chain.take_down("u", Request(sources=("a",)))
+    assert kept(chain, gone) == {"b/copy"}  # a source is forgotten, not its text elsewhere
+    compare_snapshots((chain.store, str(chain.directory / "rebuilt")), (gone, chain.rebuild()))
+
+
+def test_the_next_crawl_does_not_bring_it_back(chain: Chain) -> None:
+    chain.take_down("t", Request(ids=("a/a",)))
+    again = delivery(
+        "s4", record("a", "now the page says something else"), record("z", linked(0)),
+        record("new", "and this is new"),
+    )  # fmt: skip
+    after = chain.deliver(again)
+    assert kept(chain, after) == {"a/b", "a/other", "a/new"}
+    assert after.counts.documents_dropped["forgotten"] == 3
+    compare_snapshots((chain.store, str(chain.directory / "rebuilt")), (after, chain.rebuild()))
+
+
+def test_nothing_on_disk_of_the_list_is_text_or_id(chain: Chain) -> None:
+    chain.take_down("t", Request(ids=("a/a",)))
+    data = Path(chain.store, "forgotten", "t.json").read_text()
+    assert "a/a" not in data
+    assert "w0" not in data
+
+
+def test_what_is_not_there_is_remembered_all_the_same(
+    chain: Chain, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    before = open_snapshot(chain.store)
+    assert chain.take_down("t", Request(ids=("a/unseen",))) == before
+    assert "no document of s3 is on the list" in caplog.text
+    after = chain.deliver(delivery("s4", record("unseen", "a text of six words here")))
+    assert after.counts.documents_dropped["forgotten"] == 1
+
+
+def test_mistakes_are_refused(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="nothing to forget"):
+        forget(chain.store, "t", Request())
+    with pytest.raises(ValueError, match="no source b; there are a"):
+        forget(chain.store, "t", Request(sources=("b",)))
+    with pytest.raises(ValueError, match="holds a snapshot s2 already"):
+        forget(chain.store, "s2", Request(ids=("a/a",)))
+    chain.take_down("t", Request(ids=("a/a",)))
+    with pytest.raises(ValueError, match="t is another take-down"):
+        forget(chain.store, "t", Request(ids=("a/b",)))
+    assert chain.take_down("t", Request(ids=("a/a",))) == open_snapshot(chain.store)
+    assert main(["forget", chain.store, "--label", "Not A Label", "--id", "a/c"]) == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_a_take_down_that_was_killed_is_finished(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    for stage in ("forget", "cascade", "encode", "pack"):
+        with monkeypatch.context() as patch:
+            patch.setattr("pipeline.jobs.create", _create_but(stage, KilledError))
+            with pytest.raises(KilledError):
+                chain.take_down("t", Request(ids=("a/a",)))
+    after = chain.take_down("t", Request(ids=("a/a",)))
+    compare_snapshots((chain.store, str(chain.directory / "rebuilt")), (after, chain.rebuild()))
+
+
+def _create_but(stage: str, error: type[Exception]) -> Callable[[str, bytes], bool]:
+    def create_or_fail(path: str, data: bytes) -> bool:
+        if f"/records/{stage}/" in path:
+            raise error
+        return create(path, data)
+
+    return create_or_fail
+
+
+def test_the_command_lists_what_held_it(
+    chain: Chain, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "ids").write_text("a/a\n\n")
+    arguments = ["forget", chain.store, "--label", "t", "--ids", str(tmp_path / "ids")]
+    assert main(arguments) == 0
+    first = capsys.readouterr().out
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == first.splitlines()[2:]
+    (held,) = [line for line in first.splitlines() if line.startswith("a/a: ")]
+    assert "rows 0 to 0 of s1/shards/s1/a/" in held
+    assert held.endswith("in s1, s2, s3")
+    assert f"out of reach: raw input {chain.directory}/raw/s1/a/s1.jsonl" in first
+    assert "merges of the tokenizer" in first
+
+
+def test_purge_leaves_no_text_on_disk(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["forget", chain.store, "--label", "t", "--id", "a/a", "--purge"]
+    half_done = Path(snapshot_root(chain.store, "killed"), "clean", "x.parquet")
+    half_done.parent.mkdir(parents=True)
+    half_done.write_bytes(b"left by a killed refresh")
+    before = open_snapshot(chain.store, "s2")
+    (held_in,) = [shard for shard in before.shards if shard.snapshot == "s1" and shard.rows]
+    old = Path(before.tree(chain.store).find(held_in.path))
+    assert old.exists()
+    for _ in range(2):
+        assert main(arguments) == 0
+        assert "withdrawn: s1, s2, s3" in capsys.readouterr().out
+    for label in ("s1", "s2", "s3"):
+        with pytest.raises(ValueError, match=f"{label} was withdrawn.*use its successor t"):
+            find_snapshot(chain.store, label)
+    held = {row["id"] for row in tables(chain.store, open_snapshot(chain.store), "clean")}
+    assert held == {"a/b", "a/c", "a/other"}
+    kinds = {n.split("/")[2] for n in list_names(chain.store) if n.startswith("snapshots/s1/")}
+    assert kinds == {
+        "dropped",
+        "duplicates",
+        "records",
+        "shards",
+        "snapshot.json",
+        "withdrawn.json",
+    }
+    assert not old.exists()
+    assert not half_done.exists()
+    assert audit(open_store(chain.store)).problems == []
+    compare_snapshots(
+        (chain.store, str(chain.directory / "rebuilt")),
+        (open_snapshot(chain.store), chain.rebuild()),
+    )
+
+
+def test_purge_spares_snapshots_that_never_held_it(chain: Chain) -> None:
+    main(["forget", chain.store, "--label", "t", "--id", "a/c", "--purge"])
+    assert open_snapshot(chain.store, "s2").label == "s2"
+    assert audit(open_store(chain.store, "s2")).problems == []
+    with pytest.raises(ValueError, match="s3 was withdrawn"):
+        open_snapshot(chain.store, "s3")
+
+
+def test_explain_says_that_it_was_taken_down(chain: Chain) -> None:
+    chain.take_down("t", Request(ids=("a/a",)))
+    assert list(explain(open_store(chain.store), "a/a")) == [
+        "a/a: was taken down and stays out of this store"
+    ]
+    with pytest.raises(ValueError, match="knows no document a/nobody"):
+        list(explain(open_store(chain.store), "a/nobody"))
+
+
+def test_diff_says_what_came_and_went_and_why(
+    chain: Chain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chain.take_down("t", Request(ids=("a/a",)))
+    found = compare(open_store(chain.store, "s3"), open_store(chain.store, "t"))
+    assert {(c.id, c.came, c.why) for c in found.changes} == {
+        ("a/a", False, "forgotten"), ("a/b", True, "admitted again"), ("a/c", False, "minhash"),
+    }  # fmt: skip
+    assert found.refused == {}
+    found = compare(open_store(chain.store, "s1"), open_store(chain.store, "s2"))
+    assert [(c.id, c.came, c.why) for c in found.changes] == [("a/other", True, "delivered")]
+    assert found.refused == {("a", "minhash"): 1}
+    assert main(["diff", chain.store, "s3", "t", "--list"]) == 0
+    assert "- a/c (s3: s3.jsonl, record 1) minhash" in capsys.readouterr().out
+    assert main(["diff", chain.store, "s3", "t", "--json"]) == 0
+    same = open_store(chain.store, "t")
+    assert "no document came or went" in list(describe(same, same))
+
+
+def test_clusters_are_counted(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
+    chain.deliver(delivery("s4", record("a", "another text under an old id")))
+    sizes = cluster_sizes(open_store(chain.store))
+    assert sizes == {("a/a", "s1", "s1.jsonl", 1): 3}
+    table = chain.directory / "clusters.parquet"
+    assert main(["clusters", chain.store, "--table", str(table)]) == 0
+    out = capsys.readouterr().out
+    assert "1 stand for 2 to 3 records" in out
+    assert table.exists()
