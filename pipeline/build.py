@@ -37,8 +37,8 @@ from corpus.snapshots import (
     snapshot_root,
 )
 from pipeline import clean, dedup, encode, pack, pairs, vocabulary
+from pipeline.index import Corpus
 from pipeline.jobs import Record, Stages, Task, describe_file, sweep
-from pipeline.pairs import Corpus
 
 _LIBRARIES = ("maskline", "numba", "numpy", "pyarrow", "ray", "tokenizers")
 

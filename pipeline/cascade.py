@@ -32,16 +32,9 @@ from pipeline.dedup import (
     read_nodes,
     write_duplicates,
 )
+from pipeline.index import ROW_BITS, Corpus, KeySearch, UInt64s, find_buckets, open_arrow
 from pipeline.jobs import Output
-from pipeline.pairs import (
-    ROW_BITS,
-    Corpus,
-    KeySearch,
-    UInt64s,
-    compare,
-    find_buckets,
-    open_arrow,
-)
+from pipeline.pairs import compare
 
 Place = tuple[str, str, int]  # snapshot, file, position
 

@@ -30,10 +30,8 @@ from corpus.documents import (
 from corpus.recipe import Dedup
 from corpus.snapshots import Part, Tree
 from pipeline.clean import count_rules, write_table
-from pipeline.jobs import Output
-from pipeline.pairs import (
+from pipeline.index import (
     ROW_BITS,
-    VERIFIED_SCHEMA,
     Corpus,
     UInt64s,
     column_values,
@@ -41,6 +39,8 @@ from pipeline.pairs import (
     open_index,
     rows_by_part,
 )
+from pipeline.jobs import Output
+from pipeline.pairs import VERIFIED_SCHEMA
 from pipeline.preference import scope_of
 
 # Raised by hand when a verdict or a witness changes.

@@ -24,8 +24,8 @@ from corpus.recipe import Pack
 from corpus.shards import Sequences, TokenIds, shard_schema, write_shard
 from corpus.snapshots import Tree
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID
+from pipeline.index import open_arrow
 from pipeline.jobs import Output
-from pipeline.pairs import open_arrow
 
 # Raised by hand when rows or shard membership change.
 VERSION = 1

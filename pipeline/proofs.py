@@ -38,7 +38,8 @@ from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer, open_tokenizer
 from pipeline.clean import Origin, clean_records, input_name, read_table
 from pipeline.dedup import read_nodes
 from pipeline.explain import Store, row_stretches, shard_documents
-from pipeline.pairs import KeySearch, UInt64s, candidate_pairs, compare, find_buckets
+from pipeline.index import KeySearch, UInt64s, find_buckets
+from pipeline.pairs import candidate_pairs, compare
 from pipeline.preference import preferences, scope_of
 from pipeline.signatures import SET_BAND, reference_shingles, sign
 
