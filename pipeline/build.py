@@ -7,6 +7,7 @@ their files are read where they lie.
 """
 
 import hashlib
+import logging
 import platform
 import unicodedata
 from collections import Counter
@@ -39,6 +40,8 @@ from corpus.snapshots import (
 from pipeline import clean, dedup, encode, pack, pairs, vocabulary
 from pipeline.index import Corpus
 from pipeline.jobs import Record, Stages, Task, describe_file, sweep
+
+logger = logging.getLogger(__name__)
 
 _LIBRARIES = ("maskline", "numba", "numpy", "pyarrow", "ray", "tokenizers")
 
@@ -140,7 +143,12 @@ def _deduplicate(job: Job, corpus: Corpus, identity: str, stages: Stages) -> Rec
             for number, name in enumerate(groups)
         ],
     )
-    shares = -(-sum(each.counts["pairs"] for each in grouped.values()) // pairs.PAIRS_PER_TASK)
+    found = Counter[str]()
+    for record in grouped.values():
+        found.update(record.counts)
+    if found["large_buckets"]:
+        logger.info("group: %d large buckets, compared in resolve", found["large_buckets"])
+    shares = -(-(found["pairs"] + found["large_members"]) // pairs.PAIRS_PER_TASK)
     shares = max(shares, min(total, stages.workers))
     checks = [f"{number:05d}-of-{shares:05d}-{identity}" for number in range(shares)]
     stages.run(

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from corpus.files import is_remote, read_bytes
 from corpus.snapshots import Part, Tree
 from pipeline.clean import kept_mask
+from pipeline.signatures import INDEX_SCHEMA
 
 # Keys that a round of grouping holds. A guess: a gigabyte of working set.
 _KEYS_PER_ROUND = 8_000_000
@@ -205,10 +206,44 @@ def find_buckets(keys: Keys, first_new: np.uint64) -> Buckets:
 def rows_by_part(documents: UInt64s) -> Iterator[tuple[int, Int64s]]:
     """Give the distinct rows asked of each part, in order."""
     unique = np.unique(documents)
-    numbers = unique >> np.uint64(ROW_BITS)
-    for number in np.unique(numbers):
-        rows = unique[numbers == number] & np.uint64(2**ROW_BITS - 1)
-        yield int(number), rows.astype(np.int64)
+    numbers = np.unique(unique >> np.uint64(ROW_BITS))
+    bounds = np.searchsorted(unique, numbers << np.uint64(ROW_BITS))
+    for number, rows in zip(numbers.tolist(), np.split(unique, bounds[1:]), strict=False):
+        yield number, (rows & np.uint64(2**ROW_BITS - 1)).astype(np.int64)
+
+
+def read_column(tree: Tree, corpus: Corpus, documents: UInt64s, name: str) -> pa.ChunkedArray:
+    """Read a column of the index for distinct documents given in order."""
+    type_ = INDEX_SCHEMA.field(name).type
+    found = [pa.chunked_array([], type_)]
+    for number, rows in rows_by_part(documents):
+        found.append(open_index(tree, corpus.parts[number])[name].take(pa.array(rows)))
+    return pa.chunked_array([chunk for column in found for chunk in column.chunks], type_)
+
+
+def hash_words(column: pa.ChunkedArray) -> UInt64s:
+    """Return a column of fixed-size bytes as numbers that sort as it does: [rows, bytes / 8]."""
+    words = column.type.byte_width // 8
+    values = np.empty((len(column), words), np.uint64)
+    start = 0
+    for chunk in column.chunks:
+        data = np.frombuffer(chunk.buffers()[1], ">u8") if len(chunk) else np.empty(0, ">u8")
+        stop = start + len(chunk)
+        begin = chunk.offset * words
+        values[start:stop] = data[begin : begin + len(chunk) * words].reshape(-1, words)
+        start = stop
+    return values
+
+
+def number_equal(*columns: npt.NDArray[Any]) -> Int64s:
+    """Number the rows of some columns from 0, so that equal rows have one number."""
+    order = np.lexsort(columns)
+    begins = np.zeros(len(order), np.bool_)
+    for column in columns:
+        begins[1:] |= column[order[1:]] != column[order[:-1]]
+    numbers = np.empty(len(order), np.int64)
+    numbers[order] = np.cumsum(begins)
+    return numbers
 
 
 def read_row(path: str, row: int) -> dict[str, Any]:
