@@ -7,6 +7,7 @@ their files are read where they lie.
 """
 
 import hashlib
+import logging
 import platform
 import unicodedata
 from collections import Counter
@@ -37,8 +38,10 @@ from corpus.snapshots import (
     snapshot_root,
 )
 from pipeline import canaries, clean, dedup, encode, pack, pairs, vocabulary
+from pipeline.index import Corpus
 from pipeline.jobs import Output, Record, Stages, Task, describe_file, sweep
-from pipeline.pairs import Corpus
+
+logger = logging.getLogger(__name__)
 
 _LIBRARIES = ("maskline", "numba", "numpy", "pyarrow", "ray", "tokenizers")
 
@@ -49,7 +52,8 @@ class Job(NamedTuple):
     """What is to be built.
 
     `deliveries` are all of them in order; `inputs` are those of the ones that are new; `shards`,
-    where given, fixes how many shards each (snapshot, source, split) has.
+    where given, fixes how many shards each (snapshot, source, split) has, and `tokenizer_path` the
+    tokenizer.
     """
 
     recipe: Recipe
@@ -58,6 +62,7 @@ class Job(NamedTuple):
     inputs: tuple[Input, ...]
     forgotten: Forgotten
     shards: Mapping[tuple[str, str, str], int] | None = None
+    tokenizer_path: str | None = None
 
     @property
     def tree(self) -> Tree:
@@ -154,7 +159,12 @@ def _deduplicate(job: Job, corpus: Corpus, identity: str, stages: Stages) -> Rec
             for number, name in enumerate(groups)
         ],
     )
-    shares = -(-sum(each.counts["pairs"] for each in grouped.values()) // pairs.PAIRS_PER_TASK)
+    found = Counter[str]()
+    for record in grouped.values():
+        found.update(record.counts)
+    if found["large_buckets"]:
+        logger.info("group: %d large buckets, compared in resolve", found["large_buckets"])
+    shares = -(-(found["pairs"] + found["large_members"]) // pairs.PAIRS_PER_TASK)
     shares = max(shares, min(total, stages.workers))
     checks = [f"{number:05d}-of-{shares:05d}-{identity}" for number in range(shares)]
     stages.run(
@@ -205,7 +215,10 @@ def _tokenizer(job: Job, corpus: Corpus, stages: Stages) -> _Made:
     if job.parent is not None:
         return _Made(store, job.parent.tokenizer, job.parent.vocab_size)
     names = [part.name for part in corpus.parts if part.position == 0]
-    arguments = (store, job.recipe.tokenizer, names)
+    config = job.recipe.tokenizer
+    if job.tokenizer_path is not None:
+        config = config.model_copy(update={"path": job.tokenizer_path})
+    arguments = (store, config, names)
     task = Task(f"tokenizer-{_identity(job, corpus)}", vocabulary.make_tokenizer, arguments)
     counts = stages.run("tokenizer", [task])[task.name].counts
     return _Made(store, counts["fingerprint"], counts["vocab_size"])
@@ -224,9 +237,9 @@ def _plan(
         if job.shards is None:
             plans += pack.plan_shards(job.tree, snapshot, by_source, job.recipe.pack, token_bytes)
         else:
-            for place, count in job.shards.items():
-                if place[0] == snapshot:
-                    plans += pack.cut_split(place, count, job.recipe.pack)
+            fixed = {place: count for place, count in job.shards.items() if place[0] == snapshot}
+            for place, count in fixed.items():
+                plans += pack.cut_split(place, count, job.recipe.pack)
     return [
         (plan, (made.fingerprint, made.vocab_size, parts[plan.snapshot][plan.source]))
         for plan in plans

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from corpus.documents import DROP_SCHEMA, deal_hash, digest_table, format_digest
+from corpus.documents import DROP_SCHEMA, DUPLICATE_SCHEMA, deal_hash, digest_table, format_digest
 from corpus.recipe import Dedup, Recipe
 from corpus.snapshots import Part, Tree
 from pipeline import pack
@@ -32,16 +32,9 @@ from pipeline.dedup import (
     read_nodes,
     write_duplicates,
 )
+from pipeline.index import ROW_BITS, Corpus, KeySearch, UInt64s, find_buckets, open_arrow
 from pipeline.jobs import Output
-from pipeline.pairs import (
-    ROW_BITS,
-    Corpus,
-    KeySearch,
-    UInt64s,
-    compare,
-    find_buckets,
-    open_arrow,
-)
+from pipeline.pairs import compare
 
 Place = tuple[str, str, str, int]  # snapshot, source, file, position
 
@@ -284,9 +277,9 @@ def _write_states(
     parts, again, touched = [], [], set()
     for state in states:
         name = state.part.name
-        written, resolved = write_duplicates(
-            tree, recipe.dedup, state.part, state.duplicates.values()
-        )
+        ordered = [row for _, row in sorted(state.duplicates.items())]
+        table = pa.Table.from_pylist(ordered, schema=DUPLICATE_SCHEMA)
+        written, resolved = write_duplicates(tree, recipe.dedup, state.part, table)
         paths += written
         drops = read_table(tree.find(f"dropped/{name}.parquet"))
         cleaned = {

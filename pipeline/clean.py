@@ -251,6 +251,6 @@ def _check_unchanged(file: InputFile, source: Input) -> None:
     found = file.checksum()
     if found != source.checksum:
         raise ValueError(
-            f"{source.path} changed while the job ran: its checksum was {source.checksum} "
+            f"{source.path} changed since it was listed: its checksum was {source.checksum} "
             f"and is {found}: give the new content a label of its own, or put the old file back"
         )

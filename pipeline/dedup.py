@@ -7,41 +7,28 @@ delivery, the recipe's preference, hash of the normalized text, then (id, file, 
 dropped document has a surviving witness, a chain of near-duplicates drags nothing unrelated along,
 and later deliveries never change the verdict on earlier documents.
 
-The walk holds the documents that have an edge, all at once: some hundred bytes each.
+`first_independent_set` says it over objects, for reading, the cascade and the tests; `resolve` does
+the same over arrays (`order`, `walk`) and is one task: it holds what has an edge all at once, some
+hundred bytes a document and a pair.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from corpus.documents import (
-    DROP_SCHEMA,
-    DUPLICATE_SCHEMA,
-    digest_table,
-    drop_row,
-    drops_table,
-    format_digest,
-)
+from corpus.documents import DROP_SCHEMA, DUPLICATE_SCHEMA, digest_table, format_digest
 from corpus.recipe import Dedup
 from corpus.snapshots import Part, Tree
 from pipeline.clean import count_rules, write_table
+from pipeline.index import ROW_BITS, Corpus, Int64s, UInt64s, open_index, rows_by_part
 from pipeline.jobs import Output
-from pipeline.pairs import (
-    ROW_BITS,
-    VERIFIED_SCHEMA,
-    Corpus,
-    UInt64s,
-    column_values,
-    open_arrow,
-    open_index,
-    rows_by_part,
-)
+from pipeline.order import Ordered, gather_large, make_graph, order_documents, read_work
 from pipeline.preference import scope_of
+from pipeline.walk import Verdicts, walk
 
 # Raised by hand when a verdict or a witness changes.
 VERSION = 2
@@ -140,44 +127,50 @@ def resolve(
 
     `done` names the tasks of group and of verify.
     """
-    groups, verifications = done
-    left, right, similarity = _read_verified(tree, verifications)
-    members = [
-        column_values(open_arrow(tree.own(f"work/group/{group}.members.arrow")), "document")
-        for group in groups
-    ]
-    documents = np.concatenate([left, right, *members]).astype(np.uint64)
-    nodes = read_nodes(tree, config, corpus, documents)
-    set_of = {node.document: node.set_hash for node in nodes}
-    neighbours: dict[bytes, dict[bytes, float]] = defaultdict(dict)
-    for one, other, value in zip(left.tolist(), right.tolist(), similarity.tolist(), strict=True):
-        first, second = set_of[one], set_of[other]
-        assert first is not None and second is not None
-        neighbours[first][second] = neighbours[second][first] = value
-    verdicts = first_independent_set(nodes, neighbours)
-    assert all(document >= corpus.first_new for document in verdicts)
-    rows: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for node in nodes:
-        if node.document in verdicts:
-            row = duplicate_row(node, verdicts[node.document])
-            rows[node.document >> ROW_BITS].append(row)
+    work = read_work(tree, *done)
+    ordered = order_documents(tree, corpus, config, work.documents)
+    graph = make_graph(ordered, work, corpus, config)
+    large = gather_large(ordered, graph, work, config)
+    verdicts = walk(graph, large)
+    dropped = np.flatnonzero(verdicts.witness >= 0)
+    assert (ordered.document[dropped] >= corpus.first_new).all()
+    dropped = dropped[np.argsort(ordered.document[dropped])]
     paths: list[str] = []
     counts = []
     for number, part in enumerate(corpus.new_parts, corpus.settled):
-        names, count = write_duplicates(tree, config, part, rows[number])
+        bounds = np.array([number, number + 1], np.uint64) << np.uint64(ROW_BITS)
+        span = slice(*np.searchsorted(ordered.document[dropped], bounds).tolist())
+        table = _duplicates(corpus, ordered, verdicts, dropped[span])
+        names, count = write_duplicates(tree, config, part, table)
         paths += names
         counts.append(count)
-    return Output(tuple(paths), {"parts": counts})
+    return Output(tuple(paths), {"parts": counts, "large_buckets": work.large_buckets})
 
 
-def _read_verified(
-    tree: Tree, verifications: Sequence[str]
-) -> tuple[UInt64s, UInt64s, npt.NDArray[np.float64]]:
-    tables = [open_arrow(tree.own(f"work/verify/{name}.arrow")) for name in verifications]
-    table = pa.concat_tables([VERIFIED_SCHEMA.empty_table(), *tables]).combine_chunks()
-    shared = table["shared"].to_numpy().astype(np.float64)
-    total = table["total"].to_numpy().astype(np.float64)
-    return table["left"].to_numpy(), table["right"].to_numpy(), shared / total
+def _duplicates(corpus: Corpus, ordered: Ordered, verdicts: Verdicts, ranks: Int64s) -> pa.Table:
+    """Return the duplicates with these ranks as a table."""
+    witness = verdicts.witness[ranks]
+    similarity = verdicts.similarity[ranks]
+    columns = {
+        "row": (ordered.document[ranks] & np.uint64(2**ROW_BITS - 1)).astype(np.int64),
+        "method": pa.array(METHODS).take(pa.array(verdicts.method[ranks])),
+        "similarity": pa.array(similarity, mask=np.isnan(similarity)),
+    }
+    for prefix, chosen in (("", ranks), ("witness_", witness)):
+        columns |= {f"{prefix}{k}": v for k, v in _places(corpus, ordered, chosen).items()}
+    return pa.table([columns[name] for name in DUPLICATE_SCHEMA.names], schema=DUPLICATE_SCHEMA)
+
+
+def _places(corpus: Corpus, ordered: Ordered, ranks: Int64s) -> dict[str, pa.ChunkedArray]:
+    places = ordered.places.take(pa.array(ordered.place[ranks]))
+    snapshots = pa.array([part.snapshot for part in corpus.parts], pa.string())
+    parts = (ordered.document[ranks] >> np.uint64(ROW_BITS)).astype(np.int64)
+    return {
+        "id": places["id"].cast(pa.string()),
+        "snapshot": snapshots.take(pa.array(parts)),
+        "file": places["file"].cast(pa.string()),
+        "position": places["position"],
+    }
 
 
 def read_nodes(tree: Tree, config: Dedup, corpus: Corpus, documents: UInt64s) -> list[Node]:
@@ -205,16 +198,33 @@ def read_nodes(tree: Tree, config: Dedup, corpus: Corpus, documents: UInt64s) ->
 
 
 def write_duplicates(
-    tree: Tree, config: Dedup, part: Part, rows: Iterable[Mapping[str, Any]]
+    tree: Tree, config: Dedup, part: Part, duplicates: pa.Table
 ) -> tuple[tuple[str, str], dict[str, Any]]:
-    """Write the duplicates of a part and their drop rows; return the paths and the counts."""
-    ordered = sorted(rows, key=lambda row: int(row["row"]))
-    drops = drops_table(_drop(row, part.source, config) for row in ordered)
+    """Write the duplicates of a part, ordered by row, and their drop rows; return paths, counts."""
+    drops = _drops(duplicates, part.source, config)
     paths = (f"duplicates/{part.name}.parquet", f"dropped/{part.name}.dedup.parquet")
-    write_table(tree.own(paths[0]), pa.Table.from_pylist(ordered, schema=DUPLICATE_SCHEMA))
+    write_table(tree.own(paths[0]), duplicates)
     write_table(tree.own(paths[1]), drops)
     digest = format_digest(digest_table(drops, DROP_SCHEMA.names))
     return paths, {"name": part.name, "dropped": count_rules(drops), "dropped_digest": digest}
+
+
+def _drops(duplicates: pa.Table, source: str, config: Dedup) -> pa.Table:
+    """Return the drop rows of duplicates in canonical order."""
+    count = len(duplicates)
+    near = pc.equal(duplicates["method"], "minhash")
+    estimated = "estimated from signatures" if config.verify == "signature" else None
+    columns = {name: duplicates[name] for name in duplicates.column_names} | {
+        "source": pa.repeat(source, count),
+        "stage": pa.repeat("dedup", count),
+        "rule": duplicates["method"],
+        "value": duplicates["similarity"],
+        "threshold": pc.if_else(near, config.threshold, pa.scalar(None, pa.float64())),
+        "detail": pc.if_else(near, pa.scalar(estimated, pa.string()), pa.scalar(None, pa.string())),
+    }
+    drops = pa.table([columns[name] for name in DROP_SCHEMA.names], schema=DROP_SCHEMA)
+    keys = [(name, "ascending") for name in ("id", "file", "position")]
+    return drops.take(pc.sort_indices(drops, sort_keys=keys))
 
 
 def duplicate_row(node: Node, verdict: Verdict) -> dict[str, Any]:
@@ -232,19 +242,3 @@ def duplicate_row(node: Node, verdict: Verdict) -> dict[str, Any]:
         "witness_file": verdict.witness.file,
         "witness_position": verdict.witness.position,
     }
-
-
-def _drop(row: Mapping[str, Any], source: str, config: Dedup) -> dict[str, Any]:
-    estimated = row["method"] == "minhash" and config.verify == "signature"
-    place = {key: row[key] for key in ("id", "snapshot", "file", "position")}
-    witness = {key: value for key, value in row.items() if key.startswith("witness_")}
-    return drop_row(
-        **place,
-        source=source,
-        stage="dedup",
-        rule=row["method"],
-        value=row["similarity"],
-        threshold=config.threshold if row["method"] == "minhash" else None,
-        detail="estimated from signatures" if estimated else None,
-        **witness,
-    )

@@ -40,8 +40,8 @@ from pipeline import encode, pack
 from pipeline.build import Contents, Job, assemble, commit, part_entry
 from pipeline.cascade import REMOVED_SCHEMA, judge_again
 from pipeline.clean import forgotten_row, read_table, write_part
+from pipeline.index import Corpus
 from pipeline.jobs import Output, Record, Stages, Task, describe_file
-from pipeline.pairs import Corpus
 from pipeline.purge import find_holdings, out_of_reach
 from pipeline.refresh import Outcome, count_shards
 from pipeline.signatures import write_arrow

@@ -24,8 +24,8 @@ from corpus.recipe import Pack
 from corpus.shards import Sequences, TokenIds, shard_schema, write_shard
 from corpus.snapshots import Tree
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID
+from pipeline.index import open_arrow
 from pipeline.jobs import Output
-from pipeline.pairs import open_arrow
 
 # Raised by hand when rows or shard membership change.
 VERSION = 1
@@ -47,8 +47,8 @@ class ShardPlan(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of the shard's task."""
-        return f"{self.snapshot}.{self.source}.{self.split}-{self.number:05d}"
+        """Name of the shard's task; no label holds a plus sign."""
+        return f"{self.snapshot}+{self.source}+{self.split}-{self.number:05d}"
 
     @property
     def path(self) -> str:

@@ -38,7 +38,9 @@ from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer, open_tokenizer
 from pipeline.clean import Origin, clean_records, input_name, read_table
 from pipeline.dedup import read_nodes
 from pipeline.explain import Store, row_stretches, shard_documents
-from pipeline.pairs import KeySearch, UInt64s, candidate_pairs, compare, find_buckets
+from pipeline.index import KeySearch, UInt64s, find_buckets
+from pipeline.order import find_alike
+from pipeline.pairs import Candidates, compare, find_candidates
 from pipeline.preference import preferences, scope_of
 from pipeline.signatures import SET_BAND, reference_shingles, sign
 
@@ -279,11 +281,18 @@ def _check_survivors(store: Store) -> Iterator[str]:
         for number in np.unique(buckets.number[values]).tolist():
             chosen = buckets.document[buckets.number == number]
             yield f"{_ids(store, chosen)}: survive with one id, text or set of shingles"
-        found = candidate_pairs(store.tree, corpus, buckets.where(~values))
-        alike = compare(store.tree, corpus, (found[:, 0], found[:, 1]), store.recipe.dedup)
-        for left, right, shared, total in alike.tolist():
+        candidates = find_candidates(store.tree, corpus, buckets.where(~values))
+        for left, right, similarity in _alike(store, candidates):
             names = _ids(store, np.array([left, right], np.uint64))
-            yield f"{names}: survive with similarity {shared / total:.4f}"
+            yield f"{names}: survive with similarity {similarity:.4f}"
+
+
+def _alike(store: Store, candidates: Candidates) -> Iterator[tuple[int, int, float]]:
+    given = store.tree, store.corpus
+    for found in candidates.pairs():
+        rows = compare(*given, (found[:, 0], found[:, 1]), store.recipe.dedup)
+        yield from ((left, right, shared / total) for left, right, shared, total in rows.tolist())
+    yield from find_alike(*given, store.recipe.dedup, candidates.large)
 
 
 def _ids(store: Store, documents: UInt64s) -> str:

@@ -74,6 +74,8 @@ def refresh(recipe: Recipe) -> Outcome:
             return refresh(recipe)
         parent = _newest(recipe.store)
         new = _new_inputs(recipe, parent, inputs)
+        if parent is not None and not new:  # another command has just delivered them
+            return Outcome(parent, 0, time.perf_counter() - start, {})
         _begin(recipe.store, lineage)
         note_inputs(recipe.store, inputs, states)
         deliveries = (*(parent.deliveries if parent else ()), recipe.snapshot)
@@ -89,24 +91,35 @@ def rebuild(store: str, into: str, workers: int | None = None) -> Outcome:
         original.recipe | {"store": into, "snapshot": original.label, "workers": workers}
     )
     recipe = with_absolute_store(recipe)
-    forgotten = read_forgotten(store)
-    shards = None
-    if not forgotten.is_empty or recipe.tokenizer.path is not None:
-        # A take-down leaves the tokenizer and the number of shards as they are.
-        shards = count_shards(original)
-        path = {"path": tokenizer_root(store, original.tokenizer)}
-        recipe = recipe.model_copy(update={"tokenizer": recipe.tokenizer.model_copy(update=path)})
-    _begin(recipe.store, _lineage(recipe))
+    if recipe.store == with_absolute_store(recipe.model_copy(update={"store": store})).store:
+        raise ValueError(f"{into} is the store itself: rebuild into an empty one")
+    job = _rebuilding(store, original, recipe)
+    _begin(recipe.store, _lineage_now(store))
     complete = find_snapshot(recipe.store, recipe.snapshot)
     if complete is not None:
+        _point_head_at(recipe.store, complete)
         return Outcome(complete, 0, 0.0, {})
     if (newest := newest_label(recipe.store)) is not None:
         raise ValueError(f"{into} holds the snapshot {newest}: rebuild into an empty store")
-    if not forgotten.is_empty:
-        create(forgotten_path(recipe.store, original.label), forgotten.to_bytes())
+    if not job.forgotten.is_empty:
+        create(forgotten_path(recipe.store, original.label), job.forgotten.to_bytes())
     with holding(recipe.store, f"rebuild of {recipe.snapshot}") as lease:
-        job = Job(recipe, None, original.deliveries, original.inputs, forgotten, shards)
         return run(job, lease)
+
+
+def _rebuilding(store: str, original: Snapshot, recipe: Recipe) -> Job:
+    """Take the tokenizer and the number of shards as they are only where they are given."""
+    job = Job(recipe, None, original.deliveries, original.inputs, read_forgotten(store))
+    if job.forgotten.is_empty and recipe.tokenizer.path is None:
+        return job
+    path = tokenizer_root(store, original.tokenizer)
+    return job._replace(shards=count_shards(original), tokenizer_path=path)
+
+
+def _lineage_now(store: str) -> dict[str, Any]:
+    """Return the lineage of a store as this version of the code goes on with it."""
+    stored: dict[str, Any] = orjson.loads(read_bytes(join(store, _LINEAGE)))
+    return stored | _code_versions()
 
 
 def run(job: Job, lease: Lease) -> Outcome:
@@ -187,12 +200,16 @@ def _lineage(recipe: Recipe) -> dict[str, Any]:
     lineage = {
         f"{name}.{key}": value for name, keys in sections.items() for key, value in keys.items()
     }
+    return lineage | _code_versions()
+
+
+def _code_versions() -> dict[str, Any]:
     modules = (
         documents_module, readers_module, clean, rules, signatures, preference, pairs, dedup,
         vocabulary, encode, pack,
     )  # fmt: skip
     versions = {f"{module.__name__} (code)": module.VERSION for module in modules}
-    return lineage | versions | {"unicode": unicodedata.unidata_version}
+    return versions | {"unicode": unicodedata.unidata_version}
 
 
 def _begin(store: str, lineage: Mapping[str, Any]) -> None:

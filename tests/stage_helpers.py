@@ -14,8 +14,9 @@ from corpus.recipe import Clean, Dedup
 from corpus.snapshots import Part, Tree
 from pipeline.clean import Origin, clean_records, clean_text, read_table, write_part
 from pipeline.dedup import resolve
+from pipeline.index import Corpus
 from pipeline.jobs import Stages, Task, run_task
-from pipeline.pairs import Corpus, group_partition, verify_share
+from pipeline.pairs import group_partition, verify_share
 from pipeline.signatures import reference_shingles, sign
 
 # Four agents or a busy CI machine share two cores: how long an example takes proves nothing.

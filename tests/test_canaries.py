@@ -13,9 +13,11 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
+from stage_helpers import corpus_of
 
 from benchmarks.recall import is_beyond_chance
 from corpus.recipe import Dedup
+from corpus.snapshots import Tree
 from pipeline import signatures
 from pipeline.canaries import (
     BINS,
@@ -36,7 +38,8 @@ from pipeline.canaries import (
     to_json,
     two_sided_tails,
 )
-from pipeline.pairs import column_values, group_partition, open_arrow
+from pipeline.index import column_values, open_arrow
+from pipeline.pairs import group_partition
 from pipeline.signatures import (
     INDEX_SCHEMA,
     KEY_SCHEMA,
@@ -200,13 +203,15 @@ def through_the_index(root: Path, partitions: int) -> Search:
             "text_hash": [n.to_bytes(16, "big") for n in range(count)],
             "set_hash": [n.to_bytes(16, "big") for n in range(count)],
             "text_bytes": [1] * count,
+            "preference": [bytes(24)] * count,
         }
         keys = pa.table([key, band, document.astype(np.uint32)], schema=KEY_SCHEMA)
         write_arrow(f"{root}/index/part.keys.arrow", keys)
         write_arrow(f"{root}/index/part.documents.arrow", pa.table(rows, schema=INDEX_SCHEMA))
         tables = []
         for number in range(partitions):
-            group_partition(str(root), str(number), number, partitions, ["part"])
+            share = (number, partitions)
+            group_partition(Tree(str(root)), str(number), corpus_of(["part"]), share)
             tables.append(open_arrow(f"{root}/work/group/{number}.pairs.arrow"))
         pairs = pa.concat_tables(tables)
         return column_values(pairs, "left"), column_values(pairs, "right")

@@ -276,7 +276,7 @@ def test_a_file_without_a_document_has_one_part(tmp_path: Path) -> None:
 def test_an_input_that_changed_stops_the_job(tmp_path: Path) -> None:
     source = write_input(tmp_path / "a.jsonl", some_lines(20))
     (tmp_path / "a.jsonl").write_bytes(some_lines(21))
-    with pytest.raises(ValueError, match=r"a\.jsonl changed while the job ran: its checksum was"):
+    with pytest.raises(ValueError, match=r"a\.jsonl changed since it was listed: its checksum was"):
         cleaned(tmp_path / "out", source, Clean())
 
 
@@ -284,7 +284,7 @@ def test_a_change_behind_the_break_of_an_archive_is_found(tmp_path: Path) -> Non
     data = gzip.compress(some_lines(20))[:-10]
     source = write_input(tmp_path / "a.jsonl.gz", data)
     (tmp_path / "a.jsonl.gz").write_bytes(data + bytes(200_000) + b"x")
-    with pytest.raises(ValueError, match="changed while the job ran"):
+    with pytest.raises(ValueError, match="changed since it was listed"):
         cleaned(tmp_path / "out", source, NONE)
 
 

@@ -17,7 +17,7 @@ from corpus.snapshots import Tree
 from corpus.tokenizer import Tokenizer, build_definition
 from pipeline.clean import clean_text, kept_mask, read_table
 from pipeline.encode import Encoder, encode_part, split_sentences, tokens_schema
-from pipeline.pairs import open_arrow
+from pipeline.index import open_arrow
 from pipeline.vocabulary import make_tokenizer
 
 # Merges over every boundary that a cut could harm: spaces, newlines, full stops.

@@ -12,22 +12,18 @@ from stage_helpers import Given, clean_parts, corpus_of, deduplicate, spread
 
 from corpus.recipe import Dedup
 from corpus.snapshots import Tree
-from pipeline import pairs
+from pipeline import index, pairs
 from pipeline.clean import kept_mask, write_table
-from pipeline.pairs import (
-    MEMBER_SCHEMA,
-    PAIR_SCHEMA,
+from pipeline.index import (
     ROW_BITS,
     Corpus,
     KeySearch,
     column_values,
     find_buckets,
-    group_partition,
     open_arrow,
-    read_rows,
     rows_by_part,
-    verify_share,
 )
+from pipeline.pairs import MEMBER_SCHEMA, PAIR_SCHEMA, group_partition, read_rows, verify_share
 from pipeline.signatures import SET_BAND, write_arrow
 
 CONFIG = Dedup(bands=4, rows=1, ngram=2, threshold=0.5, partitions=4)
@@ -203,7 +199,8 @@ def test_settled_parts_take_part_with_their_survivors(tmp_path: Path) -> None:
         members = buckets.document[buckets.number == number]
         assert len(members) > 1
         assert members.max() >= corpus.first_new
-    candidates = pairs.candidate_pairs(tree, corpus, buckets.where(buckets.band < SET_BAND))
+    found = pairs.find_candidates(tree, corpus, buckets.where(buckets.band < SET_BAND))
+    (candidates,) = found.pairs()
     assert len(candidates) > 10
     assert (candidates[:, 1] >= corpus.first_new).all()
 
@@ -216,7 +213,7 @@ def test_rounds_are_bounded_and_have_no_gap(
     search = KeySearch(tree, corpus_of(names))
     whole = search.read(0, 2**64)
     assert list(search.rounds(0, 2**64)) == [(0, 2**64)]
-    monkeypatch.setattr(pairs, "_KEYS_PER_ROUND", 9)
+    monkeypatch.setattr(index, "_KEYS_PER_ROUND", 9)
     rounds = list(search.rounds(0, 2**64))
     assert (rounds[0][0], rounds[-1][1]) == (0, 2**64)
     assert all(one[1] == other[0] for one, other in pairwise(rounds))

@@ -15,7 +15,7 @@ from corpus.documents import text_hash
 from corpus.recipe import Dedup
 from corpus.snapshots import Tree
 from pipeline import signatures
-from pipeline.pairs import open_arrow
+from pipeline.index import open_arrow
 from pipeline.signatures import (
     EXACT_BAND,
     ID_BAND,

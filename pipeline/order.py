@@ -1,0 +1,266 @@
+"""Order: the documents that have an edge, as arrays in the total order, ready for the walk.
+
+The order is delivery, preference, text hash, then (id, file, position). The first three have a
+fixed size and are sorted as numbers; the strings are compared only where all of those are equal.
+Ids, texts and shingle sets become group numbers within their scope. Which files of group and verify
+say what is known here and nowhere else.
+
+It costs about 150 bytes a document that has an edge, its id included, and 70 bytes a verified pair;
+the sets of large buckets stay in their mapped files. Documents without an edge are never read.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from corpus.recipe import Dedup
+from corpus.snapshots import Tree
+from pipeline.index import (
+    ROW_BITS,
+    Corpus,
+    Int64s,
+    UInt64s,
+    column_values,
+    hash_words,
+    number_equal,
+    open_arrow,
+    read_column,
+)
+from pipeline.pairs import blocks_of_text, read_tokens, similarity_total
+from pipeline.preference import scope_of
+from pipeline.walk import Graph, Large, adjacency, chunks_of, walk
+
+Float64s = npt.NDArray[np.float64]
+_Sets = Iterable[tuple[UInt64s, Int64s, UInt64s]]  # documents, offsets and tokens of a chunk
+
+
+class Work(NamedTuple):
+    """What group and verify found.
+
+    documents: all that have an edge, in order; left, right, similarity: the verified pairs;
+    large: rows (bucket, document) of the large buckets, and how many buckets there are;
+    sets: names of the files with the sets of their members.
+    """
+
+    documents: UInt64s
+    pairs: tuple[UInt64s, UInt64s, Float64s]
+    large: tuple[Int64s, UInt64s]
+    large_buckets: int
+    sets: tuple[str, ...]
+
+
+class Ordered(NamedTuple):
+    """The documents that have an edge, in the total order.
+
+    document: [documents] numbers; place: their rows in `places` (id, file, position), which lie in
+    the order of numbers; identity, text, shingles: group numbers, -1 where there are no shingles.
+    """
+
+    document: UInt64s
+    place: Int64s
+    places: pa.Table
+    identity: Int64s
+    text: Int64s
+    shingles: Int64s
+
+    def sets_of(self, documents: UInt64s) -> Int64s:
+        """Return the numbers of the shingle sets of documents."""
+        by_number = np.empty(len(self.place), np.int64)
+        by_number[self.place] = np.arange(len(self.place))
+        numbers = self.document[by_number]
+        found: Int64s = self.shingles[by_number[np.searchsorted(numbers, documents)]]
+        assert (found >= 0).all()
+        return found
+
+
+def read_work(tree: Tree, groups: Sequence[str], verifications: Sequence[str]) -> Work:
+    """Read the files of the tasks of group and of verify."""
+    found = [np.empty(0, np.uint64)]
+    large: tuple[list[Int64s], list[UInt64s]] = ([np.empty(0, np.int64)], [np.empty(0, np.uint64)])
+    buckets = 0
+    for group in groups:
+        members = open_arrow(tree.own(f"work/group/{group}.members.arrow"))
+        found.append(np.unique(column_values(members, "document")))
+        table = open_arrow(tree.own(f"work/group/{group}.large.arrow"))
+        numbers = column_values(table, "bucket")
+        large[0].append(numbers + buckets)
+        large[1].append(column_values(table, "document"))
+        buckets += int(numbers.max(initial=-1)) + 1
+    left, right, similarity = _read_verified(tree, verifications)
+    crowd = np.concatenate(large[1])
+    return Work(
+        np.unique(np.concatenate([*found, left, right, crowd])),
+        (left, right, similarity),
+        (np.concatenate(large[0]), crowd),
+        buckets,
+        tuple(tree.own(f"work/verify/{name}.sets.arrow") for name in verifications),
+    )
+
+
+def _read_verified(tree: Tree, verifications: Sequence[str]) -> tuple[UInt64s, UInt64s, Float64s]:
+    ends: tuple[list[UInt64s], list[UInt64s]] = ([np.empty(0, np.uint64)], [np.empty(0, np.uint64)])
+    similarity = [np.empty(0, np.float64)]
+    for name in verifications:
+        table = open_arrow(tree.own(f"work/verify/{name}.arrow"))
+        ends[0].append(column_values(table, "left"))
+        ends[1].append(column_values(table, "right"))
+        similarity.append(column_values(table, "shared") / column_values(table, "total"))
+    return np.concatenate(ends[0]), np.concatenate(ends[1]), np.concatenate(similarity)
+
+
+def order_documents(tree: Tree, corpus: Corpus, config: Dedup, documents: UInt64s) -> Ordered:
+    """Read what decides on distinct documents, given in order of number, and order them."""
+    part = (documents >> np.uint64(ROW_BITS)).astype(np.int64)
+    scope = _scopes(corpus, config)[part]
+    delivery = np.array([part.position for part in corpus.parts], np.int64)[part]
+    text = hash_words(read_column(tree, corpus, documents, "text_hash"))
+    preference = hash_words(read_column(tree, corpus, documents, "preference"))
+    ids = read_column(tree, corpus, documents, "id").cast(pa.large_string()).combine_chunks()
+    places = pa.table(
+        {
+            "id": ids,
+            "file": read_column(tree, corpus, documents, "file").dictionary_encode(),
+            "position": read_column(tree, corpus, documents, "position"),
+        }
+    )
+    order = sort_places((delivery, *preference.T, *text.T), places)
+    texts = number_equal(*_varying((*text.T, scope)))[order]
+    del text, preference
+    codes = ids.dictionary_encode().indices.to_numpy().astype(np.int64)
+    identities = number_equal(*_varying((codes, scope)))[order]
+    sets = _number_sets(tree, corpus, documents, scope)[order]
+    return Ordered(documents[order], order, places, identities, texts, sets)
+
+
+def _scopes(corpus: Corpus, config: Dedup) -> Int64s:
+    """Return the number of the scope of each part."""
+    names = [scope_of(part.snapshot, part.source, config) for part in corpus.parts]
+    known = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([known[name] for name in names], np.int64)
+
+
+def _varying(columns: Iterable[npt.NDArray[np.generic]]) -> list[npt.NDArray[np.generic]]:
+    """Leave out columns that have one value only, but for the first column."""
+    first, *others = columns
+    return [first, *(each for each in others if len(each) and (each != each[0]).any())]
+
+
+def sort_places(columns: Sequence[npt.NDArray[np.generic]], places: pa.Table) -> Int64s:
+    """Return the order by columns of numbers, and where all are equal by (id, file, position)."""
+    keys = _varying(columns)
+    order = np.lexsort(keys[::-1]).astype(np.int64)
+    begins = np.ones(len(order) + 1, np.bool_)
+    begins[1:-1] = False
+    for key in keys:
+        begins[1:-1] |= key[order[1:]] != key[order[:-1]]
+    tied = ~(begins[:-1] & begins[1:])
+    if tied.any():
+        rows = order[tied]
+        table = places.take(pa.array(rows))
+        strings = {"run": np.cumsum(begins[:-1])[tied]} | {
+            name: table[name].cast(pa.large_string()) for name in ("id", "file")
+        }
+        table = pa.table(strings | {"position": table["position"]})
+        names = [(name, "ascending") for name in table.column_names]
+        order[tied] = rows[pc.sort_indices(table, sort_keys=names).to_numpy()]
+    return order
+
+
+def _number_sets(tree: Tree, corpus: Corpus, documents: UInt64s, scope: Int64s) -> Int64s:
+    column = read_column(tree, corpus, documents, "set_hash")
+    has_set = pc.is_valid(column).to_numpy()
+    words = hash_words(column)[has_set]
+    numbers = np.full(len(documents), -1, np.int64)
+    numbers[has_set] = number_equal(*_varying((*words.T, scope[has_set])))
+    return numbers
+
+
+def make_graph(ordered: Ordered, work: Work, corpus: Corpus, config: Dedup) -> Graph:
+    """Return the documents with the verified pairs of their sets."""
+    left, right, similarity = work.pairs
+    scopes = _scopes(corpus, config)
+    one, other = (scopes[(e >> np.uint64(ROW_BITS)).astype(np.int64)] for e in (left, right))
+    pairs = one == other  # keys of different scopes can be equal by chance, one in 2^64
+    sets = int(ordered.shingles.max(initial=-1)) + 1
+    first, second = ordered.sets_of(left[pairs]), ordered.sets_of(right[pairs])
+    return Graph(
+        ordered.identity,
+        ordered.text,
+        ordered.shingles,
+        *adjacency(first, second, similarity[pairs], sets),
+        int((ordered.document < corpus.first_new).sum()),
+    )
+
+
+def gather_large(ordered: Ordered, graph: Graph, work: Work, config: Dedup) -> Large:
+    """Return the members of large buckets with their sets, which stay in mapped files."""
+    documents = np.unique(work.large[1])
+    number = np.full(len(graph.offsets) - 1, -1, np.int64)
+    group = ordered.sets_of(documents)
+    number[group] = np.arange(len(documents))
+    return _large((number, group), documents, work.large, (_stored_sets(work.sets), config))
+
+
+def _stored_sets(paths: Iterable[str]) -> _Sets:
+    for path in paths:
+        for batch in open_arrow(path).to_batches():
+            tokens = batch["tokens"]
+            yield batch["document"].to_numpy(), tokens.offsets.to_numpy(), tokens.values.to_numpy()
+
+
+def _large(
+    numbers: tuple[Int64s, Int64s],
+    documents: UInt64s,
+    rows: tuple[Int64s, UInt64s],
+    given: tuple[_Sets, Dedup],
+) -> Large:
+    sets, config = given
+    where = np.zeros((3, len(documents)), np.int64)
+    chunks: list[UInt64s] = []
+    for of, offsets, tokens in sets:
+        places = np.searchsorted(documents, of)
+        where[0, places] = len(chunks)
+        where[1, places] = offsets[:-1]
+        where[2, places] = offsets[1:]
+        chunks.append(tokens)
+    bucket, document = rows
+    order = np.lexsort((bucket, document))
+    starts = np.searchsorted(document[order], documents)
+    total = similarity_total(config)
+    return Large(
+        numbers[0],
+        numbers[1],
+        chunks_of(chunks),
+        where[0],
+        where[1],
+        where[2],
+        np.append(starts, len(document)).astype(np.int64),
+        bucket[order],
+        config.threshold,
+        total,
+    )
+
+
+def find_alike(
+    tree: Tree, corpus: Corpus, config: Dedup, rows: tuple[Int64s, UInt64s]
+) -> Iterator[tuple[int, int, float]]:
+    """Give documents of large buckets that are like an earlier one that is like none before it.
+
+    `rows` are (bucket, document). There is none exactly if no two of a bucket are alike.
+    """
+    documents = np.unique(rows[1])
+    each = np.arange(len(documents))
+    sets = []
+    for start, stop in blocks_of_text(tree, corpus, documents, documents):
+        tokens = read_tokens(tree, corpus, documents[start:stop], config)
+        sets.append((documents[start:stop], tokens.offsets, tokens.values))
+    large = _large((each, each), documents, rows, (sets, config))
+    none = adjacency(each[:0], each[:0], np.empty(0), len(documents))
+    found = walk(Graph(each, each, each, *none, 0), large)
+    for rank in np.flatnonzero(found.witness >= 0).tolist():
+        witness = int(documents[found.witness[rank]])
+        yield int(documents[rank]), witness, float(found.similarity[rank])
