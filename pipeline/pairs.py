@@ -47,7 +47,8 @@ from pipeline.index import (
     rows_by_part,
 )
 from pipeline.jobs import Output
-from pipeline.signatures import SET_BAND, permutations, shingle_sets, sign, write_arrow
+from pipeline.kernels import UInt32s
+from pipeline.signatures import SET_BAND, shingle_sets, sign, write_arrow
 
 # Raised by hand when the edges of a corpus change.
 VERSION = 2
@@ -207,8 +208,8 @@ def similarity_total(config: Dedup) -> int:
 def read_tokens(tree: Tree, corpus: Corpus, documents: UInt64s, config: Dedup) -> Tokens:
     """Return what documents, given in order, are compared by.
 
-    These are the hashes of the shingles, or a hash of every position of the signature with its
-    value, so that equal positions are common tokens (but for one in 2^64 chance).
+    These are the hashes of the shingles, or every position of the signature with its value, so that
+    equal positions are common tokens.
     """
     texts = [text for _, text in read_texts(tree, corpus, documents)]
     if config.verify == "exact":
@@ -216,13 +217,12 @@ def read_tokens(tree: Tree, corpus: Corpus, documents: UInt64s, config: Dedup) -
     return signature_tokens(sign(texts, config).signatures)
 
 
-def signature_tokens(signatures: UInt64s) -> Tokens:
-    """Return signatures, [documents, positions], as sets of equal size."""
+def signature_tokens(signatures: UInt32s) -> Tokens:
+    """Return signatures, [documents, positions], as sets of equal size: position and value."""
     documents, positions = signatures.shape
-    tokens = signatures ^ permutations(positions)[1]  # any fixed number a position
-    tokens.sort(axis=1)
+    places = np.arange(positions, dtype=np.uint64) << np.uint64(32)
     offsets = np.arange(documents + 1, dtype=np.int64) * positions
-    return Tokens(tokens.reshape(-1), offsets)
+    return Tokens((signatures | places).reshape(-1), offsets)
 
 
 def compare(tree: Tree, corpus: Corpus, pairs: tuple[UInt64s, UInt64s], config: Dedup) -> Int64s:

@@ -39,11 +39,11 @@ from pipeline.canaries import (
     two_sided_tails,
 )
 from pipeline.index import column_values, open_arrow
+from pipeline.kernels import UInt32s, UInt64s
 from pipeline.pairs import group_partition
 from pipeline.signatures import (
     INDEX_SCHEMA,
     KEY_SCHEMA,
-    UInt64s,
     normalize,
     reference_shingles,
     write_arrow,
@@ -276,11 +276,11 @@ def test_about_one_in_a_hundred_lies_outside_by_chance() -> None:
     assert chances.min() > 1e-6
 
 
-def repeat_after(period: int) -> Callable[[int], tuple[UInt64s, UInt64s]]:
+def repeat_after(period: int) -> Callable[[int], tuple[UInt32s, UInt32s]]:
     """Return permutations of which only the first so many differ."""
     sound = signatures.permutations
 
-    def permutations(count: int) -> tuple[UInt64s, UInt64s]:
+    def permutations(count: int) -> tuple[UInt32s, UInt32s]:
         multipliers, addends = sound(count)
         places = np.arange(count) % period
         return multipliers[places], addends[places]

@@ -31,8 +31,9 @@ from stage_helpers import (
 from corpus.documents import text_hash
 from corpus.recipe import Dedup
 from corpus.snapshots import Tree
-from pipeline import dedup, pairs
+from pipeline import dedup, index, order, pairs
 from pipeline.dedup import METHODS, Node, Verdict, first_independent_set
+from pipeline.walk import Graph, Large, Verdicts
 
 # Few rows a band and short shingles, so that small texts have edges of every kind.
 SMALL = Dedup(bands=6, rows=1, ngram=2, threshold=0.4, partitions=1)
@@ -144,31 +145,30 @@ def test_what_the_rule_promises() -> None:
     assert seen > 20
 
 
-def connected_components(
-    nodes: list[Node], neighbours: dict[bytes, dict[bytes, float]]
-) -> dict[int, Verdict]:
+def connected_components(graph: Graph, _large: Large) -> Verdicts:
     """Keep one document of each cluster, as most deduplicators do: what must not happen."""
-    leader: dict[int, Node] = {}
-    ordered = sorted(nodes)
-    for node in ordered:
-        for earlier in ordered[: ordered.index(node)]:
-            near = node.set_hash in neighbours.get(earlier.set_hash or b"", {})
-            same = node.id == earlier.id or node.text_hash == earlier.text_hash
-            if near or same or (node.set_hash and node.set_hash == earlier.set_hash):
-                old = leader.get(node.document, node)
-                new = leader.get(earlier.document, earlier)
-                for other in ordered:
-                    if leader.get(other.document, other) in (old, new):
-                        leader[other.document] = min(old, new)
-    return {
-        node.document: Verdict(leader[node.document], "minhash", 1.0)
-        for node in ordered
-        if leader.get(node.document, node) != node
-    }
+    count = len(graph.identity)
+    leader = list(range(count))
+
+    def joined(one: int, other: int) -> bool:
+        first, second = int(graph.shingles[one]), int(graph.shingles[other])
+        near = graph.neighbour[graph.offsets[first] : graph.offsets[first + 1]]
+        return bool(
+            graph.identity[one] == graph.identity[other]
+            or graph.text[one] == graph.text[other]
+            or (first >= 0 and (first == second or second in near.tolist()))
+        )
+
+    for one, other in itertools.combinations(range(count), 2):
+        if joined(one, other):
+            old = (leader[one], leader[other])
+            leader = [min(old) if each in old else each for each in leader]
+    witness = np.array([-1 if leader[n] == n else leader[n] for n in range(count)], np.int64)
+    return Verdicts(witness, np.full(count, 2, np.int8), np.ones(count))
 
 
 def test_connected_components_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dedup, "first_independent_set", connected_components)
+    monkeypatch.setattr(dedup, "walk", connected_components)
     differing = 0
     for documents, cuts, _ in corpora(0, 30):
         found = set(outcome(documents, SMALL, cuts))
@@ -194,7 +194,7 @@ def test_the_order_of_arrival_would_be_noticed(monkeypatch: pytest.MonkeyPatch) 
     spreads = [((), (0,)), ((1, 2), (0, 1, 2)), ((1, 2), (2, 1, 0)), ((1, 2), (1, 2, 0))]
     right = [kept(*each) for each in spreads]
     assert right == [right[0]] * len(spreads)
-    monkeypatch.setattr(dedup, "sorted", lambda found, **_: list(found), raising=False)
+    monkeypatch.setattr(order, "sort_places", lambda columns, _: np.arange(len(columns[0])))
     wrong = [kept(*each) for each in spreads]
     assert wrong != [wrong[0]] * len(spreads)
 
@@ -219,7 +219,7 @@ def test_partitions_parts_and_their_order_do_not_show() -> None:
 def test_blocks_and_rounds_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [outcome(documents, SMALL, cuts) for documents, cuts, _ in corpora(300, 15)]
     monkeypatch.setattr(pairs, "_BLOCK_BYTES", 10)
-    monkeypatch.setattr(pairs, "_KEYS_PER_ROUND", 5)
+    monkeypatch.setattr(index, "_KEYS_PER_ROUND", 5)
     monkeypatch.setattr(pairs, "_PAIRS_PER_ROUND", 1)
     assert [outcome(documents, SMALL, cuts) for documents, cuts, _ in corpora(300, 15)] == expected
 

@@ -248,7 +248,7 @@ def test_shards_part_the_documents(tmp_path: Path) -> None:
     plans = plan_shards(tree, "first", parts, config, 2)
     assert {plan.snapshot for plan in plans} == {"first"}
     assert [plan.name for plan in plans if plan.source == "empty"] == [
-        "first.empty.train-00000", "first.empty.validation-00000",
+        "first+empty+train-00000", "first+empty+validation-00000",
     ]  # fmt: skip
     validation = [plan for plan in plans if (plan.source, plan.split) == ("s", "validation")]
     train = [plan for plan in plans if (plan.source, plan.split) == ("s", "train")]
@@ -276,7 +276,7 @@ def test_a_split_without_a_document_has_one_empty_shard(tmp_path: Path) -> None:
         ShardPlan("first", "s", "train", 0, cut, 2**64),
         ShardPlan("first", "s", "validation", 0, 0, cut),
     ]
-    assert plans[0].name == "first.s.train-00000"
+    assert plans[0].name == "first+s+train-00000"
     assert plans[0].path == "shards/first/s/train-00000.arrow"
     made = ("f" * 64, 300, parts["s"])
     counts = [pack_shard(tree, plan.name, plan, Pack(), made).counts for plan in plans]

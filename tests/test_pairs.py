@@ -60,9 +60,13 @@ def grouped(
     for number in range(partitions):
         name, share = f"g{number}-{partitions}", (number, partitions)
         output = group_partition(Tree(str(root)), name, corpus_of(names), share)
-        of_members, of_pairs = (open_arrow(f"{root}/{path}") for path in output.paths)
+        of_members, of_pairs, of_large = (open_arrow(f"{root}/{path}") for path in output.paths)
+        assert not len(of_large)
         assert (of_members.schema, of_pairs.schema) == (MEMBER_SCHEMA, PAIR_SCHEMA)
-        assert output.counts == {"pairs": len(of_pairs), "members": len(of_members)}
+        assert output.counts == {
+            "pairs": len(of_pairs), "members": len(of_members),
+            "large_buckets": 0, "large_members": 0,
+        }  # fmt: skip
         members |= set(of_members["document"].to_pylist())
         pair_list = [(row["left"], row["right"]) for row in of_pairs.to_pylist()]
         assert pair_list == sorted(set(pair_list))
@@ -199,8 +203,8 @@ def test_settled_parts_take_part_with_their_survivors(tmp_path: Path) -> None:
         members = buckets.document[buckets.number == number]
         assert len(members) > 1
         assert members.max() >= corpus.first_new
-    found = pairs.find_candidates(tree, corpus, buckets.where(buckets.band < SET_BAND))
-    (candidates,) = found.pairs()
+    minhash = buckets.where(buckets.band < SET_BAND)
+    (candidates,) = pairs.find_candidates(tree, corpus, minhash).pairs()
     assert len(candidates) > 10
     assert (candidates[:, 1] >= corpus.first_new).all()
 

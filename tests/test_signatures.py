@@ -22,6 +22,7 @@ from pipeline.signatures import (
     INDEX_SCHEMA,
     SET_BAND,
     character_class,
+    normalize,
     permutations,
     reference_shingles,
     set_hash,
@@ -85,6 +86,34 @@ def test_fast_shingles_are_the_reference_shingles(one: str, other: str, ngram: i
     assert len(np.intersect1d(fast[0], fast[1])) == len(readable[0] & readable[1])
 
 
+def test_every_character_is_lowered_by_the_table_or_by_python() -> None:
+    """Each character between two letters gives the reference's words, alone and in any text."""
+    characters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    longer = [each for each in characters if len(each.lower()) > 1]
+    assert longer == ["\u0130"]
+    assert all(each.lower().lower() == each.lower() for each in characters)
+    texts = [f"a{each}b" for each in characters if each.lower() != each]
+    upper, lower = (
+        sign(each, Dedup(bands=1, rows=1, ngram=1))
+        for each in (texts, [normalize(text) for text in texts])
+    )
+    assert (upper.offsets == lower.offsets).all()
+    assert (upper.shingles == lower.shingles).all()
+
+
+@unhurried
+@given(st.text(st.characters(max_codepoint=127), max_size=200), st.integers(1, 5))
+def test_ascii_text_is_hashed_as_any_other(text: str, ngram: int) -> None:
+    config = Dedup(bands=2, rows=2, ngram=ngram)
+    plain = sign([text, text], config)
+    beside = sign([f"{text}\u3002", f"\u2014{text} "], config)
+    assert (plain.shingles == beside.shingles).all()
+    assert (plain.keys == beside.keys).all()
+    # A capital sigma sends the whole text through Python's lower().
+    lowered = sign([f"\u03a3\u3002{text}"], Dedup(bands=2, rows=2, ngram=1)).shingles
+    assert np.isin(sign([text], Dedup(bands=2, rows=2, ngram=1)).shingles, lowered).all()
+
+
 @unhurried
 @given(st.lists(ODD_TEXT, min_size=1, max_size=5))
 def test_a_batch_does_not_show(texts: list[str]) -> None:
@@ -113,12 +142,12 @@ def test_the_batches_of_an_index_do_not_show(
 
 
 def test_minima_by_hand() -> None:
-    """The signature is the least a*x + b modulo 2^64 of each permutation."""
+    """The signature is the least a*x + b modulo 2^32 of each permutation, x the upper half."""
     signed = sign(["a b c d"], Dedup(bands=2, rows=3, ngram=2))
     multipliers, addends = permutations(6)
     assert len(signed.shingles) == 3
     expected = [
-        min((int(a) * int(x) + int(b)) % 2**64 for x in signed.shingles)
+        min((int(a) * (int(x) >> 32) + int(b)) % 2**32 for x in signed.shingles)
         for a, b in zip(multipliers, addends, strict=True)
     ]
     assert signed.signatures[0].tolist() == expected
@@ -134,20 +163,20 @@ def test_golden_values() -> None:
     """Stored indexes hold these values: they change only with VERSION."""
     text = "The quick brown fox jumps over the lazy dog, \u4f60\u597d \u0130stanbul na\u00efve."
     signed = sign([text], DEFAULT)
-    assert signatures.VERSION == 2
+    assert signatures.VERSION == 3
     assert len(signed.shingles) == 9
-    assert set_hash(signed.shingles) == bytes.fromhex("d6a308dad5a6b2e47d5bf638a189ee2a")
+    assert set_hash(signed.shingles) == bytes.fromhex("87b44ded002be7d813b0b58b8ae39c23")
     assert [f"{key:016x}" for key in signed.keys[0, :3]] == [
-        "a6a45da74beaf9c0",
-        "ad1f9ada26203d60",
-        "088b7bf012f4afd7",
+        "6a80764f08e7d39e",
+        "72cd08849c270e87",
+        "736a628dc9b81d14",
     ]
     assert (
-        hashlib.sha256(signed.keys.astype("<u8").tobytes()).hexdigest()[:16] == "fb1e9900032cfed0"
+        hashlib.sha256(signed.keys.astype("<u8").tobytes()).hexdigest()[:16] == "7d73a8b30952c720"
     )
     assert (
-        hashlib.sha256(signed.signatures.astype("<u8").tobytes()).hexdigest()[:16]
-        == "2897198f37ea69e5"
+        hashlib.sha256(signed.signatures.astype("<u4").tobytes()).hexdigest()[:16]
+        == "c59dcaf169d7614b"
     )
 
 
