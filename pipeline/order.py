@@ -25,6 +25,7 @@ from pipeline.index import (
     Int64s,
     UInt64s,
     column_values,
+    distinct,
     hash_words,
     number_equal,
     open_arrow,
@@ -84,7 +85,7 @@ def read_work(tree: Tree, groups: Sequence[str], verifications: Sequence[str]) -
     buckets = 0
     for group in groups:
         members = open_arrow(tree.own(f"work/group/{group}.members.arrow"))
-        found.append(np.unique(column_values(members, "document")))
+        found.append(distinct(column_values(members, "document")))
         table = open_arrow(tree.own(f"work/group/{group}.large.arrow"))
         numbers = column_values(table, "bucket")
         large[0].append(numbers + buckets)
@@ -93,7 +94,7 @@ def read_work(tree: Tree, groups: Sequence[str], verifications: Sequence[str]) -
     left, right, similarity = _read_verified(tree, verifications)
     crowd = np.concatenate(large[1])
     return Work(
-        np.unique(np.concatenate([*found, left, right, crowd])),
+        distinct(np.concatenate([*found, left, right, crowd])),
         (left, right, similarity),
         (np.concatenate(large[0]), crowd),
         buckets,
@@ -198,7 +199,7 @@ def make_graph(ordered: Ordered, work: Work, corpus: Corpus, config: Dedup) -> G
 
 def gather_large(ordered: Ordered, graph: Graph, work: Work, config: Dedup) -> Large:
     """Return the members of large buckets with their sets, which stay in mapped files."""
-    documents = np.unique(work.large[1])
+    documents = distinct(work.large[1])
     number = np.full(len(graph.offsets) - 1, -1, np.int64)
     group = ordered.sets_of(documents)
     number[group] = np.arange(len(documents))
@@ -252,7 +253,7 @@ def find_alike(
 
     `rows` are (bucket, document). There is none exactly if no two of a bucket are alike.
     """
-    documents = np.unique(rows[1])
+    documents = distinct(rows[1])
     each = np.arange(len(documents))
     sets = []
     for start, stop in blocks_of_text(tree, corpus, documents, documents):

@@ -39,6 +39,7 @@ from pipeline.index import (
     KeySearch,
     UInt64s,
     column_values,
+    distinct,
     find_buckets,
     hash_words,
     number_equal,
@@ -100,7 +101,7 @@ def group_partition(tree: Tree, name: str, corpus: Corpus, share: tuple[int, int
         for span in search.rounds(low, high):
             buckets = find_buckets(search.read(*span), corpus.first_new)
             values = buckets.band >= SET_BAND
-            members = np.unique(buckets.document[values])
+            members = distinct(buckets.document[values])
             _write_columns(of_members, MEMBER_SCHEMA, members)
             candidates = find_candidates(tree, corpus, buckets.where(~values))
             for pairs in candidates.pairs():
@@ -140,7 +141,7 @@ class Candidates(NamedTuple):
             stop = int(np.searchsorted(totals, before + _PAIRS_PER_ROUND, side="right"))
             stop = max(stop, start + 1)
             before = totals[stop - 1]
-            packed = np.unique(_pair_buckets(self, small, start, stop))
+            packed = distinct(_pair_buckets(self, small, start, stop))
             ends = (packed >> np.uint64(32), packed & np.uint64(2**32 - 1))
             yield self.documents[np.stack(ends, axis=1)]
             start = stop
@@ -228,7 +229,7 @@ def signature_tokens(signatures: UInt64s) -> Tokens:
 def compare(tree: Tree, corpus: Corpus, pairs: tuple[UInt64s, UInt64s], config: Dedup) -> Int64s:
     """Compare pairs by their texts: rows (left, right, shared, total) of those that are alike."""
     left, right = pairs
-    documents = np.unique(np.concatenate([left, right]))
+    documents = distinct(np.concatenate([left, right]))
     tokens = read_tokens(tree, corpus, documents, config)
     first, second = np.searchsorted(documents, left), np.searchsorted(documents, right)
     shared = _count_shared(tokens.values, tokens.offsets, first, second)
@@ -321,7 +322,7 @@ def _large_members_of(tree: Tree, number: int, tasks: int, groups: Sequence[str]
         column_values(open_arrow(tree.own(f"work/group/{group}.large.arrow")), "document")
         for group in groups
     ]
-    documents = np.unique(np.concatenate([np.empty(0, np.uint64), *found]))
+    documents = distinct(np.concatenate([np.empty(0, np.uint64), *found]))
     return documents[len(documents) * number // tasks : len(documents) * (number + 1) // tasks]
 
 
@@ -329,7 +330,7 @@ def blocks_of_text(
     tree: Tree, corpus: Corpus, left: UInt64s, right: UInt64s
 ) -> Iterator[tuple[int, int]]:
     """Cut pairs into runs whose documents hold a bounded amount of text."""
-    documents = np.unique(np.concatenate([left, right]))
+    documents = distinct(np.concatenate([left, right]))
     sizes = read_column(tree, corpus, documents, "text_bytes").to_numpy()
     first, second = np.searchsorted(documents, left), np.searchsorted(documents, right)
     yield from pairwise([*_block_starts(first, second, sizes, _BLOCK_BYTES).tolist(), len(left)])
