@@ -232,7 +232,7 @@ def draw(path: Path, runs: list[Run]) -> None:
     mpl.use("Agg")
     figure, (times, memory) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for stage in STAGES:
-        mine = [run for run in runs if run.stage == stage]
+        mine = sorted(run for run in runs if run.stage == stage)
         millions = [run.documents / 1e6 for run in mine]
         costs = [run.cpu_seconds * 1e6 / run.documents for run in mine]
         times.plot(millions, costs, "o-", label=stage)
