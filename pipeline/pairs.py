@@ -228,18 +228,21 @@ def signature_tokens(signatures: UInt64s) -> Tokens:
 
 def compare(tree: Tree, corpus: Corpus, pairs: tuple[UInt64s, UInt64s], config: Dedup) -> Int64s:
     """Compare pairs by their texts: rows (left, right, shared, total) of those that are alike."""
-    left, right = pairs
-    documents = distinct(np.concatenate([left, right]))
-    tokens = read_tokens(tree, corpus, documents, config)
-    first, second = np.searchsorted(documents, left), np.searchsorted(documents, right)
-    shared = _count_shared(tokens.values, tokens.offsets, first, second)
-    sizes = np.diff(tokens.offsets)
-    union = sizes[first] + sizes[second] - shared
-    fixed = similarity_total(config)
-    total = np.full(len(left), fixed, np.int64) if fixed else union
-    alike = shared / np.maximum(total, 1) >= config.threshold
-    rows = np.stack([left.astype(np.int64), right.astype(np.int64), shared, total], axis=1)
-    return rows[alike]
+    alike = [np.empty((0, 4), np.int64)]
+    for start, stop in blocks_of_text(tree, corpus, *pairs):
+        left, right = (ends[start:stop] for ends in pairs)
+        documents = distinct(np.concatenate([left, right]))
+        tokens = read_tokens(tree, corpus, documents, config)
+        first, second = np.searchsorted(documents, left), np.searchsorted(documents, right)
+        shared = _count_shared(tokens.values, tokens.offsets, first, second)
+        sizes = np.diff(tokens.offsets)
+        union = sizes[first] + sizes[second] - shared
+        fixed = similarity_total(config)
+        total = np.full(len(left), fixed, np.int64) if fixed else union
+        chosen = shared / np.maximum(total, 1) >= config.threshold
+        rows = np.stack([left.astype(np.int64), right.astype(np.int64), shared, total], axis=1)
+        alike.append(rows[chosen])
+    return np.concatenate(alike)
 
 
 @numba.njit(cache=True)
@@ -269,10 +272,7 @@ def verify_share(
     `share` is the task's number, how many there are, and the names of the group tasks.
     """
     left, right = _pairs_of(tree, *share)
-    verified = [np.empty((0, 4), np.int64)]
-    for start, stop in blocks_of_text(tree, corpus, left, right):
-        verified.append(compare(tree, corpus, (left[start:stop], right[start:stop]), config))
-    rows = np.concatenate(verified)
+    rows = compare(tree, corpus, (left, right), config)
     paths = (f"work/verify/{name}.arrow", f"work/verify/{name}.sets.arrow")
     columns = [rows[:, 0].astype(np.uint64), rows[:, 1].astype(np.uint64), rows[:, 2], rows[:, 3]]
     write_arrow(tree.own(paths[0]), pa.table([c.copy() for c in columns], schema=VERIFIED_SCHEMA))

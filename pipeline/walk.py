@@ -16,8 +16,8 @@ filter may only propose too many. The alternative, a join of all members before 
 n^2/2 pairs again where all are alike; this one compares with one survivor then.
 
 It costs about a microsecond and some tens of bytes a document; in a large bucket a sort of the set
-and its candidates' merges besides, and 12 bytes a token of the survivors' prefixes. At worst, where
-a bucket's survivors share all their rarest tokens but are not alike, it is quadratic in survivors.
+and its candidates' merges besides, and some 25 bytes a token of the members' prefixes. At worst,
+where a bucket's survivors share rare tokens but are not alike, it is quadratic in survivors.
 """
 
 from collections.abc import Iterable
