@@ -133,13 +133,14 @@ def resolve(
     large = gather_large(ordered, graph, work, config)
     verdicts = walk(graph, large)
     dropped = np.flatnonzero(verdicts.witness >= 0)
-    assert (ordered.document[dropped] >= corpus.first_new).all()
-    dropped = dropped[np.argsort(ordered.document[dropped])]
+    dropped = dropped[np.argsort(ordered.document(dropped))]
+    documents = ordered.document(dropped)
+    assert (documents >= corpus.first_new).all()
     paths: list[str] = []
     counts = []
     for number, part in enumerate(corpus.new_parts, corpus.settled):
         bounds = np.array([number, number + 1], np.uint64) << np.uint64(ROW_BITS)
-        span = slice(*np.searchsorted(ordered.document[dropped], bounds).tolist())
+        span = slice(*np.searchsorted(documents, bounds).tolist())
         table = _duplicates(corpus, ordered, verdicts, dropped[span])
         names, count = write_duplicates(tree, config, part, table)
         paths += names
@@ -152,7 +153,7 @@ def _duplicates(corpus: Corpus, ordered: Ordered, verdicts: Verdicts, ranks: Int
     witness = verdicts.witness[ranks]
     similarity = verdicts.similarity[ranks]
     columns = {
-        "row": (ordered.document[ranks] & np.uint64(2**ROW_BITS - 1)).astype(np.int64),
+        "row": (ordered.document(ranks) & np.uint64(2**ROW_BITS - 1)).astype(np.int64),
         "method": pa.array(METHODS).take(pa.array(verdicts.method[ranks])),
         "similarity": pa.array(similarity, mask=np.isnan(similarity)),
     }
@@ -162,9 +163,9 @@ def _duplicates(corpus: Corpus, ordered: Ordered, verdicts: Verdicts, ranks: Int
 
 
 def _places(corpus: Corpus, ordered: Ordered, ranks: Int64s) -> dict[str, pa.ChunkedArray]:
-    places = ordered.places.take(pa.array(ordered.place[ranks]))
+    places = ordered.places.take(pa.array(ordered.order[ranks]))
     snapshots = pa.array([part.snapshot for part in corpus.parts], pa.string())
-    parts = (ordered.document[ranks] >> np.uint64(ROW_BITS)).astype(np.int64)
+    parts = (ordered.document(ranks) >> np.uint64(ROW_BITS)).astype(np.int64)
     return {
         "id": places["id"].cast(pa.string()),
         "snapshot": snapshots.take(pa.array(parts)),

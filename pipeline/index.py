@@ -70,6 +70,8 @@ def column_values(table: pa.Table, name: str) -> npt.NDArray[Any]:
     column = table[name]
     if not column.num_chunks:
         return np.empty(0, column.type.to_pandas_dtype())
+    if column.num_chunks == 1:
+        return column.chunk(0).to_numpy()  # type: ignore[no-any-return]  # as it is mapped
     return column.combine_chunks().to_numpy()  # type: ignore[no-any-return]
 
 
@@ -124,7 +126,7 @@ class KeySearch:
             self._take(number, *self._span(number, low, high))
             for number in range(settled, len(self._keys))
         ]
-        wanted = np.unique(np.concatenate([np.empty(0, np.uint64), *(each.key for each in found)]))
+        wanted = distinct(np.concatenate([np.empty(0, np.uint64), *(each.key for each in found)]))
         if len(wanted):
             found += [self.survivors(self.matching(number, wanted)) for number in range(settled)]
         return _sorted(found)
@@ -203,9 +205,17 @@ def find_buckets(keys: Keys, first_new: np.uint64) -> Buckets:
     return Buckets(number[shared], keys.band[shared], keys.document[shared])
 
 
+def distinct(values: UInt64s) -> UInt64s:
+    """Return the distinct numbers in order; for many, sorting beats the hash table of numpy."""
+    values = np.sort(values)
+    first = np.ones(len(values), np.bool_)
+    first[1:] = values[1:] != values[:-1]
+    return values[first]
+
+
 def rows_by_part(documents: UInt64s) -> Iterator[tuple[int, Int64s]]:
     """Give the distinct rows asked of each part, in order."""
-    unique = np.unique(documents)
+    unique = distinct(documents)
     numbers = np.unique(unique >> np.uint64(ROW_BITS))
     bounds = np.searchsorted(unique, numbers << np.uint64(ROW_BITS))
     for number, rows in zip(numbers.tolist(), np.split(unique, bounds[1:]), strict=False):

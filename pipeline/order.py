@@ -5,7 +5,7 @@ fixed size and are sorted as numbers; the strings are compared only where all of
 Ids, texts and shingle sets become group numbers within their scope. Which files of group and verify
 say what is known here and nowhere else.
 
-It costs about 150 bytes a document that has an edge, its id included, and 70 bytes a verified pair;
+It costs about 150 bytes a document that has an edge, its id included, and 40 bytes a verified pair;
 the sets of large buckets stay in their mapped files. Documents without an edge are never read.
 """
 
@@ -25,6 +25,7 @@ from pipeline.index import (
     Int64s,
     UInt64s,
     column_values,
+    distinct,
     hash_words,
     number_equal,
     open_arrow,
@@ -32,7 +33,7 @@ from pipeline.index import (
 )
 from pipeline.pairs import blocks_of_text, read_tokens, similarity_total
 from pipeline.preference import scope_of
-from pipeline.walk import Graph, Large, adjacency, chunks_of, walk
+from pipeline.walk import Graph, Int32s, Large, adjacency, chunks_of, walk
 
 Float64s = npt.NDArray[np.float64]
 _Sets = Iterable[tuple[UInt64s, Int64s, UInt64s]]  # documents, offsets and tokens of a chunk
@@ -41,38 +42,41 @@ _Sets = Iterable[tuple[UInt64s, Int64s, UInt64s]]  # documents, offsets and toke
 class Work(NamedTuple):
     """What group and verify found.
 
-    documents: all that have an edge, in order; left, right, similarity: the verified pairs;
+    documents: all that have an edge, in order; pairs: the files of verified pairs;
     large: rows (bucket, document) of the large buckets, and how many buckets there are;
-    sets: names of the files with the sets of their members.
+    sets: the files with the sets of their members.
     """
 
     documents: UInt64s
-    pairs: tuple[UInt64s, UInt64s, Float64s]
+    pairs: tuple[str, ...]
     large: tuple[Int64s, UInt64s]
     large_buckets: int
     sets: tuple[str, ...]
 
 
 class Ordered(NamedTuple):
-    """The documents that have an edge, in the total order.
+    """The documents that have an edge, in the order of their numbers and in the total order.
 
-    document: [documents] numbers; place: their rows in `places` (id, file, position), which lie in
-    the order of numbers; identity, text, shingles: group numbers, -1 where there are no shingles.
+    documents, sets, places: by number: the document, its shingle set's number or -1, and its table
+    row (id, file, position); order: where among these each of the total order is; identity, text,
+    shingles: group numbers in the total order.
     """
 
-    document: UInt64s
-    place: Int64s
+    documents: UInt64s
+    sets: Int32s
     places: pa.Table
-    identity: Int64s
-    text: Int64s
-    shingles: Int64s
+    order: Int64s
+    identity: Int32s
+    text: Int32s
+    shingles: Int32s
 
-    def sets_of(self, documents: UInt64s) -> Int64s:
-        """Return the numbers of the shingle sets of documents."""
-        by_number = np.empty(len(self.place), np.int64)
-        by_number[self.place] = np.arange(len(self.place))
-        numbers = self.document[by_number]
-        found: Int64s = self.shingles[by_number[np.searchsorted(numbers, documents)]]
+    def document(self, ranks: Int64s) -> UInt64s:
+        """Return the documents at these places of the total order."""
+        return self.documents[self.order[ranks]]
+
+    def sets_of(self, documents: UInt64s) -> Int32s:
+        """Return the numbers of the shingle sets of documents that have one."""
+        found = self.sets[np.searchsorted(self.documents, documents)]
         assert (found >= 0).all()
         return found
 
@@ -84,32 +88,24 @@ def read_work(tree: Tree, groups: Sequence[str], verifications: Sequence[str]) -
     buckets = 0
     for group in groups:
         members = open_arrow(tree.own(f"work/group/{group}.members.arrow"))
-        found.append(np.unique(column_values(members, "document")))
+        found.append(distinct(column_values(members, "document")))
         table = open_arrow(tree.own(f"work/group/{group}.large.arrow"))
         numbers = column_values(table, "bucket")
         large[0].append(numbers + buckets)
         large[1].append(column_values(table, "document"))
         buckets += int(numbers.max(initial=-1)) + 1
-    left, right, similarity = _read_verified(tree, verifications)
-    crowd = np.concatenate(large[1])
+    pairs = tuple(tree.own(f"work/verify/{name}.arrow") for name in verifications)
+    for path in pairs:
+        table = open_arrow(path)
+        found += [distinct(column_values(table, side)) for side in ("left", "right")]
+    members_of_large = np.concatenate(large[1])
     return Work(
-        np.unique(np.concatenate([*found, left, right, crowd])),
-        (left, right, similarity),
-        (np.concatenate(large[0]), crowd),
+        distinct(np.concatenate([*found, members_of_large])),
+        pairs,
+        (np.concatenate(large[0]), members_of_large),
         buckets,
         tuple(tree.own(f"work/verify/{name}.sets.arrow") for name in verifications),
     )
-
-
-def _read_verified(tree: Tree, verifications: Sequence[str]) -> tuple[UInt64s, UInt64s, Float64s]:
-    ends: tuple[list[UInt64s], list[UInt64s]] = ([np.empty(0, np.uint64)], [np.empty(0, np.uint64)])
-    similarity = [np.empty(0, np.float64)]
-    for name in verifications:
-        table = open_arrow(tree.own(f"work/verify/{name}.arrow"))
-        ends[0].append(column_values(table, "left"))
-        ends[1].append(column_values(table, "right"))
-        similarity.append(column_values(table, "shared") / column_values(table, "total"))
-    return np.concatenate(ends[0]), np.concatenate(ends[1]), np.concatenate(similarity)
 
 
 def order_documents(tree: Tree, corpus: Corpus, config: Dedup, documents: UInt64s) -> Ordered:
@@ -118,7 +114,9 @@ def order_documents(tree: Tree, corpus: Corpus, config: Dedup, documents: UInt64
     scope = _scopes(corpus, config)[part]
     delivery = np.array([part.position for part in corpus.parts], np.int64)[part]
     text = hash_words(read_column(tree, corpus, documents, "text_hash"))
-    preference = hash_words(read_column(tree, corpus, documents, "preference"))
+    preference: list[UInt64s] = []
+    if config.prefer:
+        preference = [*hash_words(read_column(tree, corpus, documents, "preference")).T]
     ids = read_column(tree, corpus, documents, "id").cast(pa.large_string()).combine_chunks()
     places = pa.table(
         {
@@ -127,13 +125,23 @@ def order_documents(tree: Tree, corpus: Corpus, config: Dedup, documents: UInt64
             "position": read_column(tree, corpus, documents, "position"),
         }
     )
-    order = sort_places((delivery, *preference.T, *text.T), places)
-    texts = number_equal(*_varying((*text.T, scope)))[order]
+    order = sort_places((delivery, *preference, *text.T), places)
+    texts = _numbers(*text.T, scope)[order]
     del text, preference
-    codes = ids.dictionary_encode().indices.to_numpy().astype(np.int64)
-    identities = number_equal(*_varying((codes, scope)))[order]
-    sets = _number_sets(tree, corpus, documents, scope)[order]
-    return Ordered(documents[order], order, places, identities, texts, sets)
+    codes = ids.dictionary_encode().indices.to_numpy()
+    identities = _numbers(codes, scope)[order]
+    sets = _number_sets(tree, corpus, documents, scope)
+    return Ordered(documents, sets, places, order, identities, texts, sets[order])
+
+
+def _numbers(*columns: npt.NDArray[np.generic]) -> Int32s:
+    """Number equal rows alike."""
+    if len(columns[0]) >= 2**31:
+        raise ValueError(
+            f"{len(columns[0]):,} documents have an edge, 2^31 is the limit of one resolve: "
+            "deliver the corpus in several refreshes"
+        )
+    return number_equal(*_varying(columns)).astype(np.int32)
 
 
 def _scopes(corpus: Corpus, config: Dedup) -> Int64s:
@@ -170,39 +178,51 @@ def sort_places(columns: Sequence[npt.NDArray[np.generic]], places: pa.Table) ->
     return order
 
 
-def _number_sets(tree: Tree, corpus: Corpus, documents: UInt64s, scope: Int64s) -> Int64s:
+def _number_sets(tree: Tree, corpus: Corpus, documents: UInt64s, scope: Int64s) -> Int32s:
     column = read_column(tree, corpus, documents, "set_hash")
     has_set = pc.is_valid(column).to_numpy()
     words = hash_words(column)[has_set]
-    numbers = np.full(len(documents), -1, np.int64)
-    numbers[has_set] = number_equal(*_varying((*words.T, scope[has_set])))
+    numbers = np.full(len(documents), -1, np.int32)
+    numbers[has_set] = _numbers(*words.T, scope[has_set])
     return numbers
 
 
 def make_graph(ordered: Ordered, work: Work, corpus: Corpus, config: Dedup) -> Graph:
     """Return the documents with the verified pairs of their sets."""
-    left, right, similarity = work.pairs
     scopes = _scopes(corpus, config)
-    one, other = (scopes[(e >> np.uint64(ROW_BITS)).astype(np.int64)] for e in (left, right))
-    pairs = one == other  # keys of different scopes can be equal by chance, one in 2^64
-    sets = int(ordered.shingles.max(initial=-1)) + 1
-    first, second = ordered.sets_of(left[pairs]), ordered.sets_of(right[pairs])
+    count = sum(len(open_arrow(path)) for path in work.pairs)
+    ends = np.empty((2, count), np.int32)
+    similarity = np.empty(count, np.float64)
+    used = 0
+    for path in work.pairs:
+        table = open_arrow(path)
+        left, right = column_values(table, "left"), column_values(table, "right")
+        one, other = (scopes[(e >> np.uint64(ROW_BITS)).astype(np.int64)] for e in (left, right))
+        same = one == other  # keys of different scopes can be equal by chance, one in 2^64
+        span = slice(used, used + int(same.sum()))
+        ends[0, span], ends[1, span] = ordered.sets_of(left[same]), ordered.sets_of(right[same])
+        shares = column_values(table, "shared") / column_values(table, "total")
+        similarity[span] = shares[same]
+        used = span.stop
+    sets = int(ordered.sets.max(initial=-1)) + 1
     return Graph(
         ordered.identity,
         ordered.text,
         ordered.shingles,
-        *adjacency(first, second, similarity[pairs], sets),
-        int((ordered.document < corpus.first_new).sum()),
+        *adjacency(ends[0, :used], ends[1, :used], similarity[:used], sets),
+        int((ordered.documents < corpus.first_new).sum()),
     )
 
 
 def gather_large(ordered: Ordered, graph: Graph, work: Work, config: Dedup) -> Large:
     """Return the members of large buckets with their sets, which stay in mapped files."""
-    documents = np.unique(work.large[1])
+    documents = distinct(work.large[1])
     number = np.full(len(graph.offsets) - 1, -1, np.int64)
-    group = ordered.sets_of(documents)
+    group = ordered.sets_of(documents).astype(np.int64)
     number[group] = np.arange(len(documents))
-    return _large((number, group), documents, work.large, (_stored_sets(work.sets), config))
+    return _large(
+        (number, group.astype(np.int64)), documents, work.large, (_stored_sets(work.sets), config)
+    )
 
 
 def _stored_sets(paths: Iterable[str]) -> _Sets:
@@ -252,15 +272,16 @@ def find_alike(
 
     `rows` are (bucket, document). There is none exactly if no two of a bucket are alike.
     """
-    documents = np.unique(rows[1])
+    documents = distinct(rows[1])
     each = np.arange(len(documents))
+    numbers = each.astype(np.int32)
     sets = []
     for start, stop in blocks_of_text(tree, corpus, documents, documents):
         tokens = read_tokens(tree, corpus, documents[start:stop], config)
         sets.append((documents[start:stop], tokens.offsets, tokens.values))
     large = _large((each, each), documents, rows, (sets, config))
-    none = adjacency(each[:0], each[:0], np.empty(0), len(documents))
-    found = walk(Graph(each, each, each, *none, 0), large)
+    none = adjacency(numbers[:0], numbers[:0], np.empty(0), len(documents))
+    found = walk(Graph(numbers, numbers, numbers, *none, 0), large)
     for rank in np.flatnonzero(found.witness >= 0).tolist():
         witness = int(documents[found.witness[rank]])
         yield int(documents[rank]), witness, float(found.similarity[rank])

@@ -39,6 +39,7 @@ from pipeline.index import (
     KeySearch,
     UInt64s,
     column_values,
+    distinct,
     find_buckets,
     hash_words,
     number_equal,
@@ -101,7 +102,7 @@ def group_partition(tree: Tree, name: str, corpus: Corpus, share: tuple[int, int
         for span in search.rounds(low, high):
             buckets = find_buckets(search.read(*span), corpus.first_new)
             values = buckets.band >= SET_BAND
-            members = np.unique(buckets.document[values])
+            members = distinct(buckets.document[values])
             _write_columns(of_members, MEMBER_SCHEMA, members)
             candidates = find_candidates(tree, corpus, buckets.where(~values))
             for pairs in candidates.pairs():
@@ -141,7 +142,7 @@ class Candidates(NamedTuple):
             stop = int(np.searchsorted(totals, before + _PAIRS_PER_ROUND, side="right"))
             stop = max(stop, start + 1)
             before = totals[stop - 1]
-            packed = np.unique(_pair_buckets(self, small, start, stop))
+            packed = distinct(_pair_buckets(self, small, start, stop))
             ends = (packed >> np.uint64(32), packed & np.uint64(2**32 - 1))
             yield self.documents[np.stack(ends, axis=1)]
             start = stop
@@ -227,18 +228,21 @@ def signature_tokens(signatures: UInt32s) -> Tokens:
 
 def compare(tree: Tree, corpus: Corpus, pairs: tuple[UInt64s, UInt64s], config: Dedup) -> Int64s:
     """Compare pairs by their texts: rows (left, right, shared, total) of those that are alike."""
-    left, right = pairs
-    documents = np.unique(np.concatenate([left, right]))
-    tokens = read_tokens(tree, corpus, documents, config)
-    first, second = np.searchsorted(documents, left), np.searchsorted(documents, right)
-    shared = _count_shared(tokens.values, tokens.offsets, first, second)
-    sizes = np.diff(tokens.offsets)
-    union = sizes[first] + sizes[second] - shared
-    fixed = similarity_total(config)
-    total = np.full(len(left), fixed, np.int64) if fixed else union
-    alike = shared / np.maximum(total, 1) >= config.threshold
-    rows = np.stack([left.astype(np.int64), right.astype(np.int64), shared, total], axis=1)
-    return rows[alike]
+    alike = [np.empty((0, 4), np.int64)]
+    for start, stop in blocks_of_text(tree, corpus, *pairs):
+        left, right = (ends[start:stop] for ends in pairs)
+        documents = distinct(np.concatenate([left, right]))
+        tokens = read_tokens(tree, corpus, documents, config)
+        first, second = np.searchsorted(documents, left), np.searchsorted(documents, right)
+        shared = _count_shared(tokens.values, tokens.offsets, first, second)
+        sizes = np.diff(tokens.offsets)
+        union = sizes[first] + sizes[second] - shared
+        fixed = similarity_total(config)
+        total = np.full(len(left), fixed, np.int64) if fixed else union
+        chosen = shared / np.maximum(total, 1) >= config.threshold
+        rows = np.stack([left.astype(np.int64), right.astype(np.int64), shared, total], axis=1)
+        alike.append(rows[chosen])
+    return np.concatenate(alike)
 
 
 @numba.njit(cache=True)
@@ -268,10 +272,7 @@ def verify_share(
     `share` is the task's number, how many there are, and the names of the group tasks.
     """
     left, right = _pairs_of(tree, *share)
-    verified = [np.empty((0, 4), np.int64)]
-    for start, stop in blocks_of_text(tree, corpus, left, right):
-        verified.append(compare(tree, corpus, (left[start:stop], right[start:stop]), config))
-    rows = np.concatenate(verified)
+    rows = compare(tree, corpus, (left, right), config)
     paths = (f"work/verify/{name}.arrow", f"work/verify/{name}.sets.arrow")
     columns = [rows[:, 0].astype(np.uint64), rows[:, 1].astype(np.uint64), rows[:, 2], rows[:, 3]]
     write_arrow(tree.own(paths[0]), pa.table([c.copy() for c in columns], schema=VERIFIED_SCHEMA))
@@ -321,7 +322,7 @@ def _large_members_of(tree: Tree, number: int, tasks: int, groups: Sequence[str]
         column_values(open_arrow(tree.own(f"work/group/{group}.large.arrow")), "document")
         for group in groups
     ]
-    documents = np.unique(np.concatenate([np.empty(0, np.uint64), *found]))
+    documents = distinct(np.concatenate([np.empty(0, np.uint64), *found]))
     return documents[len(documents) * number // tasks : len(documents) * (number + 1) // tasks]
 
 
@@ -329,7 +330,7 @@ def blocks_of_text(
     tree: Tree, corpus: Corpus, left: UInt64s, right: UInt64s
 ) -> Iterator[tuple[int, int]]:
     """Cut pairs into runs whose documents hold a bounded amount of text."""
-    documents = np.unique(np.concatenate([left, right]))
+    documents = distinct(np.concatenate([left, right]))
     sizes = read_column(tree, corpus, documents, "text_bytes").to_numpy()
     first, second = np.searchsorted(documents, left), np.searchsorted(documents, right)
     yield from pairwise([*_block_starts(first, second, sizes, _BLOCK_BYTES).tolist(), len(left)])

@@ -16,8 +16,8 @@ filter may only propose too many. The alternative, a join of all members before 
 n^2/2 pairs again where all are alike; this one compares with one survivor then.
 
 It costs about a microsecond and some tens of bytes a document; in a large bucket a sort of the set
-and its candidates' merges besides, and 12 bytes a token of the survivors' prefixes. At worst, where
-a bucket's survivors share all their rarest tokens but are not alike, it is quadratic in survivors.
+and its candidates' merges besides, and some 25 bytes a token of the members' prefixes. At worst,
+where a bucket's survivors share rare tokens but are not alike, it is quadratic in survivors.
 """
 
 from collections.abc import Iterable
@@ -49,11 +49,11 @@ class Graph(NamedTuple):
     settled: so many documents, the first ones, have been judged before and stay.
     """
 
-    identity: Int64s
-    text: Int64s
-    shingles: Int64s
+    identity: Int32s
+    text: Int32s
+    shingles: Int32s
     offsets: Int64s
-    neighbour: Int64s
+    neighbour: Int32s
     similarity: Float64s
     settled: int
 
@@ -105,10 +105,10 @@ class _Index(NamedTuple):
 class _Survivors(NamedTuple):
     """The survivor of each group or -1, and the first similar survivor of a set once there is."""
 
-    by_id: Int64s
-    by_text: Int64s
-    by_set: Int64s
-    first: Int64s
+    by_id: Int32s
+    by_text: Int32s
+    by_set: Int32s
+    first: Int32s
     first_similarity: Float64s
 
 
@@ -132,8 +132,8 @@ def no_large(sets: int) -> Large:
 
 @numba.njit(cache=True)
 def adjacency(
-    left: Int64s, right: Int64s, similarity: Float64s, sets: int
-) -> tuple[Int64s, Int64s, Float64s]:
+    left: Int32s, right: Int32s, similarity: Float64s, sets: int
+) -> tuple[Int64s, Int32s, Float64s]:
     """Return offsets, neighbours and similarities of pairs of sets, each pair both ways."""
     offsets = np.zeros(sets + 1, np.int64)
     for pair in range(len(left)):
@@ -141,7 +141,7 @@ def adjacency(
         offsets[right[pair] + 1] += 1
     offsets = np.cumsum(offsets)
     place = offsets[:-1].copy()
-    neighbour = np.empty(2 * len(left), np.int64)
+    neighbour = np.empty(2 * len(left), np.int32)
     values = np.empty(2 * len(left), np.float64)
     for pair in range(len(left)):
         for one, other in ((left[pair], right[pair]), (right[pair], left[pair])):
@@ -155,10 +155,10 @@ def walk(graph: Graph, large: Large) -> Verdicts:
     """Judge the documents in order."""
     sets = len(graph.offsets) - 1
     survivors = _Survivors(
-        np.full(int(graph.identity.max(initial=-1)) + 1, -1, np.int64),
-        np.full(int(graph.text.max(initial=-1)) + 1, -1, np.int64),
-        np.full(sets, -1, np.int64),
-        np.full(sets, -1, np.int64),
+        np.full(int(graph.identity.max(initial=-1)) + 1, -1, np.int32),
+        np.full(int(graph.text.max(initial=-1)) + 1, -1, np.int32),
+        np.full(sets, -1, np.int32),
+        np.full(sets, -1, np.int32),
         np.empty(sets, np.float64),
     )
     verdicts: Verdicts = _walk(graph, large, survivors, _open_index(large))

@@ -28,7 +28,7 @@ from corpus.recipe import Dedup
 from corpus.snapshots import Tree
 from pipeline import index, pairs
 from pipeline.dedup import METHODS, Node, Verdict, first_independent_set
-from pipeline.index import Int64s, hash_words, number_equal
+from pipeline.index import hash_words, number_equal
 from pipeline.order import find_alike, sort_places
 from pipeline.pairs import (
     Candidates,
@@ -38,7 +38,7 @@ from pipeline.pairs import (
     read_tokens,
     verify_share,
 )
-from pipeline.walk import Graph, Large, adjacency, chunks_of, no_large, walk
+from pipeline.walk import Graph, Int32s, Large, adjacency, chunks_of, no_large, walk
 
 SMALL = Dedup(bands=6, rows=1, ngram=2, threshold=0.4, partitions=2)
 
@@ -80,9 +80,9 @@ def draw(rng: random.Random) -> Drawn:
     return Drawn(sorted(nodes), similar, graph_of(sorted(nodes), similar))
 
 
-def numbers(values: list[object]) -> Int64s:
+def numbers(values: list[object]) -> Int32s:
     known = {value: number for number, value in enumerate(dict.fromkeys(values))}
-    return np.array([known[value] for value in values], np.int64)
+    return np.array([known[value] for value in values], np.int32)
 
 
 def graph_of(nodes: list[Node], similar: dict[tuple[bytes, bytes], float]) -> Graph:
@@ -99,8 +99,8 @@ def graph_of(nodes: list[Node], similar: dict[tuple[bytes, bytes], float]) -> Gr
     return Graph(
         numbers([(node.scope, node.id) for node in nodes]),
         numbers([(node.scope, node.text_hash) for node in nodes]),
-        np.array([of_set.get((n.scope, n.set_hash or b""), -1) for n in nodes], np.int64),
-        *adjacency(left.astype(np.int64), right.astype(np.int64), value.astype(float), len(sets)),
+        np.array([of_set.get((n.scope, n.set_hash or b""), -1) for n in nodes], np.int32),
+        *adjacency(left.astype(np.int32), right.astype(np.int32), value.astype(float), len(sets)),
         0,
     )
 
@@ -152,7 +152,7 @@ def large_of(graph: Graph, sets: list[list[int]], buckets: list[list[int]], give
 
 def joined(graph: Graph, rows: list[tuple[int, int, float]]) -> Graph:
     """Return the documents of a graph with other pairs of sets: (set, set, similarity)."""
-    left, right = (np.array([row[n] for row in rows], np.int64) for n in range(2))
+    left, right = (np.array([row[n] for row in rows], np.int32) for n in range(2))
     offsets, neighbour, similarity = adjacency(
         left, right, np.array([row[2] for row in rows], np.float64), len(graph.offsets) - 1
     )

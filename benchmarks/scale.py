@@ -1,0 +1,277 @@
+"""Deduplication at scale: time and memory per document from 1 to 10 million synthetic signatures.
+
+`python -m benchmarks.scale WORK PLOT --millions 1 2 5 10` makes the index of that many documents in
+the directory WORK, without texts, and runs group, verify and resolve on it, each by workers of its
+own as Ray would start them. It prints wall and CPU seconds, microseconds of CPU a document and the
+peak memory of the largest worker (mapped files included), and draws the last two.
+
+Documents come in clusters whose sizes follow a power law with exponent 2.8, up to 20,000; a member
+has the signature of its cluster but for 2 to 14 % of the 256 positions. One document in twenty is a
+copy of another, one in a thousand has another's id, and 100,000 documents of all clusters share one
+band besides: the bucket with 5 x 10^9 pairs. Signatures are computed from the document's number
+where verification would read texts and sign them; nothing else is replaced. So reading and signing
+of texts is what these figures leave out, `benchmarks.prose` has it.
+"""
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numba
+import numpy as np
+import pyarrow as pa
+from matplotlib import pyplot as plt
+
+from corpus.recipe import Dedup
+from corpus.snapshots import Part, Tree
+from pipeline import pairs
+from pipeline.dedup import resolve
+from pipeline.index import ROW_BITS, Corpus, Int64s, UInt64s
+from pipeline.pairs import Tokens, group_partition, signature_tokens, verify_share
+from pipeline.preference import PREFERENCE_BYTES
+from pipeline.signatures import (
+    EXACT_BAND,
+    ID_BAND,
+    INDEX_SCHEMA,
+    KEY_SCHEMA,
+    SET_BAND,
+    _band_keys,
+    _mix,
+    write_arrow,
+)
+
+CONFIG = Dedup(verify="signature")
+PER_PART = 100_000
+CROWD = 100_000
+EXPONENT, LARGEST = 2.8, 20_000
+STAGES = ("group", "verify", "resolve")
+_STRIDE = 982_451_653  # a prime, so that neighbours in a cluster lie in different parts
+
+
+class Run(NamedTuple):
+    """One measured stage of one size."""
+
+    documents: int
+    stage: str
+    wall_seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+
+
+def corpus_of(documents: int) -> Corpus:
+    """Return the parts of a corpus of this size, all new."""
+    numbers = range(documents // PER_PART)
+    return Corpus(tuple(Part(f"s-{n:05d}", "s", "first", 0) for n in numbers), 0)
+
+
+def make_clusters(documents: int) -> Int64s:
+    """Return where each cluster ends when documents are laid out by cluster."""
+    rng = np.random.default_rng(documents)
+    sizes = rng.zipf(EXPONENT, documents)
+    sizes = sizes[sizes <= LARGEST]
+    ends = np.cumsum(sizes)
+    return ends[: int(np.searchsorted(ends, documents)) + 1].astype(np.int64)
+
+
+@numba.njit(cache=True)
+def original(number: int) -> int:
+    """Return the document that this one is a copy of, mostly itself."""
+    return number - 1 if number % 20 == 19 else number
+
+
+@numba.njit(cache=True)
+def signatures_of(numbers: Int64s, cluster_ends: Int64s, documents: int) -> UInt64s:
+    """Compute signatures from the numbers of documents: uint64 [documents, 256]."""
+    signatures = np.empty((len(numbers), 256), np.uint64)
+    crowd_step = max(documents // CROWD, 1)
+    for row in range(len(numbers)):
+        number = original(numbers[row])
+        slot = number * _STRIDE % documents
+        cluster = np.uint64(np.searchsorted(cluster_ends, slot, side="right"))
+        of_document, of_cluster = (
+            _mix(np.uint64(2 * number)),
+            _mix(np.uint64(2) * cluster + np.uint64(1)),
+        )
+        percent = np.uint64(2) + of_document % np.uint64(13)
+        for p in range(256):
+            own = _mix(of_document + np.uint64(p + 1))
+            differs = own % np.uint64(100) < percent
+            signatures[row, p] = own if differs else _mix(of_cluster + np.uint64(p + 1))
+        if number % crowd_step == 0:
+            for p in range(8):
+                signatures[row, p] = np.uint64(p)
+    return signatures
+
+
+@numba.njit(cache=True)
+def mix_all(values: UInt64s) -> UInt64s:
+    """Hash every number of an array."""
+    mixed = np.empty_like(values)
+    for n in range(len(values)):
+        mixed[n] = _mix(values[n])
+    return mixed
+
+
+def write_part(tree: Tree, name: str, numbers: Int64s, given: tuple[Int64s, int]) -> None:
+    """Write the two index files of a part as `signatures.write_index` would."""
+    count = len(numbers)
+    signatures = signatures_of(numbers, *given)
+    band_keys = _band_keys(signatures, CONFIG.bands, CONFIG.rows)
+    hashes = mix_all(np.where(numbers % 20 == 19, numbers - 1, numbers).astype(np.uint64))
+    ids = np.where(numbers % 1000 == 7, numbers - 1, numbers)
+    hashed = pa.py_buffer(np.stack([hashes, ~hashes], axis=1).tobytes())
+    hash_column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), count, [None, hashed])
+    preference = [None, pa.py_buffer(bytes(count * PREFERENCE_BYTES))]
+    columns = [
+        pa.array([f"s/{number:09d}" for number in ids.tolist()]),
+        pa.repeat("f", count),
+        pa.array(numbers),
+        hash_column,
+        hash_column,
+        pa.repeat(pa.scalar(3000, pa.int64()), count),
+        pa.FixedSizeBinaryArray.from_buffers(pa.binary(PREFERENCE_BYTES), count, preference),
+    ]
+    write_arrow(tree.own(f"index/{name}.documents.arrow"), pa.table(columns, schema=INDEX_SCHEMA))
+    values = [*band_keys.T, hashes, ~hashes, mix_all(ids.astype(np.uint64) ^ np.uint64(2**63))]
+    bands = [*range(CONFIG.bands), SET_BAND, EXACT_BAND, ID_BAND]
+    key = np.concatenate(values)
+    order = np.argsort(key, kind="stable")
+    band = np.repeat(np.array(bands, np.uint8), count)[order]
+    row = np.tile(np.arange(count, dtype=np.uint32), len(bands))[order]
+    keys = pa.table([key[order], band, row], schema=KEY_SCHEMA)
+    write_arrow(tree.own(f"index/{name}.keys.arrow"), keys)
+
+
+def work(stage: str, root: str, total: int, share: tuple[int, int]) -> list[dict[str, Any]]:
+    """Run this worker's share of a stage's tasks; return their counts."""
+    tree, corpus = Tree(root), corpus_of(total)
+    parts = corpus.parts
+    cluster_ends = np.load(f"{root}/clusters.npy")
+
+    def read_tokens(tree: Tree, corpus: Corpus, documents: UInt64s, config: Dedup) -> Tokens:
+        assert (tree.root, len(corpus.parts), config) == (root, len(parts), CONFIG)
+        part, row = documents >> np.uint64(ROW_BITS), documents & np.uint64(2**ROW_BITS - 1)
+        numbers = (part * np.uint64(PER_PART) + row).astype(np.int64)
+        return signature_tokens(signatures_of(numbers, cluster_ends, total))
+
+    pairs.read_tokens = read_tokens
+    plan = json.loads(Path(f"{root}/plan.json").read_text())
+    groups = [f"g{n:05d}" for n in range(CONFIG.partitions)]
+    checks = [f"v{n:05d}" for n in range(plan["shares"])]
+    if stage == "resolve":
+        return [resolve(tree, "resolve", CONFIG, corpus, (groups, checks)).counts]
+    counts = []
+    names = {"group": groups, "verify": checks}.get(stage, [part.name for part in parts])
+    for number in range(share[0], len(names), share[1]):
+        name = names[number]
+        if stage == "index":
+            numbers = np.arange(number * PER_PART, (number + 1) * PER_PART)
+            write_part(tree, name, numbers, (cluster_ends, total))
+        elif stage == "group":
+            counts.append(group_partition(tree, name, corpus, (number, len(groups))).counts)
+        else:
+            given = (number, len(checks), groups)
+            counts.append(verify_share(tree, name, CONFIG, corpus, given).counts)
+    return counts
+
+
+def run_stage(stage: str, root: Path, documents: int, workers: int) -> tuple[Run, Counter[str]]:
+    """Run a stage in processes of its own; return what it took and the sum of its counts."""
+    command = [sys.executable, "-m", "benchmarks.scale", str(root), stage, "--worker"]
+    start = time.perf_counter()
+    running = [
+        subprocess.Popen([*command, str(documents), str(n), str(workers)], stdout=subprocess.PIPE)
+        for n in range(workers)
+    ]
+    outputs = [json.loads(process.communicate()[0]) for process in running]
+    wall = time.perf_counter() - start
+    total: Counter[str] = Counter()
+    for counts in (each for output in outputs for each in output["counts"]):
+        total.update({key: value for key, value in counts.items() if key != "parts"})
+        for part in counts.get("parts", ()):
+            total.update(part["dropped"])
+    cpu = sum(output["cpu_seconds"] for output in outputs)
+    return Run(documents, stage, wall, cpu, max(o["peak_bytes"] for o in outputs)), total
+
+
+def measure(root: Path, documents: int, workers: int) -> list[Run]:
+    """Build the index of so many documents and deduplicate them; print what it took."""
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    np.save(root / "clusters.npy", make_clusters(documents))
+    plan = root / "plan.json"
+    plan.write_text(json.dumps({"shares": 1}))
+    run_stage("index", root, documents, workers)
+    runs = []
+    for stage in STAGES:
+        run, counts = run_stage(stage, root, documents, 1 if stage == "resolve" else workers)
+        if stage == "group":
+            found = counts["pairs"] + counts["large_members"]
+            plan.write_text(json.dumps({"shares": -(-found // pairs.PAIRS_PER_TASK)}))
+        runs.append(run)
+        print(
+            f"{documents:>11,} {stage:>8} {run.wall_seconds:8.1f} {run.cpu_seconds:8.1f} "
+            f"{run.cpu_seconds * 1e6 / documents:8.1f} {run.peak_bytes / 2**30:8.2f}  "
+            + ", ".join(f"{key} {value:,}" for key, value in sorted(counts.items())),
+            flush=True,
+        )
+    shutil.rmtree(root)
+    return runs
+
+
+def draw(path: Path, runs: list[Run]) -> None:
+    """Plot microseconds a document and peak memory by the number of documents."""
+    mpl.use("Agg")
+    figure, (times, memory) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for stage in STAGES:
+        mine = sorted(run for run in runs if run.stage == stage)
+        millions = [run.documents / 1e6 for run in mine]
+        costs = [run.cpu_seconds * 1e6 / run.documents for run in mine]
+        times.plot(millions, costs, "o-", label=stage)
+        memory.plot(millions, [run.peak_bytes / 2**30 for run in mine], "o-", label=stage)
+    times.set(title="CPU time per document", ylabel="microseconds", ylim=(0, None))
+    memory.set(title="peak memory of a worker", ylabel="GiB", ylim=(0, None))
+    memory.axhline(3, color="grey", linestyle="--", linewidth=1)
+    for axes in (times, memory):
+        axes.set_xlabel("million documents")
+        axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("work", help="directory for the index, 1.2 GB a million documents")
+    parser.add_argument("plot", help="PNG file to write")
+    parser.add_argument("--millions", type=int, nargs="+", default=[1, 2, 5, 10])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--worker", type=int, nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        documents, number, workers = given.worker
+        counts = work(given.plot, given.work, documents, (number, workers))
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = usage.ru_utime + usage.ru_stime
+        report = {"counts": counts, "cpu_seconds": cpu, "peak_bytes": usage.ru_maxrss * 1024}
+        print(json.dumps(report))
+        return 0
+    print(
+        f"{'documents':>11} {'stage':>8} {'wall s':>8} {'CPU s':>8} {'us/doc':>8} {'peak GiB':>8}"
+    )
+    runs: list[Run] = []
+    for millions in given.millions:
+        runs += measure(Path(given.work), millions * 1_000_000, given.workers)
+        draw(Path(given.plot), runs)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
