@@ -1,0 +1,84 @@
+"""Two machines, simulated: a node that is killed does not show; neither does a second command."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from corpus_helpers import REPOSITORY, Built, run, start
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+HOLD = str(REPOSITORY / "tests" / "hold")
+
+
+@pytest.fixture
+def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let the nodes' workers wait in `encode`, before the second record of it."""
+    directory = tmp_path / "held"
+    directory.mkdir()
+    settings = {"directory": str(directory), "stages": {"encode": 1}}
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([HOLD, str(REPOSITORY)]))
+    monkeypatch.setenv("MASKLINE_HOLD", json.dumps(settings))
+    return directory / "encode"
+
+
+@pytest.fixture
+def nodes(held: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """Start a head that runs no tasks and two nodes of one core; on loopback."""
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    from ray.cluster_utils import Cluster  # noqa: PLC0415 - after the environment is set
+
+    common = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0} | common)
+    cluster.add_node(num_cpus=1, **common)
+    cluster.add_node(num_cpus=1, **common)
+    yield cluster
+    cluster.shutdown()
+
+
+def test_a_killed_node_does_not_show(
+    built: Built, nodes: "object", held: Path, tmp_path: Path
+) -> None:
+    driver = start(
+        "pipeline", "refresh", str(built.recipe), f"store={tmp_path}/store", "--json",
+        extra={"RAY_ADDRESS": nodes.address},
+    )  # fmt: skip
+    while not held.exists() or not held.read_text():
+        assert driver.poll() is None, driver.communicate()[1]
+    worker = psutil.Process(int(held.read_text()))
+    above = {process.pid for process in worker.parents()}
+    (doomed,) = [
+        node
+        for node in nodes.worker_nodes
+        if above & {info.process.pid for info in node.all_processes["raylet"]}
+    ]
+    nodes.remove_node(doomed, allow_graceful=False)
+    out, err = driver.communicate(timeout=300)
+    assert driver.returncode == 0, err
+    assert json.loads(out.splitlines()[-1]) == built.summary
+    assert not worker.is_running()
+
+
+def test_of_two_commands_the_second_says_who_is_first(built: Built, tmp_path: Path) -> None:
+    directory = tmp_path / "held"
+    directory.mkdir()
+    settings = {"directory": str(directory), "stages": {"clean": 1}}
+    store = f"store={tmp_path}/store"
+    first = start(
+        "pipeline", "refresh", str(built.recipe), store, "workers=1", "--json",
+        extra={"PYTHONPATH": HOLD, "MASKLINE_HOLD": json.dumps(settings)},
+    )  # fmt: skip
+    worker = directory / "clean"
+    while not worker.exists() or not worker.read_text():
+        assert first.poll() is None, first.communicate()[1]
+    second = run("pipeline", "refresh", str(built.recipe), store, "workers=1")
+    assert second.returncode == 2
+    assert "is held by refresh of first (process " in second.stderr
+    assert "wait until it ends" in second.stderr
+    psutil.Process(int(worker.read_text())).kill()
+    out, err = first.communicate(timeout=300)
+    assert first.returncode == 0, err
+    assert json.loads(out.splitlines()[-1]) == built.summary
