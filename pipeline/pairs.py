@@ -61,9 +61,10 @@ _PAIRS_PER_ROUND = 8_000_000
 # A bucket with more pairs is large: that of 257 different sets. A guess: it bounds the pairs of a
 # document by 255 a band, and few buckets of real text are so varied.
 _PAIRS_PER_BUCKET = 2**15
-# Candidate pairs of one verify task, and places at which their order is sampled to cut it evenly.
+# Candidate pairs of one verify task, and places at which their order is sampled to cut it evenly:
+# few, as each reads a page of a mapped file. Guesses.
 PAIRS_PER_TASK = 1_000_000
-_SAMPLES_PER_TASK = 100
+_SAMPLES_PER_TASK = 10
 
 PAIR_SCHEMA = pa.schema([("left", pa.uint64()), ("right", pa.uint64())])
 VERIFIED_SCHEMA = pa.schema([*PAIR_SCHEMA, ("shared", pa.int64()), ("total", pa.int64())])
@@ -302,18 +303,23 @@ def _pairs_of(
     step = 1 + sum(len(left) for left, _ in rounds) // (tasks * _SAMPLES_PER_TASK)
     samples = [np.empty(0, np.uint64), *(left[::step] for left, _ in rounds)]
     sample = np.sort(np.concatenate(samples))
-    cuts = [sample[len(sample) * n // tasks] for n in range(1, tasks)] if len(sample) else []
+    low, high = (_cut(sample, n, tasks) for n in (number, number + 1))
     mine = [np.empty((0, 2), np.uint64)]
     for left, right in rounds:
-        inner = np.searchsorted(left, np.array(cuts, np.uint64)).tolist()
-        bounds = [0, *inner, len(left)]
-        span = slice(bounds[number], bounds[number + 1]) if len(sample) else slice(0)
-        mine.append(np.stack([left[span], right[span]], axis=1))
+        start = int(np.searchsorted(left, low))
+        stop = len(left) if number + 1 == tasks else int(np.searchsorted(left, high))
+        mine.append(np.stack([left[start:stop], right[start:stop]], axis=1))
     pairs = np.concatenate(mine)
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     first = np.ones(len(pairs), np.bool_)
     first[1:] = (pairs[1:] != pairs[:-1]).any(axis=1)
     return pairs[first, 0], pairs[first, 1]
+
+
+def _cut(sample: UInt64s, number: int, tasks: int) -> np.uint64:
+    """Return the left document at which a task's share begins."""
+    place = len(sample) * number // tasks
+    return sample[place] if 0 < place < len(sample) else np.uint64(0)
 
 
 def _large_members_of(tree: Tree, number: int, tasks: int, groups: Sequence[str]) -> UInt64s:
