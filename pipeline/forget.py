@@ -44,6 +44,7 @@ from pipeline.index import Corpus
 from pipeline.jobs import Output, Record, Stages, Task, describe_file
 from pipeline.purge import find_holdings, out_of_reach
 from pipeline.refresh import Outcome, count_shards
+from pipeline.report import add_report
 from pipeline.signatures import write_arrow
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ def _forget(store: str, label: str, request: Request, given: tuple[int | None, L
         snapshot = _take_out(job, affected, stages)
     finally:
         stages.close()
+    stats = orjson.loads(read_bytes(job.tree.own("stats.json")))
+    snapshot = add_report(job.recipe.store, snapshot, job.parent, stats["recall"])
     commit(job, snapshot, lease)
     return Outcome(snapshot, stages.tasks_run, time.perf_counter() - start, stages.seconds)
 

@@ -35,6 +35,7 @@ from pipeline import clean, dedup, encode, pack, pairs, preference, rules, signa
 from pipeline.build import Job, build, commit
 from pipeline.inputs import find_inputs, note_inputs
 from pipeline.jobs import Stages
+from pipeline.report import add_report
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,8 @@ def run(job: Job, lease: Lease) -> Outcome:
         snapshot = build(job, stages)
     finally:
         stages.close()
+    stats = orjson.loads(read_bytes(job.tree.own("stats.json")))
+    snapshot = add_report(job.recipe.store, snapshot, job.parent, stats["recall"])
     commit(job, snapshot, lease)
     return Outcome(snapshot, stages.tasks_run, time.perf_counter() - start, stages.seconds)
 

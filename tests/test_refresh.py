@@ -95,7 +95,7 @@ def test_no_work_files_stay(built: Built) -> None:
              (built.directory / "store" / "snapshots" / "first").rglob("*")}  # fmt: skip
     assert names == {
         "clean", "dropped", "duplicates", "index", "records", "shards", "snapshot.json",
-        "stats.json", "tokens",
+        "report.html", "stats.json", "tokens",
     }  # fmt: skip
     assert {path.name for path in (built.directory / "store").iterdir()} == {
         "HEAD", "inputs.json", "lease", "lineage.json", "snapshots", "tokenizer",
