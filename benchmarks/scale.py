@@ -35,6 +35,7 @@ from corpus.snapshots import Part, Tree
 from pipeline import pairs
 from pipeline.dedup import resolve
 from pipeline.index import ROW_BITS, Corpus, Int64s, UInt64s
+from pipeline.kernels import UInt32s, _mix, band_keys
 from pipeline.pairs import Tokens, group_partition, signature_tokens, verify_share
 from pipeline.preference import PREFERENCE_BYTES
 from pipeline.signatures import (
@@ -43,8 +44,6 @@ from pipeline.signatures import (
     INDEX_SCHEMA,
     KEY_SCHEMA,
     SET_BAND,
-    _band_keys,
-    _mix,
     write_arrow,
 )
 
@@ -88,9 +87,9 @@ def original(number: int) -> int:
 
 
 @numba.njit(cache=True)
-def signatures_of(numbers: Int64s, cluster_ends: Int64s, documents: int) -> UInt64s:
-    """Compute signatures from the numbers of documents: uint64 [documents, 256]."""
-    signatures = np.empty((len(numbers), 256), np.uint64)
+def signatures_of(numbers: Int64s, cluster_ends: Int64s, documents: int) -> UInt32s:
+    """Compute signatures from the numbers of documents: uint32 [documents, 256]."""
+    signatures = np.empty((len(numbers), 256), np.uint32)
     crowd_step = max(documents // CROWD, 1)
     for row in range(len(numbers)):
         number = original(numbers[row])
@@ -104,10 +103,11 @@ def signatures_of(numbers: Int64s, cluster_ends: Int64s, documents: int) -> UInt
         for p in range(256):
             own = _mix(of_document + np.uint64(p + 1))
             differs = own % np.uint64(100) < percent
-            signatures[row, p] = own if differs else _mix(of_cluster + np.uint64(p + 1))
+            value = own if differs else _mix(of_cluster + np.uint64(p + 1))
+            signatures[row, p] = np.uint32(value >> np.uint64(32))
         if number % crowd_step == 0:
             for p in range(8):
-                signatures[row, p] = np.uint64(p)
+                signatures[row, p] = np.uint32(p)
     return signatures
 
 
@@ -124,7 +124,7 @@ def write_part(tree: Tree, name: str, numbers: Int64s, given: tuple[Int64s, int]
     """Write the two index files of a part as `signatures.write_index` would."""
     count = len(numbers)
     signatures = signatures_of(numbers, *given)
-    band_keys = _band_keys(signatures, CONFIG.bands, CONFIG.rows)
+    keys_of = band_keys(signatures, CONFIG.bands, CONFIG.rows)
     hashes = mix_all(np.where(numbers % 20 == 19, numbers - 1, numbers).astype(np.uint64))
     ids = np.where(numbers % 1000 == 7, numbers - 1, numbers)
     hashed = pa.py_buffer(np.stack([hashes, ~hashes], axis=1).tobytes())
@@ -140,7 +140,7 @@ def write_part(tree: Tree, name: str, numbers: Int64s, given: tuple[Int64s, int]
         pa.FixedSizeBinaryArray.from_buffers(pa.binary(PREFERENCE_BYTES), count, preference),
     ]
     write_arrow(tree.own(f"index/{name}.documents.arrow"), pa.table(columns, schema=INDEX_SCHEMA))
-    values = [*band_keys.T, hashes, ~hashes, mix_all(ids.astype(np.uint64) ^ np.uint64(2**63))]
+    values = [*keys_of.T, hashes, ~hashes, mix_all(ids.astype(np.uint64) ^ np.uint64(2**63))]
     bands = [*range(CONFIG.bands), SET_BAND, EXACT_BAND, ID_BAND]
     key = np.concatenate(values)
     order = np.argsort(key, kind="stable")

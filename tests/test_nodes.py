@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -26,13 +27,13 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def nodes(held: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+def nodes(held: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Start a head that runs no tasks and two nodes of one core; on loopback."""
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from ray.cluster_utils import Cluster  # noqa: PLC0415 - after the environment is set
 
-    common = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0} | common)
+    common: dict[str, Any] = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0} | common)
     cluster.add_node(num_cpus=1, **common)
     cluster.add_node(num_cpus=1, **common)
     yield cluster
@@ -40,7 +41,10 @@ def nodes(held: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
 
 
 def test_a_killed_node_does_not_show(
-    built: Built, nodes: "object", held: Path, tmp_path: Path
+    built: Built,
+    nodes: Any,  # noqa: ANN401 - Ray's cluster
+    held: Path,
+    tmp_path: Path,
 ) -> None:
     driver = start(
         "pipeline", "refresh", str(built.recipe), f"store={tmp_path}/store", "--json",
