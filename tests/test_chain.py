@@ -29,7 +29,7 @@ from pipeline.cascade import Edge
 from pipeline.dedup import Node
 from pipeline.refresh import rebuild, refresh
 
-CHAINS = 16
+CHAINS = 8
 CASES = {
     "readmitted", "readmissions that evict", "other witness", "exact ties", "chains",
     "several possible witnesses", "redelivered ids",
@@ -125,7 +125,7 @@ FIRST = Delivery("s1", {("a", "one.jsonl"): records(1, 2)})
 SECOND = Delivery("s2", {("a", "two.jsonl"): records(3), ("b", "b.jsonl"): records(4)})
 
 
-@pytest.mark.parametrize("partitions", [16, 256])
+@pytest.mark.parametrize("partitions", [16, 128])
 @pytest.mark.slow
 def test_partitions_do_not_show(tmp_path: Path, partitions: int) -> None:
     fingerprints = set()
