@@ -29,7 +29,7 @@ from pipeline.cascade import Edge
 from pipeline.dedup import Node
 from pipeline.refresh import rebuild, refresh
 
-CHAINS = 8
+CHAINS = 16
 CASES = {
     "readmitted", "readmissions that evict", "other witness", "exact ties", "chains",
     "several possible witnesses", "redelivered ids",

@@ -86,10 +86,16 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def submit(head: dict[str, str], *command: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [RAY, "job", "submit", "--working-dir", ".", "--", sys.executable, "-m", *command],
-        cwd=REPOSITORY, env=head, capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
+    """Submit a job and wait for its end; a head whose agent is not up yet is asked again."""
+    deadline = time.monotonic() + 90
+    while True:
+        done = subprocess.run(
+            [RAY, "job", "submit", "--working-dir", ".", "--", sys.executable, "-m", *command],
+            cwd=REPOSITORY, env=head, capture_output=True, text=True, timeout=280, check=False,
+        )  # fmt: skip
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(1)
 
 
 def listeners(head: dict[str, str]) -> set[str]:
