@@ -36,7 +36,7 @@ def replace_spans(
     if not len(starts):
         return texts if pa.types.is_large_string(texts.type) else texts.cast(pa.large_string())
     pieces: list[bytes | memoryview] = []
-    view, done = memoryview(data), int(ends[0])
+    view, done = data.data, int(ends[0])
     for start, stop, replacement in zip(starts.tolist(), stops.tolist(), replacements, strict=True):
         pieces += [view[done:start], replacement]
         done = stop

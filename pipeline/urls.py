@@ -205,20 +205,20 @@ def _read(name: str, data: bytes) -> Iterator[str]:
     try:
         text = data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{name}, line {line}: not UTF-8") from None
-    for number, line in enumerate(text.split("\n"), 1):
+        number = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{name}, line {number}: not UTF-8") from None
+    for place, line in enumerate(text.split("\n"), 1):
         fields = _COMMENT.sub("", line).split()
         in_hosts_file = len(fields) > 1 and _is_address(fields[0])
         if len(fields) > 1 and not in_hosts_file:
             raise ValueError(
-                f"{name}, line {number}: {line.strip()!r} is more than one domain or URL prefix"
+                f"{name}, line {place}: {line.strip()!r} is more than one domain or URL prefix"
             )
         for each in fields[1:] if in_hosts_file else fields:
             entry = _entry(each)
             if entry is None and not (in_hosts_file and "." not in each):
                 raise ValueError(
-                    f"{name}, line {number}: {each!r} is neither a domain nor a URL prefix "
+                    f"{name}, line {place}: {each!r} is neither a domain nor a URL prefix "
                     "(a whole top-level domain starts with a dot)"
                 )
             if entry is not None:
@@ -237,7 +237,7 @@ def _entry(text: str) -> str | None:
 
 def _is_address(text: str) -> bool:
     try:
-        ip_address(text.split("%")[0])
+        ip_address(text.partition("%")[0])
     except ValueError:
         return False
     return True
