@@ -8,9 +8,9 @@ multicast ...; the IANA registries of special-purpose addresses, as a table here
 own changes between its releases).
 
 A mail address is ASCII: up to 64 of `A-Za-z0-9._%+-` (RFC 5321's limit), `@`, a domain that ends
-in letters. An IPv4 address is four decimal numbers up to 255 without leading zeros, with no letter
-or digit beside it nor behind a dot beside it: `v1.2.3.4` and `1.2.3.4.5` stay, but a version or
-section number written as a bare `1.2.3.4` cannot be told from an address and is masked. IPv6 is
+in letters. An IPv4 address is four decimal numbers up to 255 without leading zeros. Neither has a
+letter or digit beside it, nor behind a dot after it: `v1.2.3.4` and `1.2.3.4.5` stay, but a version
+or section number written as a bare `1.2.3.4` cannot be told from an address and is masked. IPv6 is
 what Python's `ipaddress` reads as such. Not found: addresses with letters beyond ASCII, spelt-out
 ones ("at", "dot"), IP addresses in other notations.
 
@@ -38,9 +38,10 @@ Kind = Literal["email", "ip"]
 
 EMAIL, IPV4, IPV6 = "email@example.com", "192.0.2.1", "2001:db8::1"
 
+# What touches an address is part of it or no letter or digit, so that two masked ones never join.
 _EMAIL = re.compile(
-    r"[A-Za-z0-9_][A-Za-z0-9._%+-]{0,63}@"
-    r"((?:[A-Za-z0-9-]+\.)+(?:xn--[A-Za-z0-9-]+|[A-Za-z]{2,}))"
+    r"(?<![A-Za-z0-9])[A-Za-z0-9_][A-Za-z0-9._%+-]{0,63}@"
+    r"((?:[A-Za-z0-9-]+\.)+(?:xn--[A-Za-z0-9-]+|[A-Za-z]{2,}))(?!\.?[A-Za-z0-9])"
 )
 _IP = re.compile(
     r"(?<!\w)(?<!\w\.)(?P<four>(?:\d{1,3}\.){3}\d{1,3})(?!\.?\w)"

@@ -19,6 +19,10 @@ BOTH: tuple[Kind, ...] = ("email", "ip")
         ("邮箱foo@bar.com欢迎", "邮箱email@example.com欢迎"),
         ("a@b.xn--p1ai", "email@example.com"),
         ("x@ab.co,y@cd.co", "email@example.com,email@example.com"),
+        (
+            "x@y.org9x@y.org x@y.org-x@z.org",
+            "x@email@example.com email@example.com-email@example.com",
+        ),
         ("nobody@example.org", "nobody@example.org"),
         ("nobody@mail.EXAMPLE.com", "nobody@mail.EXAMPLE.com"),
         ("root@box.localhost a@b.test", "root@box.localhost a@b.test"),
