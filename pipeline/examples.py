@@ -93,9 +93,9 @@ def _elements(document: Any) -> list[Any]:  # noqa: ANN401 - any JSON
         document = lists[0] if len(lists) == 1 else [document]
     if not isinstance(document, list):
         return [document]
-    paragraphs = [each.get("paragraphs") for each in document if isinstance(each, dict)]
-    if paragraphs and all(isinstance(each, list) for each in paragraphs):
-        return [paragraph for each in paragraphs for paragraph in each]
+    articles = [each for each in document if isinstance(each, dict)]
+    if articles and all(isinstance(each.get("paragraphs"), list) for each in articles):
+        return [paragraph for each in articles for paragraph in each["paragraphs"]]
     return document
 
 
