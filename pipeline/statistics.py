@@ -88,8 +88,14 @@ _BYTE = 2**32 - 1  # of an edge: the offset of a byte
 _NEWLINE, _HASH_SIGN, _FULL_STOP = 0x0A, 0x23, 0x2E
 _BULLET_CODES = np.array([ord(bullet) for bullet in BULLETS])
 _QUOTE_CODES = np.array([ord(quote) for quote in QUOTES])
-# Stop words of up to four ASCII letters as one number each, the first letter highest.
-_STOP_CODES = np.array([int.from_bytes(word.encode(), "big") for word in STOP_WORDS])
+# Stop words have up to four ASCII letters, so they are 32-bit numbers; this factor, found by trying
+# odd ones, sends them to different slots of 16. Of a longer word no byte is kept.
+_STOP_FACTOR = np.uint32(2334851559)
+_STOP_SLOTS = np.zeros(16, np.uint32)
+for _word in STOP_WORDS:
+    _packed = int.from_bytes(_word.encode(), "little")
+    _STOP_SLOTS[(_packed * int(_STOP_FACTOR) & 0xFFFFFFFF) >> 28] = _packed
+_KEPT = np.array([0, 0xFF, 0xFFFF, 0xFFFFFF, 0xFFFFFFFF, 0], np.uint32)
 
 
 class Scan(NamedTuple):
@@ -176,8 +182,9 @@ def _kinds(text: UInt8s, start: int, stop: int, classes: UInt8s) -> np.uint8:
 
 @numba.njit(cache=True)
 def _ends_sentence(text: UInt8s, start: int, stop: int, classes: UInt8s) -> int:
-    if np.uint8((text[stop - 1] | 0x20) - 0x61) < 26:
-        return 0
+    kind = classes[text[stop - 1]]
+    if text[stop - 1] < 0x80 and not kind & CLOSING:
+        return 1 if kind & TERMINAL else 0
     while stop > start:
         code, stop = _before(text, stop)
         if not classes[code] & CLOSING:
@@ -187,17 +194,14 @@ def _ends_sentence(text: UInt8s, start: int, stop: int, classes: UInt8s) -> int:
 
 @numba.njit(cache=True)
 def _stop_word(text: UInt8s, start: int, stop: int) -> int:
-    """Return the bit of the stop word that stands here, 0 for none."""
-    if stop - start > 4:
-        return 0
-    packed = 0
-    for i in range(start, stop):
-        byte = np.int64(text[i])
-        packed = packed << 8 | (byte | 0x20 if 0x41 <= byte <= 0x5A else byte)
-    for n in range(len(_STOP_CODES)):
-        if _STOP_CODES[n] == packed:
-            return 1 << n
-    return 0
+    """Return the bit of the stop word that stands here, 0 for none; without a branch."""
+    end = len(text) - 1
+    packed = np.uint32(text[start]) | np.uint32(text[min(start + 1, end)]) << np.uint32(8)
+    packed |= np.uint32(text[min(start + 2, end)]) << np.uint32(16)
+    packed |= np.uint32(text[min(start + 3, end)]) << np.uint32(24)
+    packed = (packed | np.uint32(0x20202020)) & _KEPT[min(stop - start, 5)]
+    slot = np.uint32(packed * _STOP_FACTOR) >> np.uint32(28)
+    return np.int64(_STOP_SLOTS[slot] == packed) << np.int64(slot)
 
 
 @numba.njit(cache=True)
@@ -245,6 +249,13 @@ def _breaks(text: UInt8s, start: int, stop: int) -> int:
 
 
 @numba.njit(cache=True)
+def _close(row: Int64s, edge: int, words: int, longest: int, sentences: int, state: int) -> None:
+    """Write what is known at the end of a line; CHARACTERS held the place of its first one."""
+    row[STOP], row[CHARACTERS] = edge & _BYTE, (edge >> 32) - row[CHARACTERS]
+    row[WORDS], row[LONGEST], row[SENTENCES], row[HASH] = words, longest, sentences, state
+
+
+@numba.njit(cache=True)
 def _describe(
     text: UInt8s, classes: UInt8s, words: tuple[UInt64s, Int64s], lines: Int64s, counts: Int64s
 ) -> int:
@@ -253,36 +264,40 @@ def _describe(
     words: hashes and edges; each word's first edge becomes its code, see `count_ngrams`.
     """
     hashes, edges = words
-    line, last, ended, begin, stop_words = -1, 0, 0, 0, 0
-    row = lines[0]
+    edge = ended = first = line = longest = sentences = 0  # edge: where the word before ended
+    alphabetic = unspaced = unmarked = characters = stop_words = 0
+    state = np.uint64(0)
     for n in range(counts[_WORDS]):
-        start, position = edges[2 * n] & _BYTE, edges[2 * n] >> 32
-        stop, length = edges[2 * n + 1] & _BYTE, (edges[2 * n + 1] >> 32) - position
-        breaks = 0
-        if line < 0 or start - last > 1 or text[last] == _NEWLINE:
-            breaks = _breaks(text, last, start)
-        if line < 0 or breaks:
-            line, ended, begin = line + 1, 0, position
-            row = lines[line]
-            row[START], row[WORDS], row[LONGEST], row[SENTENCES] = start, 0, 0, 1
-            row[OPENS_PARAGRAPH], row[HASH] = breaks != 1 or line == 0, 0
-        row[SENTENCES] += ended  # the last word of a line ends a sentence anyhow
-        row[STOP], row[WORDS], row[LONGEST] = stop, row[WORDS] + 1, max(row[LONGEST], length)
-        row[CHARACTERS] = position + length - begin
+        start, before = edges[2 * n] & _BYTE, edge & _BYTE
+        if n == 0 or start - before > 1 or text[before] == _NEWLINE:
+            breaks = 2 if n == 0 else _breaks(text, before, start)
+            if n and breaks:
+                _close(lines[line], edge, n - first, longest, sentences, np.int64(state))
+                line += 1
+            if breaks:
+                lines[line, START], lines[line, CHARACTERS] = start, edges[2 * n] >> 32
+                lines[line, OPENS_PARAGRAPH] = breaks > 1
+                first, longest, sentences, ended, state = n, 0, 1, 0, np.uint64(0)
+        edge = edges[2 * n + 1]
+        length = (edge >> 32) - (edges[2 * n] >> 32)
+        sentences += ended  # the last word of a line ends a sentence anyhow
+        ended = _ends_sentence(text, start, edge & _BYTE, classes)
+        longest = max(longest, length)
+        characters += length
         hashes[n] = _mix(hashes[n])
-        row[HASH] = np.int64((np.uint64(row[HASH]) + hashes[n]) * np.uint64(_GOLDEN))
-        ended = _ends_sentence(text, start, stop, classes)
-        stop_words |= _stop_word(text, start, stop)
-        kinds = _kinds(text, start, stop, classes)
-        unspaced = 1 if kinds & UNSPACED else 0
-        edges[n] = length << 1 | unspaced
-        counts[_WORD_CHARACTERS] += length
-        counts[_ALPHABETIC] += 1 if kinds & ALPHABETIC else 0
-        counts[_UNSPACED] += unspaced
-        counts[_UNMARKED] += 1 if kinds & UNMARKED else 0
-        last = stop
-    for n in range(len(_STOP_CODES)):
-        counts[_STOP_WORDS] += stop_words >> n & 1
+        state = (state + hashes[n]) * np.uint64(_GOLDEN)
+        stop_words |= _stop_word(text, start, edge & _BYTE)
+        kinds = _kinds(text, start, edge & _BYTE, classes)
+        alphabetic += 1 if kinds & ALPHABETIC else 0
+        unspaced += 1 if kinds & UNSPACED else 0
+        unmarked += 1 if kinds & UNMARKED else 0
+        edges[n] = length << 1 | (1 if kinds & UNSPACED else 0)
+    counts[_WORD_CHARACTERS : _UNMARKED + 1] = characters, alphabetic, unspaced, unmarked
+    for slot in range(len(_STOP_SLOTS)):
+        counts[_STOP_WORDS] += stop_words >> slot & 1
+    if not counts[_WORDS]:
+        return 0
+    _close(lines[line], edge, counts[_WORDS] - first, longest, sentences, np.int64(state))
     return line + 1
 
 
