@@ -206,7 +206,7 @@ def take_lines(text: str, limits: Limits) -> tuple[str, dict[str, int]]:
     """Take out the lines that C4 takes out; return the rest and what was counted on the way."""
     counts = Counter({rule.counted: 0 for rule in RULES if rule.preset == "c4"})
     kept = []
-    for line in lines_of(_CITATION.sub("", text)):
+    for line in lines_of(text):
         reason = reason_of(line, limits)
         if reason not in _BEFORE_LOREM_IPSUM:
             counts["lorem_lines"] += "lorem ipsum" in lower(line)
@@ -280,6 +280,7 @@ def judge(text: str, config: Clean, language: str | None = None) -> Result:
         return Result(text, EMPTY, {})
     for preset in config.rules:
         rules = [rule for rule in RULES if rule.preset == preset]
+        judged = _CITATION.sub("", judged) if preset == "c4" else judged
         words = count_words(judged)
         scoped = {rule.name: limits[rule.name] for rule in rules if in_scope(rule, words, language)}
         rest, counts = statistics(judged, scoped)

@@ -1,4 +1,4 @@
-"""The rules a document must pass: four published sets, one row a rule, and the judging of batches.
+"""The rules a document must pass: four published sets, one row a rule.
 
 A rule compares one statistic of a text, a count or one float64 division of two counts, with a
 threshold; so a verdict is the same on every machine. The sets run in the order of `Clean.rules`,
@@ -15,14 +15,15 @@ huggingface/datatrove for the length of a short line and the line breaks a word.
 """
 
 import difflib
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
-
-import pyarrow as pa
 
 from corpus.recipe import Clean
 
 # Raised by hand when a verdict, a recorded value or a judged text changes.
 VERSION = 2
+
+Limits = Mapping[str, float | None]
 
 Preset = Literal["gopher_repetition", "gopher_quality", "c4", "fineweb"]
 
@@ -140,7 +141,7 @@ RULES = (
 BY_NAME = {rule.name: rule for rule in RULES}
 
 
-def thresholds(config: Clean) -> dict[str, float | None]:
+def thresholds(config: Clean) -> Limits:
     """Return the threshold of every rule of the recipe's sets, in the order they are judged.
 
     `ValueError` names a threshold of an unknown rule, or of a rule in none of the sets.
@@ -158,41 +159,10 @@ def is_english(language: str | None) -> bool:
     return language is None or language.lower().replace("_", "-").split("-")[0] in ("en", "eng")
 
 
-class Judged(NamedTuple):
-    """What the rules say of a batch of texts.
-
-    texts: large_string, as later stages see them; a text that failed is as it came in.
-    removed_lines: how many lines of the texts that passed each rule on lines took out.
-    """
-
-    texts: pa.LargeStringArray
-    failures: list[Failure | None]
-    removed_lines: dict[str, int]
-
-
-def judge_batch(
-    texts: pa.LargeStringArray, config: Clean, languages: list[str | None] | None = None
-) -> Judged:
-    """Judge cleaned texts; a verdict depends on the text, its language and the recipe alone."""
-    from pipeline.reference import judge  # noqa: PLC0415
-
-    labels = languages or [None] * len(texts)
-    results = [
-        judge(text, config, label) for text, label in zip(texts.to_pylist(), labels, strict=True)
-    ]
-    removed: dict[str, int] = {}
-    for result in results:
-        for name, count in result.removed_lines.items():
-            removed[name] = removed.get(name, 0) + count
-    return Judged(
-        pa.array([result.text for result in results], pa.large_string()),
-        [result.failure for result in results],
-        removed,
-    )
-
-
 def gopher_quality(text: str) -> Failure | None:
     """Return the first rule of Gopher quality that a text fails, or None."""
-    from pipeline.reference import judge  # noqa: PLC0415
+    import pyarrow as pa  # noqa: PLC0415
 
-    return judge(text, Clean()).failure
+    from pipeline.judging import judge_batch  # noqa: PLC0415
+
+    return judge_batch(pa.array([text]), Clean(rules=("gopher_quality",))).failures[0]
