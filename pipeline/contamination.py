@@ -278,15 +278,20 @@ def _find(
     hashes, bits = listed
     words = np.empty(_longest(ends) + 1, np.uint64)
     prefixes = np.zeros(len(words) + 1, np.uint64)
+    places = np.empty(len(words), np.int64)
     shared = np.zeros(len(ends) - 1, np.int64)
     first = np.full(len(ends) - 1, -1, np.int64)
     powers = [_power(size) for size in sizes]
     for t in range(len(ends) - 1):
         count = _words(data, ends[t], ends[t + 1], letters, words)
         _prefixes(count, words, prefixes)
+        candidates = 0
         for i in range(count - sizes[0] + 1):
-            if not _may_hold(bits, _mix(prefixes[i + sizes[0]] - prefixes[i] * powers[0])):
-                continue
+            # Without a branch, so that the memory of several words is awaited at once.
+            places[candidates] = i
+            head = _mix(prefixes[i + sizes[0]] - prefixes[i] * powers[0])
+            candidates += _may_hold(bits, head)
+        for i in places[:candidates]:
             for n in range(1, len(sizes)):
                 if i + sizes[n] > count:
                     continue

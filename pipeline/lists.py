@@ -14,14 +14,14 @@ _CODECS = {".gz": "gzip", ".zst": "zstd"}
 
 def unpack(name: str, data: bytes) -> bytes:
     """Return the content of a file that is gzip or zstd by its name, or plain."""
-    for suffix, codec in _CODECS.items():
-        if name.endswith(suffix):
-            try:
-                with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
-                    return bytes(stream.read())
-            except (OSError, EOFError) as error:
-                raise ValueError(f"{name} cannot be decompressed: {error}") from None
-    return data
+    codec = next((codec for suffix, codec in _CODECS.items() if name.endswith(suffix)), None)
+    if codec is None:
+        return data
+    try:
+        with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
+            return bytes(stream.read())
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{name} cannot be decompressed: {error}") from None
 
 
 def plain_name(name: str) -> str:
