@@ -24,7 +24,7 @@ import pyarrow as pa
 from pipeline.examples import VERSION as EXAMPLES_VERSION
 from pipeline.examples import read_examples
 from pipeline.kernels import _GOLDEN, Int64s, UInt8s, UInt32s, UInt64s, _mix, _words
-from pipeline.lists import fingerprint_of
+from pipeline.lists import filter_of, fingerprint_of, may_hold, place_of
 from pipeline.rules import Failure
 from pipeline.signatures import _letters, normalize
 from pipeline.spans import bytes_of
@@ -35,8 +35,6 @@ _VERSIONS = [VERSION, EXAMPLES_VERSION]
 
 # Brown et al. 2020, appendix C: n is between 8 and 13 words.
 _MIN_WORDS = 8
-# Bits of the filter for each value in it: 16 to 32. Guess: one in a hundred others passes.
-_BITS_A_VALUE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +42,7 @@ class Contamination:
     """The n-grams of evaluation examples.
 
     hashes: sorted uint64; origins: uint32, the example of each, counted through all files;
-    filter: uint64, of every n-gram and its first words, see `_filter_of`;
+    filter: uint64, of every n-gram and its first words, see `filter_of`;
     sizes: the word counts of n-grams, the largest first; starts: the examples before each file, and
     of all files; too_short: of each file, the examples without an n-gram.
     """
@@ -80,7 +78,7 @@ class Contamination:
             ngram=ngram,
             hashes=distinct,
             origins=np.concatenate(origins)[first].astype(np.uint32),
-            filter=_filter_of(np.unique(np.concatenate([*hashes, *heads]))),
+            filter=filter_of(np.unique(np.concatenate([*hashes, *heads]))),
             sizes=tuple(sorted(sizes, reverse=True)),
             starts=tuple(starts),
             too_short=tuple(too_short),
@@ -157,13 +155,6 @@ def _ngrams_of(examples: list[list[str]], ngram: int) -> tuple[UInt64s, UInt64s,
     return hashes, heads, counts, set(np.unique(lengths).tolist())
 
 
-def _filter_of(values: UInt64s) -> UInt64s:
-    """Return a Bloom filter: three bits in one word a value (blocked: Putze et al. 2007)."""
-    bits = np.zeros(1 << max(0, (len(values) * _BITS_A_VALUE).bit_length() - 6), np.uint64)
-    _set_bits(bits, values)
-    return bits
-
-
 def _lowerable(texts: pa.Array) -> tuple[UInt8s, Int64s]:
     """Return the bytes of texts that a table of characters can lower, in lower case if need be."""
     data, ends = bytes_of(texts)
@@ -180,27 +171,6 @@ def _has_special_capital(data: UInt8s) -> bool:
         dotted = (data[i] == 0xC4) & (data[i + 1] == 0xB0)
         found |= dotted | ((data[i] == 0xCE) & (data[i + 1] == 0xA3))
     return found
-
-
-@numba.njit(cache=True)
-def _bits_of(value: np.uint64) -> np.uint64:
-    """Return the three bits of a value within its word: they follow from its lowest 18 bits."""
-    one = np.uint64(1)
-    low = one << (value & np.uint64(63))
-    middle = one << ((value >> np.uint64(6)) & np.uint64(63))
-    return low | middle | (one << ((value >> np.uint64(12)) & np.uint64(63)))
-
-
-@numba.njit(cache=True)
-def _may_hold(bits: UInt64s, value: np.uint64) -> bool:
-    wanted = _bits_of(value)
-    return bool(bits[(value >> np.uint64(18)) & np.uint64(len(bits) - 1)] & wanted == wanted)
-
-
-@numba.njit(cache=True)
-def _set_bits(bits: UInt64s, values: UInt64s) -> None:
-    for value in values:
-        bits[(value >> np.uint64(18)) & np.uint64(len(bits) - 1)] |= _bits_of(value)
 
 
 @numba.njit(cache=True)
@@ -252,18 +222,6 @@ def _collect(
 
 
 @numba.njit(cache=True)
-def _place(hashes: UInt64s, wanted: np.uint64) -> int:
-    low, high = 0, len(hashes)
-    while low < high:
-        middle = (low + high) // 2
-        if hashes[middle] < wanted:
-            low = middle + 1
-        else:
-            high = middle
-    return low if low < len(hashes) and hashes[low] == wanted else -1
-
-
-@numba.njit(cache=True)
 def _find(
     text: tuple[UInt8s, Int64s],
     letters: UInt32s,
@@ -278,20 +236,25 @@ def _find(
     hashes, bits = listed
     words = np.empty(_longest(ends) + 1, np.uint64)
     prefixes = np.zeros(len(words) + 1, np.uint64)
+    places = np.empty(len(words), np.int64)
     shared = np.zeros(len(ends) - 1, np.int64)
     first = np.full(len(ends) - 1, -1, np.int64)
     powers = [_power(size) for size in sizes]
     for t in range(len(ends) - 1):
         count = _words(data, ends[t], ends[t + 1], letters, words)
         _prefixes(count, words, prefixes)
+        candidates = 0
         for i in range(count - sizes[0] + 1):
-            if not _may_hold(bits, _mix(prefixes[i + sizes[0]] - prefixes[i] * powers[0])):
-                continue
+            # Without a branch, so that the memory of several words is awaited at once.
+            places[candidates] = i
+            head = _mix(prefixes[i + sizes[0]] - prefixes[i] * powers[0])
+            candidates += may_hold(bits, head)
+        for i in places[:candidates]:
             for n in range(1, len(sizes)):
                 if i + sizes[n] > count:
                     continue
                 value = _mix(prefixes[i + sizes[n]] - prefixes[i] * powers[n])
-                place = _place(hashes, value) if _may_hold(bits, value) else -1
+                place = place_of(hashes, value) if may_hold(bits, value) else -1
                 if place >= 0:
                     shared[t] += 1
                     first[t] = place if first[t] < 0 else first[t]
