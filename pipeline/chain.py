@@ -16,18 +16,18 @@ import pyarrow as pa
 from corpus.documents import document_id
 from corpus.readers import Record
 from corpus.recipe import Clean
+from pipeline.custom import SCHEMA
 from pipeline.html import PageError, page_text
-from pipeline.languages import UNKNOWN, identify_batch, language_failure
-from pipeline.settled import Lists, open_lists
+from pipeline.judging import judge_batch
+from pipeline.languages import UNDETERMINED, identify_batch, language_failure
 from pipeline.normalize import normalize_batch
 from pipeline.privacy import mask_batch
-from pipeline.rules import Failure, judge_batch
+from pipeline.rules import EMPTY, Failure
+from pipeline.settled import Lists, open_lists
 from pipeline.wikitext import wikitext_text
 
 # Raised by hand when a step changes what it gives, for all of those without a version of their own.
 VERSION = 1
-
-_EMPTY = Failure("empty", 0, 1)
 
 
 class Judged(NamedTuple):
@@ -57,6 +57,11 @@ class _Batch:
         self.texts = pa.array([], pa.large_string())
         self.counts: dict[str, int] = {}
 
+    @property
+    def place(self) -> str:
+        """Where the first record that is still there was read."""
+        return f"{self.source}, record {self.records[self.rows[0]].position} and after"
+
     def fields(self, name: str) -> list[Any]:
         """Return a field of every record that is still there."""
         return [getattr(self.records[row], name) for row in self.rows.tolist()]
@@ -76,12 +81,12 @@ class _Batch:
     def drop_empty(self) -> None:
         """Take out what has no text any more."""
         empty = pa.compute.equal(pa.compute.binary_length(self.texts), 0).to_pylist()
-        self.drop([_EMPTY if each else None for each in empty])
+        self.drop([EMPTY if each else None for each in empty])
 
-    def change(self, what: str, changed: tuple[pa.LargeStringArray, Sequence[int]]) -> None:
+    def change(self, what: str, changed: tuple[pa.LargeStringArray, npt.NDArray[np.int64]]) -> None:
         """Take changed texts and count how often something was changed in them."""
         self.texts = changed[0]
-        self.counts[what] = self.counts.get(what, 0) + int(np.sum(changed[1]))
+        self.counts[what] = self.counts.get(what, 0) + int(changed[1].sum())
 
 
 class Chain:
@@ -143,7 +148,7 @@ class Chain:
         found = identify_batch(batch.texts)
         failures = []
         for row, (label, score) in zip(batch.rows.tolist(), found, strict=True):
-            if label != UNKNOWN or batch.languages[row] is None:
+            if label != UNDETERMINED or batch.languages[row] is None:
                 batch.languages[row] = label
             failures.append(language_failure(label, score, self.config.languages))
         batch.drop(failures)
@@ -162,7 +167,8 @@ class Chain:
 
     def _ask_user(self, batch: _Batch) -> None:
         for rule in self.lists.user_rules:
-            batch.drop(rule.judge(_table(batch)))
+            if len(batch.rows):
+                batch.drop(rule.find(_table(batch), batch.place))
 
 
 def _text_of(record: Record) -> str | Failure:
@@ -179,18 +185,16 @@ def _text_of(record: Record) -> str | Failure:
 
 def _table(batch: _Batch) -> pa.RecordBatch:
     """Return what a user's rule sees of the documents that are still there."""
+    rows = batch.rows.tolist()
     columns = {
-        "id": pa.array(
-            [record_id(batch.source, batch.records[row]) for row in batch.rows.tolist()],
-            pa.string(),
-        ),
-        "text": batch.texts.cast(pa.string()),
-        "url": pa.array(batch.fields("url"), pa.string()),
-        "source": pa.array([batch.source] * len(batch.rows), pa.string()),
-        "language": pa.array([batch.languages[row] for row in batch.rows.tolist()], pa.string()),
-        "meta": pa.array(batch.fields("meta"), pa.string()),
+        "id": [record_id(batch.source, batch.records[row]) for row in rows],
+        "text": batch.texts,
+        "url": batch.fields("url"),
+        "source": [batch.source] * len(rows),
+        "language": [batch.languages[row] for row in rows],
+        "meta": batch.fields("meta"),
     }
-    return pa.RecordBatch.from_pydict(columns)
+    return pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
 
 
 def record_id(source: str, record: Record) -> str:

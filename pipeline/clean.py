@@ -23,7 +23,6 @@ from corpus.documents import (
     drop_row,
     drops_table,
     format_digest,
-    text_hash,
 )
 from corpus.files import is_remote, read_bytes, writing
 from corpus.forgotten import Forgotten
@@ -31,6 +30,7 @@ from corpus.readers import Damage, InputFile, Record, read_records
 from corpus.recipe import Clean, Dedup
 from corpus.snapshots import Input, Tree
 from pipeline.chain import Chain, open_chain, record_id
+from pipeline.hashes import text_hashes
 from pipeline.jobs import Output
 from pipeline.rules import Failure
 from pipeline.signatures import write_index
@@ -145,7 +145,6 @@ class Cleaner(NamedTuple):
         self, records: list[Record], languages: list[str | None], texts: pa.LargeStringArray
     ) -> pa.Table:
         origin, count = self.origin, len(records)
-        kept: list[str] = texts.to_pylist()
         columns = {
             "id": [record_id(origin.source, record) for record in records],
             "text": texts.cast(pa.string()),
@@ -156,7 +155,7 @@ class Cleaner(NamedTuple):
             "snapshot": [origin.snapshot] * count,
             "file": [origin.file] * count,
             "position": [record.position for record in records],
-            "text_hash": [text_hash(text) for text in kept],
+            "text_hash": text_hashes(texts),
         }
         return pa.Table.from_pydict(columns, schema=DOCUMENT_SCHEMA)
 

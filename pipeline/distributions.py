@@ -22,7 +22,7 @@ class Bin(NamedTuple):
 
     low: float
     high: float
-    count: int
+    documents: int
 
 
 def is_share(threshold: float) -> bool:

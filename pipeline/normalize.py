@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ftfy import fix_encoding
 
-from pipeline.kernels import _decode
+from pipeline.kernels import decode
 
 # Raised by hand when the normalized text changes.
 VERSION = 1
@@ -228,7 +228,7 @@ def _is_hard(data: UInt8s, classes: UInt32s, plain: Bools, repairs: np.uint32) -
         while i < stop and not plain[data[i]]:
             if data[i] < 0x80:
                 return True
-            code, width = _decode(data, i)
+            code, width = decode(data, i)
             found = classes[code]
             here = found & np.uint32(_UNSURE)
             tails = (found >> np.uint32(_TAIL)) & families
@@ -259,7 +259,7 @@ def _tidy_one(data: UInt8s, classes: UInt32s, inked: Bools, out: UInt8s) -> int:
         if i == start:
             code = np.int64(data[i])
             if code >= 0x80:
-                code, width = _decode(data, i)
+                code, width = decode(data, i)
             kind = (classes[code] >> np.uint32(_KIND)) & np.uint32(3)
             i += width
             end = i if kind == _INK else start

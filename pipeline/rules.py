@@ -35,8 +35,8 @@ class Failure(NamedTuple):
     """
 
     rule: str
-    value: float
-    threshold: float
+    value: float | None
+    threshold: float | None
     detail: str | None = None
 
 

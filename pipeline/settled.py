@@ -7,14 +7,14 @@ list or rule is another lineage, whatever its path, and no worker, audit or rebu
 original files.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from corpus.files import create, join, read_bytes
 from corpus.recipe import Clean
 from pipeline.boilerplate import Boilerplate
 from pipeline.contamination import Contamination
-from pipeline.custom import UserRule, load
+from pipeline.custom import UserRule, load_all
 from pipeline.urls import UrlBlockList
 
 _PREFIX = "sha256-"
@@ -49,7 +49,8 @@ def settle(clean: Clean) -> tuple[Clean, dict[str, bytes]]:
     if _by_path(clean.decontaminate):
         found = Contamination.build(_read(clean.decontaminate), clean.decontaminate_ngram)
         changes["decontaminate"] = (name(found),)
-    changes["user_rules"] = tuple(load(rule).settled for rule in clean.user_rules)
+    rules = _load_rules(clean.user_rules)
+    changes["user_rules"] = tuple(f"{rule.spec}@{rule.fingerprint}" for rule in rules)
     return clean.model_copy(update=changes), made
 
 
@@ -89,6 +90,19 @@ def _path(store: str, name: str) -> str:
     return join(store, _DIRECTORY, name)
 
 
+def _load_rules(specs: Sequence[str]) -> tuple[UserRule, ...]:
+    """Import rules; one whose code is not what the recipe was settled with is refused."""
+    rules = load_all([spec.partition("@")[0] for spec in specs])
+    for spec, rule in zip(specs, rules, strict=True):
+        wanted = spec.partition("@")[2]
+        if wanted and wanted != rule.fingerprint:
+            raise ValueError(
+                f"user rule {rule.spec}: its module has checksum {rule.fingerprint}, the store was "
+                f"made with {wanted}: put that code back"
+            )
+    return rules
+
+
 def open_lists(store: str, clean: Clean) -> Lists:
     """Open the lists of a settled recipe."""
 
@@ -101,7 +115,7 @@ def open_lists(store: str, clean: Clean) -> Lists:
         None if urls is None else UrlBlockList.parse(urls),
         None if lines is None else Boilerplate.parse(lines),
         None if contamination is None else Contamination.parse(contamination),
-        tuple(map(load, clean.user_rules)),
+        _load_rules(clean.user_rules),
     )
 
 

@@ -26,7 +26,7 @@ from pipeline.characters import (
     UNSPACED,
     class_table,
 )
-from pipeline.kernels import Int64s, UInt8s, UInt64s, _decode, _mix
+from pipeline.kernels import Int64s, UInt8s, UInt64s, _mix, decode
 from pipeline.repetition import count_ngrams, count_repeated
 
 # The columns of a matrix of counts.
@@ -113,7 +113,7 @@ class Scan(NamedTuple):
 def _at(text: UInt8s, i: int) -> tuple[np.int64, int]:
     if text[i] < 0x80:
         return np.int64(text[i]), 1
-    return _decode(text, i)
+    return decode(text, i)
 
 
 @numba.njit(cache=True)

@@ -41,5 +41,5 @@ def test_a_picture_reaches_from_the_values_to_the_threshold(threshold: float, va
     assert [each.high for each in bins[:-1]] == [each.low for each in bins[1:]]
     for place in (threshold, value):
         assert bins[0].low <= place < bins[-1].high
-    (held,) = (each for each in bins if each.count)
+    (held,) = (each for each in bins if each.documents)
     assert held.low <= value < held.high
