@@ -35,7 +35,11 @@ _KNOWN_FIELDS = ("id", "text", "url", "language")
 
 
 class Record(NamedTuple):
-    """One readable record; `position` counts lines from 1, `key` is its own id or URL."""
+    """One readable record; `position` counts records from 1, `key` is its own id or URL.
+
+    Where `markup` says that the text is still to be got out of a page, `text` is wikitext, or the
+    page's bytes lie in `page` with the `charset` that its headers name.
+    """
 
     position: int
     key: str | None
@@ -43,6 +47,9 @@ class Record(NamedTuple):
     url: str | None
     language: str | None
     meta: str | None
+    markup: Literal["none", "html", "wikitext"] = "none"
+    page: bytes = b""
+    charset: str | None = None
 
 
 class Damage(NamedTuple):

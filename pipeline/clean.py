@@ -63,7 +63,7 @@ def judge(text: str, config: Clean) -> Failure | None:
     """Return the rule that a cleaned text fails, or None."""
     if not text:
         return Failure("empty", 0, 1)
-    if config.preset == "gopher_quality":
+    if "gopher_quality" in config.rules:
         return gopher_quality(text)
     return None
 

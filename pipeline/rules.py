@@ -17,11 +17,15 @@ ELLIPSES = ("...", "…")
 
 
 class Failure(NamedTuple):
-    """The rule a document fails, the value it has and the threshold it should have met."""
+    """The rule a document fails, the value it has and the threshold it should have met.
+
+    `detail` names what else the verdict rests on: a URL's list, an evaluation example.
+    """
 
     rule: str
     value: float
     threshold: float
+    detail: str | None = None
 
 
 def gopher_quality(text: str) -> Failure | None:

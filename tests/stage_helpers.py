@@ -47,7 +47,7 @@ def clean_parts(
     names = []
     for number, part in enumerate(parts):
         records = [Record(n, given.key, given.text, None, None, None) for n, given in part]
-        (made,) = clean_records(records, Origin("first", "s", "f"), Clean(preset="none"))
+        (made,) = clean_records(records, Origin("first", "s", "f"), Clean(rules=()))
         names.append(f"s-{number:016x}-00000")
         write_part(tree, names[-1], *made.tables(), config)
     return names

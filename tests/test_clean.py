@@ -32,7 +32,7 @@ from pipeline.jobs import Output
 from pipeline.rules import Failure
 
 DEDUP = Dedup(bands=2, rows=2)
-NONE = Clean(preset="none")
+NONE = Clean(rules=())
 HERE = Origin("first", "s", "f")
 
 
