@@ -165,10 +165,11 @@ def _lay_in_order(documents: Documents, packing: str, sequence_length: int) -> L
     # A row is closed only before a sentence that does not fit, so two neighbouring rows together
     # hold more than one row's places; a document adds at most one joint and one piece.
     count = len(documents.documents)
-    rows = 2 * (len(documents.token_ids) + joint * count) // (sequence_length - 2) + 2
-    out = np.empty((4, rows + count), np.int64)
+    most = 2 * (len(documents.token_ids) + joint * count) // (sequence_length - 2) + 2 + count
+    out = np.empty((4, most), np.int64)
     used = _fill_rows(sentences, ends, (sequence_length, joint, keep), out)
-    return Layout(*out[:, :used], _NO_LABELS)
+    rows, starts, stops, numbers = out[:, :used]
+    return Layout(rows, starts, stops, numbers, _NO_LABELS)
 
 
 @numba.njit(cache=True)

@@ -25,56 +25,26 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-# White_Space of Unicode: what `\s` is in GPT-2's pattern. Python's `\s` also has U+001C to U+001F.
-SPACES = (
-    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
-    "\u2028\u2029\u202f\u205f\u3000"
+from pipeline.kernels import decode
+from pipeline.stops import (
+    ABBREVIATIONS,
+    BEFORE_NUMBERS,
+    CLOSERS,
+    CONTINUES,
+    FIRST_CJK,
+    FOLLOWERS,
+    HIRAGANA,
+    LINE_ENDS,
+    OPENERS,
+    PLAIN_STOPS,
+    SMALL,
+    SPACES,
+    STOPS,
 )
-_LINE_ENDS = "\n\v\f\r\x85\u2028\u2029"
-# Stops that mean nothing else: ideographic and full-width, Arabic and Urdu, danda, Armenian,
-# Ethiopic, Burmese, Khmer.
-_PLAIN_STOPS = "\u3002\uff01\uff1f\uff61\u061f\u06d4\u0964\u0965\u0589\u1362\u104b\u17d4"
-_STOPS = ".!?\u2026" + _PLAIN_STOPS
-# Closing quotes and brackets, and the emphasis marks of Markdown.
-_CLOSERS = ")]}\"'*_\u201d\u2019\u00bb\u203a\u300d\u300f\u3011\uff09\u3009\u300b\u3015"
-# A stop before one of these ends nothing.
-_CONTINUES = ".!?\u2026,;:)]}"
-
-# Letters that may follow a plain stop without a space, all of them in every Unicode since 4.1, so
-# that no pattern takes one for something else.
-_FOLLOWERS = (
-    (0x30, 0x39), (0x41, 0x5A), (0x61, 0x7A), (0x621, 0x63A), (0x641, 0x64A), (0x671, 0x6D3),
-    (0x905, 0x939), (0x3041, 0x3094), (0x30A1, 0x30FA), (0x3400, 0x4DB5), (0x4E00, 0x9FBB),
-    (0xAC00, 0xD7A3), (0xFF10, 0xFF19), (0xFF21, 0xFF3A), (0xFF41, 0xFF5A),
-)  # fmt: skip
-_FIRST_CJK, _HIRAGANA = 0x3041, (0x3041, 0x3094)
-# Small letters of the scripts that have any in common use; the blocks end with Cyrillic.
-_SMALL = np.array([chr(point).islower() for point in range(0x530)])
 
 _MAX_WORD_BYTES = 8  # what a 64-bit integer holds; every abbreviation below is as short
 # In a text without capitals a word of more letters is none of the other abbreviations (a guess).
 _MAX_SHORT_LETTERS = 3
-
-# Words with a full stop of their own that a name, a text or an example follows, in small letters:
-# English, then German, French, Spanish, Portuguese and Italian.
-_ABBREVIATIONS = (
-    "mr mrs ms messrs sr dr prof st rev hon gen brig adm col capt cmdr lt sgt pfc maj gov sen sens "
-    "rep reps supt mt ft e.g i.e cf viz vs eg ie ibid "
-    "z.b d.h u.a bzw vgl ca hr fr hrsg mme mlle mgr sra srta ud uds dra sig dott exmo"
-)
-# Words with a full stop of their own where a number follows.
-_BEFORE_NUMBERS = (
-    "no nos nr fig figs vol vols ch chap sec sect art eq eqs p pp ed par para tab bd abb abs kap "
-    "jan feb mar apr jun jul aug sep sept oct nov dec pag cap num n v vv op act sc"
-)
-# Words that open a sentence often and a name seldom: after an initial or an acronym only they
-# tell that the sentence ended.
-_OPENERS = (
-    "The A An In On At It Its He She They We You I But And So If When While As For From By To With "
-    "This That These Those There Then Thus His Her Their Our My Your What Who How Why Where "
-    "After Before Since Because Although However Some Many Most All Both Each No Not Yet Or Nor "
-    "Is Are Was Were Do Does Did Will Would Can Could One Another Also Now Once Only Such"
-)
 
 Int64s = npt.NDArray[np.int64]
 
@@ -91,7 +61,7 @@ def split_sentences(text: str) -> list[str]:
 
 
 _CANDIDATE = re.compile(
-    f"(?P<stops>[{re.escape(_STOPS)}]+)(?P<closers>[{re.escape(_CLOSERS)}]*)|[{SPACES}]+"
+    f"(?P<stops>[{re.escape(STOPS)}]+)(?P<closers>[{re.escape(CLOSERS)}]*)|[{SPACES}]+"
 )
 _GAP = re.compile(f"[{SPACES}]*")
 _INITIALS = re.compile(r"[A-Za-z](?:\.[A-Za-z])*|[\u00c0-\u07ff]")
@@ -107,9 +77,9 @@ def _cut_of(text: str, found: "re.Match[str]", begin: int) -> int | None:
     """Return the cut that a candidate stands for, if it does; `begin`: of its sentence."""
     if found["stops"] is None:
         inside = begin < found.start() and found.end() < len(text)
-        return found.start() if inside and set(found[0]) & set(_LINE_ENDS) else None
+        return found.start() if inside and set(found[0]) & set(LINE_ENDS) else None
     end, after = found.end(), _after_spaces(text, found.end())
-    if after == len(text) or set(text[end:after]) & set(_LINE_ENDS):
+    if after == len(text) or set(text[end:after]) & set(LINE_ENDS):
         return None  # the end; or a line end, which is the next candidate
     if after > end:
         return end if _ends_sentence(text, found, after, begin) else None
@@ -119,20 +89,20 @@ def _cut_of(text: str, found: "re.Match[str]", begin: int) -> int | None:
 def _parts_letters(follower: str, found: "re.Match[str]") -> bool:
     """Tell whether a stop ends a sentence that the next letter follows without a space."""
     point, stop, closers = ord(follower), found["stops"][-1], found["closers"]
-    if not any(low <= point <= high for low, high in _FOLLOWERS) or closers[-1:] == "'":
+    if not any(low <= point <= high for low, high in FOLLOWERS) or closers[-1:] == "'":
         return False
-    if closers and _HIRAGANA[0] <= point <= _HIRAGANA[1]:
+    if closers and HIRAGANA[0] <= point <= HIRAGANA[1]:
         return False  # a particle after a quotation
-    return stop in _PLAIN_STOPS or (stop in "!?" and point >= _FIRST_CJK)
+    return stop in PLAIN_STOPS or (stop in "!?" and point >= FIRST_CJK)
 
 
 def _ends_sentence(text: str, found: "re.Match[str]", after: int, begin: int) -> bool:
     """Tell whether a stop that white space follows ends a sentence."""
     stops, closers, follower = found["stops"], found["closers"], text[after]
     small = _is_small_letter(follower)
-    if follower in _CONTINUES:
+    if follower in CONTINUES:
         return False
-    if stops[-1] in _PLAIN_STOPS:
+    if stops[-1] in PLAIN_STOPS:
         return True
     if closers and small:
         return False
@@ -147,23 +117,23 @@ def _full_stop_ends(text: str, stop: int, after: int, begin: int) -> bool:
     while start and stop - start <= _MAX_WORD_BYTES and _in_word(text[start - 1]):
         start -= 1
     word, follower = text[start:stop], text[after]
-    known = word.lower() in _ABBREVIATIONS.split()
+    known = word.lower() in ABBREVIATIONS.split()
     if not word:
         return True
     if _is_small_letter(follower):
         return _is_small_letter(text[begin]) and len(word) > _MAX_SHORT_LETTERS and not known
-    numbered = follower in "0123456789" and word.lower() in _BEFORE_NUMBERS.split()
+    numbered = follower in "0123456789" and word.lower() in BEFORE_NUMBERS.split()
     item = start == begin and set(word) <= set("0123456789.")
     if known or numbered or (item and len(word) <= _MAX_WORD_BYTES):
         return False
     if _INITIALS.fullmatch(word) and len(word) <= _MAX_WORD_BYTES:
         opener = re.match(r"[A-Za-z]*", text[after : after + _MAX_WORD_BYTES + 1])
-        return opener is not None and opener[0] in _OPENERS.split()
+        return opener is not None and opener[0] in OPENERS.split()
     return True
 
 
 def _is_small_letter(char: str) -> bool:
-    return ord(char) < len(_SMALL) and bool(_SMALL[ord(char)])
+    return ord(char) < len(SMALL) and bool(SMALL[ord(char)])
 
 
 def _in_word(char: str) -> bool:
@@ -190,21 +160,21 @@ def _pack_words(words: str) -> npt.NDArray[np.uint64]:
 
 def _mark_first_bytes() -> npt.NDArray[np.bool_]:
     marks = np.zeros(256, np.bool_)
-    marks[[char.encode()[0] for char in _STOPS + _LINE_ENDS]] = True
+    marks[[char.encode()[0] for char in STOPS + LINE_ENDS]] = True
     return marks
 
 
-_ABBREVIATION_CODES = _pack_words(_ABBREVIATIONS)
-_NUMBER_CODES = _pack_words(_BEFORE_NUMBERS)
-_OPENER_CODES = _pack_words(_OPENERS)
+_ABBREVIATION_CODES = _pack_words(ABBREVIATIONS)
+_NUMBER_CODES = _pack_words(BEFORE_NUMBERS)
+_OPENER_CODES = _pack_words(OPENERS)
 _STARTS_CANDIDATE = _mark_first_bytes()
 _SPACE_POINTS = np.array(sorted(map(ord, SPACES)))
-_LINE_END_POINTS = tuple(map(ord, _LINE_ENDS))
-_PLAIN_STOP_POINTS = np.array(sorted(map(ord, _PLAIN_STOPS)))
-_CLOSER_POINTS = np.array(sorted(map(ord, _CLOSERS)))
-_CONTINUE_POINTS = np.array(sorted(map(ord, _CONTINUES)))
-_FOLLOWER_LOWS = np.array([low for low, _ in _FOLLOWERS])
-_FOLLOWER_HIGHS = np.array([high for _, high in _FOLLOWERS])
+_LINE_END_POINTS = tuple(map(ord, LINE_ENDS))
+_PLAIN_STOP_POINTS = np.array(sorted(map(ord, PLAIN_STOPS)))
+_CLOSER_POINTS = np.array(sorted(map(ord, CLOSERS)))
+_CONTINUE_POINTS = np.array(sorted(map(ord, CONTINUES)))
+_FOLLOWER_LOWS = np.array([low for low, _ in FOLLOWERS])
+_FOLLOWER_HIGHS = np.array([high for _, high in FOLLOWERS])
 _ELLIPSIS = 0x2026
 # What the stops of a run have been, as bits.
 _FULL_STOP, _DOTS, _MARK, _PLAIN = 1, 2, 4, 8
@@ -219,16 +189,9 @@ def _contains(ordered, value):  # type: ignore[no-untyped-def]  # noqa: ANN001, 
 @numba.njit(cache=True)
 def _point_at(data, i):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return the code point that starts at a byte, and its bytes."""
-    first = np.int64(data[i])
-    if first < 0x80:
-        return first, 1
-    second = np.int64(data[i + 1]) & 0x3F
-    if first < 0xE0:
-        return (first & 0x1F) << 6 | second, 2
-    third = np.int64(data[i + 2]) & 0x3F
-    if first < 0xF0:
-        return (first & 0xF) << 12 | second << 6 | third, 3
-    return (first & 7) << 18 | second << 12 | third << 6 | np.int64(data[i + 3]) & 0x3F, 4
+    if data[i] < 0x80:
+        return np.int64(data[i]), 1
+    return decode(data, i)
 
 
 @numba.njit(cache=True)
@@ -307,7 +270,7 @@ def _skip_closers(data, i, end):  # type: ignore[no-untyped-def]  # noqa: ANN001
 
 @numba.njit(cache=True)
 def _is_small(point):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    return point < len(_SMALL) and _SMALL[point]
+    return point < len(SMALL) and SMALL[point]
 
 
 @numba.njit(cache=True)
@@ -316,9 +279,9 @@ def _parted(point, last, closed, apostrophe):  # type: ignore[no-untyped-def]  #
     at = np.searchsorted(_FOLLOWER_LOWS, point, side="right") - 1
     if at < 0 or point > _FOLLOWER_HIGHS[at] or apostrophe:
         return False
-    if closed and _HIRAGANA[0] <= point <= _HIRAGANA[1]:
+    if closed and HIRAGANA[0] <= point <= HIRAGANA[1]:
         return False
-    return last == _PLAIN or (last == _MARK and point >= _FIRST_CJK)
+    return last == _PLAIN or (last == _MARK and point >= FIRST_CJK)
 
 
 @numba.njit(cache=True)

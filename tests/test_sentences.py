@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from stage_helpers import unhurried
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from pipeline import sentences
-from pipeline.sentences import SPACES, sentence_cuts, split_sentences
+from pipeline import sentences, stops
+from pipeline.sentences import sentence_cuts, split_sentences
+from pipeline.stops import SPACES
 
 PRE_TOKENS = pre_tokenizers.ByteLevel(add_prefix_space=False)
 
@@ -92,7 +93,7 @@ def test_texts_do_not_touch_one_another() -> None:
 
 
 PIECES = [
-    *SPACES, *sentences._STOPS, *sentences._CLOSERS, *"aAzZé019ßЖжΣ好をカ한…“«「-%\U0001f600\u0301",
+    *SPACES, *stops.STOPS, *stops.CLOSERS, *"aAzZé019ßЖжΣ好をカ한…“«「-%\U0001f600\u0301",
     "Mr", "e.g", "The", "U.S", "no", "Fig", "abcdefgh", "abcdefghi", "'s", "'re", ". ", ".\n",
     "1.", " i", "र", "د", "\x1c",
 ]  # fmt: skip
@@ -126,18 +127,18 @@ def test_white_space_is_that_of_the_pattern() -> None:
 
 
 def test_letters_that_may_follow_a_stop_are_letters_to_the_pattern() -> None:
-    for low, high in sentences._FOLLOWERS:
+    for low, high in stops.FOLLOWERS:
         for point in range(low, high + 1):
             assert len(PRE_TOKENS.pre_tokenize_str(f"x\u3002{chr(point)}")) == 3, hex(point)
 
 
 def test_stops_and_closers_are_neither_letters_nor_numbers_to_the_pattern() -> None:
-    for char in (sentences._STOPS + sentences._CLOSERS).replace("'", ""):
+    for char in (stops.STOPS + stops.CLOSERS).replace("'", ""):
         assert len(PRE_TOKENS.pre_tokenize_str(f"x{char}s")) == 3, char
 
 
 def test_words_of_the_rules_fit_their_integers() -> None:
-    for words in (sentences._ABBREVIATIONS, sentences._BEFORE_NUMBERS, sentences._OPENERS):
+    for words in (stops.ABBREVIATIONS, stops.BEFORE_NUMBERS, stops.OPENERS):
         assert max(map(len, words.split())) <= sentences._MAX_WORD_BYTES
 
 
