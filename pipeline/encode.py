@@ -25,6 +25,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from corpus.documents import KEPT_COLUMNS, deal_hash, digest_table, format_digest
 from corpus.encoding import FlatEncoder, Tokens, encode_by_reference
@@ -45,8 +46,8 @@ Int64s = npt.NDArray[np.int64]
 _SENTENCE_END = re.compile(r"(?<=[.!?\u3002\uff01\uff1f])(?=\s)|(?<=\S)(?=[ \t]*\n)")
 # Text that is encoded in one go; the working arrays take some ten times it. Guess.
 _BATCH_BYTES = 8 * 2**20
-# Text of each part that the reference encodes too: 30 ms of it at 2 MB/s.
-CHECKED_BYTES = 64 * 2**10
+# Text of each part that the reference encodes too: 8 ms of it at 2 MB/s.
+CHECKED_BYTES = 16 * 2**10
 
 
 class Texts(NamedTuple):
@@ -223,32 +224,44 @@ def encode_part(tree: Tree, _task: str, name: str, tokenizer: tuple[str, str]) -
         use_threads=False,
         pre_buffer=False,
     )
-    documents = documents.filter(kept_mask(tree, name, len(documents)))
-    ids = documents["id"].to_pylist()
-    hashes = [deal_hash(identity) for identity in ids]
-    order = sorted(range(len(ids)), key=lambda row: (hashes[row], ids[row]))
-    documents = documents.take(pa.array(order, pa.int64()))
-    data, offsets = text_buffer(documents["text"])
-    encoded = _encode_batches(encoder, data, offsets, [ids[row] for row in order])
-    table = pa.table(
-        {
-            "id": documents["id"],
-            "hash": pa.array([hashes[row] for row in order], pa.uint64()),
-            "token_ids": _lists(encoded.token_ids, encoded.token_offsets),
-            "sentence_starts": _lists(encoded.sentence_starts, encoded.sentence_offsets),
-            "word_starts": _lists(encoded.word_starts, encoded.token_offsets),
-        }
-    ).cast(tokens_schema(encoder.tokenizer.vocab_size))
+    # In one chunk, as `take` would join them anew for every batch.
+    documents = documents.filter(kept_mask(tree, name, len(documents))).combine_chunks()
+    hashes = pa.array([deal_hash(each) for each in documents["id"].to_pylist()], pa.uint64())
+    keys = pa.table({"hash": hashes, "id": documents["id"]})
+    order = pc.sort_indices(keys, sort_keys=[("hash", "ascending"), ("id", "ascending")])
+    batches, digest, text_bytes = [], 0, 0
+    for first, rows in _cut_rows(documents["text"], order):
+        batch = documents.take(rows)
+        texts = cut_texts(*text_buffer(batch["text"]))
+        encoded = encoder.encode(texts)
+        if first:
+            encoder.check(texts, encoded, batch["id"].to_pylist())
+        batches.append(_table(batch["id"], hashes.take(rows), encoded))
+        digest += digest_table(batch, KEPT_COLUMNS)
+        text_bytes += int(texts.offsets[-1] - texts.offsets[0])
+    schema = tokens_schema(encoder.tokenizer.vocab_size)
+    table = pa.concat_tables([schema.empty_table(), *(batch.cast(schema) for batch in batches)])
     path = f"tokens/{name}.arrow"
     write_arrow(tree.own(path), table)
     counts = {
         "name": name,
         "documents": len(documents),
-        "tokens": len(encoded.token_ids),
-        "text_bytes": int(offsets[-1] - offsets[0]),
-        "kept_digest": format_digest(digest_table(documents, KEPT_COLUMNS)),
+        "tokens": sum(len(chunk.values) for chunk in table["token_ids"].chunks),
+        "text_bytes": text_bytes,
+        "kept_digest": format_digest(digest),
     }
     return Output((path,), counts)
+
+
+def _cut_rows(texts: pa.ChunkedArray, order: pa.Array) -> Iterator[tuple[bool, pa.Array]]:
+    """Cut rows into batches of bounded text; tell which batch is the first."""
+    sizes = pc.binary_length(texts).to_numpy()[order.to_numpy()].astype(np.int64)
+    ends, start = np.cumsum(sizes), 0
+    while start < len(order):
+        before = ends[start] - sizes[start]
+        stop = max(start + 1, int(np.searchsorted(ends, before + _BATCH_BYTES, side="right")))
+        yield start == 0, order[start:stop]
+        start = stop
 
 
 def text_buffer(column: pa.ChunkedArray) -> tuple[UInt8s, Int64s]:
@@ -261,27 +274,16 @@ def text_buffer(column: pa.ChunkedArray) -> tuple[UInt8s, Int64s]:
     return np.frombuffer(data, np.uint8), places
 
 
-def _encode_batches(encoder: Encoder, data: UInt8s, offsets: Int64s, names: list[str]) -> Encoded:
-    batches, start = list[Encoded](), 0
-    while start < len(names) or not batches:
-        stop = int(np.searchsorted(offsets, offsets[start] + _BATCH_BYTES, side="right")) - 1
-        stop = min(max(stop, start + 1), len(names))
-        texts = cut_texts(data, offsets[start : stop + 1])
-        batches.append(encoder.encode(texts))
-        if start == 0:
-            encoder.check(texts, batches[0], names)
-        start = stop
-    return _join(batches)
-
-
-def _join(batches: list[Encoded]) -> Encoded:
-    """Join batches; `[0, 2, 3]` and `[0, 4]` are the offsets `[0, 2, 3, 7]`."""
-    columns = [list(column) for column in zip(*batches, strict=True)]
-    for n in (1, 3):
-        bases = np.cumsum([0, *(offsets[-1] for offsets in columns[n])])
-        moved = [base + each[1:] for base, each in zip(bases, columns[n], strict=False)]
-        columns[n] = [np.zeros(1, np.int64), *moved]
-    return Encoded(*map(np.concatenate, columns))
+def _table(ids: pa.ChunkedArray, hashes: pa.Array, encoded: Encoded) -> pa.Table:
+    return pa.table(
+        {
+            "id": ids,
+            "hash": hashes,
+            "token_ids": _lists(encoded.token_ids, encoded.token_offsets),
+            "sentence_starts": _lists(encoded.sentence_starts, encoded.sentence_offsets),
+            "word_starts": _lists(encoded.word_starts, encoded.token_offsets),
+        }
+    )
 
 
 def _lists(values: npt.NDArray[Any], offsets: Int64s) -> pa.Array:
