@@ -6,6 +6,7 @@ as the characters it is, never as a special token. Decoding gives back the bytes
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,20 @@ class Tokenizer:
         return begins, ends
 
 
+@cache
 def byte_alphabet() -> dict[int, str]:
     """Return the printable character that stands for each byte (GPT-2's table, by its rule)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     stand_ins = {byte: chr(byte) for byte in printable}
     return stand_ins | {byte: chr(256 + n) for n, byte in enumerate(others)}
+
+
+def split_words(text: str) -> list[bytes]:
+    """Split a text as GPT-2's tokenizer does before it merges: `"a b's"` -> a, ␣b, 's."""
+    to_byte = {char: byte for byte, char in byte_alphabet().items()}
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(text)
+    return [bytes(map(to_byte.__getitem__, word)) for word, _ in words]
 
 
 def _splits_as_gpt2(pre_tokenizer: Mapping[str, Any] | None) -> bool:

@@ -70,6 +70,31 @@ def _fast(tokenizer: Tokenizer, opened: dict[str, FlatEncoder] = {}) -> FlatEnco
     return opened[tokenizer.fingerprint]
 
 
+# Letters that came with Unicode 17 (Telugu, Latin, an ideograph), which tokenizers 0.23 lacks.
+NEW_LETTERS = ("\u0c5c", "\ua7f1", "\U0003262c")
+
+
+@pytest.mark.parametrize("letter", NEW_LETTERS)
+def test_letters_that_only_one_library_knows(roberta: Tokenizer, letter: str) -> None:
+    """Before `'ll` the ids would differ: a sign takes the apostrophe along, a letter does not."""
+    text = f"we{letter}'ll {letter}1"
+    data, offsets = flat_texts([text])
+    if letter == NEW_LETTERS[0]:
+        alone = encoding._encode_fast(_fast(roberta)._fast, data, offsets)
+        assert alone.ids.tolist() != roberta.encode([text])[0]
+    by_both(_fast(roberta), ["the", text, "", "\u4f60\u597d", text, text, "the"])
+    fresh = FlatEncoder(roberta)
+    assert fresh._disputed(*flat_texts(["the", text, "\u4f60", text])) == [1, 3]
+
+
+@unhurried
+@given(st.text(st.characters(min_codepoint=0x80, codec="utf-8"), max_size=30))
+def test_characters_are_found_in_utf8(text: str) -> None:
+    data = np.frombuffer(f"a{text}b".encode(), np.uint8)
+    places = np.flatnonzero(data >= 0xC0)
+    assert "".join(map(chr, encoding._code_points(data, places))) == text
+
+
 def test_every_entry_of_robertas_vocabulary_as_a_text(roberta: Tokenizer) -> None:
     """Also those that merges never reach, and those that are not UTF-8 by themselves."""
     pieces = [piece.decode(errors="ignore") for piece in roberta.token_bytes()]

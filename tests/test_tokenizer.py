@@ -19,6 +19,7 @@ from corpus.tokenizer import (
     local_tokenizer,
     open_tokenizer,
     roberta_definition,
+    split_words,
     tokenizer_files,
 )
 
@@ -68,6 +69,11 @@ def test_spaces_of_tokens() -> None:
     space_the = pieces.index(b" the")
     assert (begins[space_the], ends[space_the]) == (True, False)
     assert begins.dtype == np.bool_
+
+
+def test_words_by_hand() -> None:
+    words = [b"I", b"'ll", b" say", b" ", b" x", b"12", b"?!", b"\n", b"\n", "\u00e9".encode()]
+    assert split_words("I'll say  x12?!\n\n\u00e9") == words
 
 
 def test_specials_in_other_places_are_refused() -> None:
