@@ -1,8 +1,9 @@
-"""The chain of cleaning: what is done to a batch of records, in order, until each has its verdict.
+"""The chain of cleaning: what is done to a batch of records until each has its verdict.
 
-URL lists, page to text, normalization, repeated lines taken out, addresses masked, language, rules,
-contamination, the user's own rules. A record that fails goes no further. Every step works on a whole
-batch and gives each document what it would give it alone, so where batches end never shows.
+In order: URL lists, page to text, normalization, repeated lines taken out, addresses masked,
+language, rules, contamination, the user's own rules. A record that fails goes no further. Every
+step works on a whole batch and gives each document what it would give it alone, so where batches
+end never shows.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,9 +34,9 @@ VERSION = 1
 class Judged(NamedTuple):
     """What became of a batch.
 
-    rows: the records that passed, by their place in the batch; texts: of those, as they are kept;
-    failures: by the place in the batch, None where a record passed; languages: of those that came so
-    far, by their place in the batch; counts: what was changed in texts.
+    rows: the places in the batch of the records that passed; texts: of those, as they are kept;
+    failures: of every record, None where it passed; languages: of every record, found where it came
+    so far, else its own; counts: what was changed in texts.
     """
 
     rows: npt.NDArray[np.int64]

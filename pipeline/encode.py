@@ -1,11 +1,10 @@
 """Encode: the kept documents of a part become token ids with sentence and word starts.
 
-Sentences end at a full stop, question or exclamation mark (also the ideographic ones) or at a line
-end, each followed by white space; the white space opens the next sentence. A text is cut only
-there, between a character and white space, where GPT-2's splitting into words always cuts too: so
-documents are encoded whole, and the bytes that each token stands for, added up, say at which token
-a sentence starts. That sum must end at each cut and at the end of every document, else the job
-stops. A tokenizer that splits words in another way encodes sentence by sentence.
+Sentences are those of `pipeline/sentences.py`, which cuts a text only where GPT-2's splitting into
+words always cuts too: so documents are encoded whole, and the bytes that each token stands for,
+added up, say at which token a sentence starts. That sum must end at each cut and at the end of
+every document, else the job stops. A tokenizer that splits words in another way encodes sentence by
+sentence.
 
 A word starts at a token that begins with white space, and after one that ends with it. Rows are
 sorted by the hash that deals documents to shards, so a shard is one range of every file.
@@ -16,7 +15,6 @@ time and half as much again (`python -m benchmarks.encoding`).
 """
 
 import os
-import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -34,16 +32,15 @@ from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
 from pipeline.clean import kept_mask, read_table
 from pipeline.jobs import Output
+from pipeline.sentences import sentence_cuts
 from pipeline.signatures import write_arrow
 
 # Raised by hand when ids, sentence starts or word starts change.
-VERSION = 1
+VERSION = 2
 
 UInt8s = npt.NDArray[np.uint8]
 Int64s = npt.NDArray[np.int64]
 
-# The place between the end of a sentence and the white space after it.
-_SENTENCE_END = re.compile(r"(?<=[.!?\u3002\uff01\uff1f])(?=\s)|(?<=\S)(?=[ \t]*\n)")
 # Text that is encoded in one go; the working arrays take some ten times it. Guess.
 _BATCH_BYTES = 8 * 2**20
 # Text of each part that the reference encodes too: 8 ms of it at 2 MB/s.
@@ -75,22 +72,6 @@ class Encoded(NamedTuple):
     sentence_starts: npt.NDArray[np.uint32]
     sentence_offsets: Int64s
     word_starts: npt.NDArray[np.bool_]
-
-
-def split_sentences(text: str) -> list[str]:
-    """Cut a text into sentences that joined give the text: `"A b. C"` -> `["A b.", " C"]`."""
-    return [piece for piece in _SENTENCE_END.split(text) if piece]
-
-
-def sentence_cuts(data: UInt8s, offsets: Int64s) -> tuple[Int64s, Int64s]:
-    """Return where in `data` sentences start, but each text's first, and [texts + 1] offsets."""
-    cuts, counts = [np.empty(0, np.int64)], [0]
-    for low, high in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        pieces = split_sentences(data[low:high].tobytes().decode())
-        ends = low + np.cumsum([len(piece.encode()) for piece in pieces], dtype=np.int64)
-        cuts.append(ends[:-1])
-        counts.append(len(ends[:-1]))
-    return np.concatenate(cuts), np.cumsum(counts, dtype=np.int64)
 
 
 def cut_texts(data: UInt8s, offsets: Int64s) -> Texts:
