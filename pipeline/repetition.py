@@ -20,7 +20,7 @@ def _table(items: int) -> tuple[Int64s, np.uint64]:
     bits = 1
     while 1 << bits < 2 * items:
         bits += 1
-    return np.full(1 << bits, -1), np.uint64(64 - bits)
+    return np.full(1 << bits, -1, np.int32), np.uint64(64 - bits)
 
 
 @numba.njit(cache=True)
@@ -46,9 +46,9 @@ def count_repeated(keys: UInt64s, lengths: Int64s, counts: Int64s) -> None:
 
 
 @numba.njit(cache=True)
-def _top(grams: UInt64s, again: UInt8s) -> tuple[int, int]:
+def _top(grams: UInt64s, again: UInt8s, recurring: int) -> tuple[int, int]:
     """Return the first of the most common n-grams and its count; narrow `again` to those recur."""
-    table = _table(len(grams))
+    table = _table(recurring)
     times = np.ones(len(grams), np.int64)  # of a first place: how often; of others: below zero
     best = 0
     for i in range(len(grams)):
@@ -64,9 +64,9 @@ def _top(grams: UInt64s, again: UInt8s) -> tuple[int, int]:
 
 
 @numba.njit(cache=True)
-def _repeated(grams: UInt64s, again: UInt8s, n: int, codes: Int64s) -> int:
+def _repeated(grams: UInt64s, again: UInt8s, recurring: int, n: int, codes: Int64s) -> int:
     """Read from the left, skip an n-gram seen before as a whole; return those's characters."""
-    table = _table(len(grams))
+    table = _table(recurring)
     i = characters = 0
     while i < len(grams):
         if again[i] and _find(grams, i, table) != i:
@@ -92,11 +92,11 @@ def count_ngrams(words: UInt64s, codes: Int64s, counts: Int64s) -> None:
             again[i] &= again[i + 1]
             recurring += again[i]
         if n <= _TOP:
-            best, times = _top(grams[:places], again)
+            best, times = _top(grams[:places], again, recurring)
             characters = codes[best] >> 1
             for word in range(best + 1, best + n):
                 characters += codes[word] >> 1
                 characters += 0 if (codes[word - 1] | codes[word]) & 1 else 1
             counts[n - 2] = times * characters
         elif recurring:
-            counts[n - 2] = _repeated(grams[:places], again, n, codes)
+            counts[n - 2] = _repeated(grams[:places], again, recurring, n, codes)

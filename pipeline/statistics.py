@@ -205,16 +205,25 @@ def _stop_word(text: UInt8s, start: int, stop: int) -> int:
 
 
 @numba.njit(cache=True)
+def _is_one_of(code: int, codes: Int64s) -> bool:
+    found = False
+    for n in range(len(codes)):
+        found |= codes[n] == code
+    return found
+
+
+@numba.njit(cache=True)
 def _marks(text: UInt8s, start: int, stop: int, classes: UInt8s) -> int:
     """Return how a line begins and ends."""
     first, last = _at(text, start)[0], _before(text, stop)[0]
-    marks = BULLET if (first == _BULLET_CODES).any() else 0
-    dots = stop - start >= 3 and (text[stop - 3 : stop] == _FULL_STOP).all()
+    marks = BULLET if _is_one_of(first, _BULLET_CODES) else 0
+    dots = stop - start >= 3 and text[stop - 1] == _FULL_STOP
+    dots = dots and text[stop - 2] == _FULL_STOP and text[stop - 3] == _FULL_STOP
     if dots or last == 0x2026:
         marks |= ELLIPSIS
     if classes[last] & TERMINAL:
         marks |= MARKED
-    if not dots and (classes[last] & TERMINAL or (last == _QUOTE_CODES).any()):
+    if not dots and (classes[last] & TERMINAL or _is_one_of(last, _QUOTE_CODES)):
         marks |= ENDED
     return marks
 
