@@ -8,7 +8,7 @@ texts are counted as too short to find. A document that shares an n-gram with an
 
 N-grams are 64-bit hashes: over a whole corpus of W words, N n-grams are met falsely some
 N W / 2^64 times, 0.05 for a million n-grams and 10^12 words. A filter of the first 8 words of all
-n-grams keeps most of a corpus from the binary search; memory is some 15 bytes an n-gram. An n-gram
+n-grams keeps most of a corpus from the binary search; memory is some 17 bytes an n-gram. An n-gram
 of several examples names the first.
 """
 
