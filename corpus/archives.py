@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import lz4.frame  # type: ignore[import-untyped]
-import zstandard
+import pyarrow as pa
 from isal import igzip, isal_zlib
 
 from corpus.files import open_reader
@@ -29,7 +29,7 @@ _CAREFUL_BYTES = 2**8  # what a broken archive may take with it beside a block o
 BOMB_RATIO, BOMB_BYTES = 500, 2**28
 
 _BROKEN = (
-    EOFError, OSError, lzma.LZMAError, zstandard.ZstdError, isal_zlib.error, RuntimeError, ValueError,
+    EOFError, OSError, lzma.LZMAError, isal_zlib.error, RuntimeError, ValueError,
 )  # fmt: skip
 
 
@@ -42,7 +42,8 @@ class BombError(Exception):
 
 
 def _zstd(raw: BinaryIO) -> Any:  # noqa: ANN401 - any readable
-    return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+    # pyarrow's, as that of zstandard takes the end of the file for the end of a frame.
+    return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
 
 
 def _igzip(raw: BinaryIO) -> Any:  # noqa: ANN401 - any readable
@@ -61,7 +62,7 @@ ARCHIVE_SUFFIXES = (".gz", ".zst", ".bz2", ".xz", ".lz4")
 
 
 class _Raw(io.RawIOBase):
-    """The bytes as they are stored; notes a failure of the storage apart from one of the archive."""
+    """The bytes as they are stored; a failure of the storage is noted, apart from the archive's."""
 
     def __init__(self, stream: BinaryIO, digest: Any = None) -> None:  # noqa: ANN401 - hashlib's
         self.stream = stream

@@ -60,7 +60,10 @@ def detect_format(path: str) -> str:
 
 
 def read_records(
-    file: InputFile, form: str, max_record_bytes: int, keys: Keys = Keys()  # noqa: B008 - frozen
+    file: InputFile,
+    form: str,
+    max_record_bytes: int,
+    keys: Keys = Keys(),  # noqa: B008 - frozen
 ) -> Iterator[Record | Damage]:
     """Give every record of a file in order, and damage in the place of what cannot be read."""
     last = 0
@@ -76,22 +79,16 @@ def read_records(
 
 
 def _read(file: InputFile, form: str, limit: int, keys: Keys) -> Iterator[Record | Damage]:
-    if form == "jsonl":
-        return _read_lines(file, limit, keys)
-    if form in ("csv", "tsv"):
-        lines = cut_lines(file.chunks(), limit)
-        return read_csv(lines, "\t" if form == "tsv" else ",", limit, keys)
-    if form == "paragraphs":
-        return _read_paragraphs(file, limit)
     if form == "parquet":
         return read_parquet(file, limit, keys)
     if form == "arrow":
         return read_arrow(file, limit, keys)
-    if form == "warc":
-        return read_web_archive(file.chunks(), limit)
-    if form == "wikipedia":
-        return read_wikipedia(file.chunks(), limit)
-    return _read_whole(file, form, limit)
+    chunks = file.chunks()
+    if form in ("csv", "tsv"):
+        return read_csv(cut_lines(chunks, limit), "\t" if form == "tsv" else ",", limit, keys)
+    if form == "jsonl":
+        return _read_lines(chunks, limit, keys)
+    return _PLAIN.get(form, _read_whole)(chunks, limit)
 
 
 def cut_lines(chunks: Iterator[bytes], limit: int) -> Iterator[tuple[int, bytes | Damage]]:
@@ -118,9 +115,8 @@ def cut_lines(chunks: Iterator[bytes], limit: int) -> Iterator[tuple[int, bytes 
         yield number, (b"".join(parts) if held <= limit else too_long(number, held, limit))
 
 
-def _read_lines(file: InputFile, limit: int, keys: Keys) -> Iterator[Record | Damage]:
-    position = 0
-    for position, line in cut_lines(file.chunks(), limit):
+def _read_lines(chunks: Iterator[bytes], limit: int, keys: Keys) -> Iterator[Record | Damage]:
+    for position, line in cut_lines(chunks, limit):
         if isinstance(line, Damage):
             yield line
         elif line and not line.isspace():
@@ -145,23 +141,31 @@ def _explain(line: bytes, position: int, error: orjson.JSONDecodeError) -> Damag
     return Damage(position, "invalid_json", str(error))
 
 
-def _read_whole(file: InputFile, form: str, limit: int) -> Iterator[Record | Damage]:
-    """Read a file that is one document."""
+def _read_whole(chunks: Iterator[bytes], limit: int) -> Iterator[Record | Damage]:
+    """Read a text that is one document."""
+    data = _join(chunks, limit)
+    yield data if isinstance(data, Damage) else _text_record(data, 1)
+
+
+def _read_page(chunks: Iterator[bytes], limit: int) -> Iterator[Record | Damage]:
+    """Read a page of HTML."""
+    data = _join(chunks, limit)
+    if isinstance(data, Damage):
+        yield data
+    else:
+        yield Record(1, None, "", None, None, None, "html", data)
+
+
+def _join(chunks: Iterator[bytes], limit: int) -> bytes | Damage:
     parts: list[bytes] = []
     size = 0
-    for chunk in file.chunks():
+    for chunk in chunks:
         size += len(chunk)
         if size <= limit:
             parts.append(chunk)
         else:
             parts.clear()
-    data = b"".join(parts)
-    if size > limit:
-        yield too_long(1, size, limit)
-    elif form == "html":
-        yield Record(1, None, "", None, None, None, "html", data)
-    else:
-        yield _text_record(data, 1)
+    return too_long(1, size, limit) if size > limit else b"".join(parts)
 
 
 def _text_record(data: bytes, position: int) -> Record | Damage:
@@ -171,10 +175,10 @@ def _text_record(data: bytes, position: int) -> Record | Damage:
         return Damage(position, "invalid_utf8", f"{error.reason} at byte {error.start}")
 
 
-def _read_paragraphs(file: InputFile, limit: int) -> Iterator[Record | Damage]:
+def _read_paragraphs(chunks: Iterator[bytes], limit: int) -> Iterator[Record | Damage]:
     """Give the documents of a text that blank lines separate; positions count them."""
     held, size, position = list[bytes](), 0, 1
-    for _, line in cut_lines(file.chunks(), limit):
+    for _, line in cut_lines(chunks, limit):
         if isinstance(line, Damage):
             size += int(line.value or 0)
         elif line and not line.isspace():
@@ -194,3 +198,12 @@ def _paragraph(held: list[bytes], size: int, position: int, limit: int) -> Recor
     if size > limit:
         return too_long(position, size, limit)
     return _text_record(b"\n".join(held), position)
+
+
+_PLAIN = {
+    "text": _read_whole,
+    "html": _read_page,
+    "paragraphs": _read_paragraphs,
+    "warc": read_web_archive,
+    "wikipedia": read_wikipedia,
+}
