@@ -17,7 +17,7 @@ from corpus.recipe import Clean
 from pipeline.kernels import Int64s, UInt8s
 from pipeline.lines import LINE_COUNTS, choose, cut_citations, find_citations, join
 from pipeline.rules import BY_NAME, EMPTY, RULES, Failure, Limits, Rule, is_english, thresholds
-from pipeline.statistics import COUNTS, Scan, scan
+from pipeline.statistics import COUNTS, Scan, recount, scan
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -120,7 +120,11 @@ class _Flow:
 
     def without_lines(self, kept: Bools, step: int) -> "_Flow":
         """Go on with the lines that C4 keeps, from a step on."""
-        return self.changed(*join(self.data, self.scanned, kept, self.rows), step)
+        data, ends = join(self.data, self.scanned, kept, self.rows)
+        if self.config.rules[step:] != ("fineweb",):
+            return self.changed(data, ends, step)
+        scanned = recount(self.scanned, kept, self.rows)
+        return replace(self, data=data, ends=ends, scanned=scanned, rows=np.arange(len(ends) - 1))
 
 
 def _flow(texts: pa.LargeStringArray, config: Clean, english: Bools) -> _Flow:

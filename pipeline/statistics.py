@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.characters import (
     ALPHABETIC,
@@ -28,6 +29,8 @@ from pipeline.characters import (
 )
 from pipeline.kernels import Int64s, UInt8s, UInt64s, _decode, _mix
 from pipeline.repetition import count_ngrams, count_repeated
+
+Bools = npt.NDArray[np.bool_]
 
 # The columns of a matrix of counts.
 COUNTS = (
@@ -79,7 +82,7 @@ _NGRAMS = COUNTS.index("top_2gram_characters")
 
 # The columns of a matrix of lines; `STOP - START` bytes lie without the white space at the ends.
 START, STOP, CHARACTERS, WORDS, LONGEST, SENTENCES, MARKS, OPENS_PARAGRAPH, HASH = range(9)
-LINE_FIELDS = 9
+UNSPACED_WORDS, UNMARKED_WORDS, LINE_FIELDS = range(9, 12)
 # Bits of MARKS.
 BULLET, ELLIPSIS, MARKED, ENDED = 1, 2, 4, 8
 
@@ -258,10 +261,21 @@ def _breaks(text: UInt8s, start: int, stop: int) -> int:
 
 
 @numba.njit(cache=True)
-def _close(row: Int64s, edge: int, words: int, longest: int, sentences: int, state: int) -> None:
-    """Write what is known at the end of a line; CHARACTERS held the place of its first one."""
+def _open(row: Int64s, edge: int, breaks: int, so_far: tuple[int, int, int]) -> None:
+    """Begin a line: its counts hold what came before it until `_close`."""
+    row[START], row[CHARACTERS], row[OPENS_PARAGRAPH] = edge & _BYTE, edge >> 32, breaks > 1
+    row[WORDS], row[UNSPACED_WORDS], row[UNMARKED_WORDS] = so_far
+
+
+@numba.njit(cache=True)
+def _close(
+    row: Int64s, edge: int, so_far: tuple[int, int, int], longest: int, sentences: int, state: int
+) -> None:
     row[STOP], row[CHARACTERS] = edge & _BYTE, (edge >> 32) - row[CHARACTERS]
-    row[WORDS], row[LONGEST], row[SENTENCES], row[HASH] = words, longest, sentences, state
+    row[WORDS] = so_far[0] - row[WORDS]
+    row[UNSPACED_WORDS] = so_far[1] - row[UNSPACED_WORDS]
+    row[UNMARKED_WORDS] = so_far[2] - row[UNMARKED_WORDS]
+    row[LONGEST], row[SENTENCES], row[HASH] = longest, sentences, state
 
 
 @numba.njit(cache=True)
@@ -273,20 +287,20 @@ def _describe(
     words: hashes and edges; each word's first edge becomes its code, see `count_ngrams`.
     """
     hashes, edges = words
-    edge = ended = first = line = longest = sentences = 0  # edge: where the word before ended
+    edge = ended = line = longest = sentences = 0  # edge: where the word before ended
     alphabetic = unspaced = unmarked = characters = stop_words = 0
     state = np.uint64(0)
     for n in range(counts[_WORDS]):
         start, before = edges[2 * n] & _BYTE, edge & _BYTE
         if n == 0 or start - before > 1 or text[before] == _NEWLINE:
             breaks = 2 if n == 0 else _breaks(text, before, start)
+            so_far = (n, unspaced, unmarked)
             if n and breaks:
-                _close(lines[line], edge, n - first, longest, sentences, np.int64(state))
+                _close(lines[line], edge, so_far, longest, sentences, np.int64(state))
                 line += 1
             if breaks:
-                lines[line, START], lines[line, CHARACTERS] = start, edges[2 * n] >> 32
-                lines[line, OPENS_PARAGRAPH] = breaks > 1
-                first, longest, sentences, ended, state = n, 0, 1, 0, np.uint64(0)
+                _open(lines[line], edges[2 * n], breaks, so_far)
+                longest, sentences, ended, state = 0, 1, 0, np.uint64(0)
         edge = edges[2 * n + 1]
         length = (edge >> 32) - (edges[2 * n] >> 32)
         sentences += ended  # the last word of a line ends a sentence anyhow
@@ -306,20 +320,17 @@ def _describe(
         counts[_STOP_WORDS] += stop_words >> slot & 1
     if not counts[_WORDS]:
         return 0
-    _close(lines[line], edge, counts[_WORDS] - first, longest, sentences, np.int64(state))
+    so_far = (counts[_WORDS], unspaced, unmarked)
+    _close(lines[line], edge, so_far, longest, sentences, np.int64(state))
     return line + 1
 
 
 @numba.njit(cache=True)
-def _count_lines(
-    text: UInt8s, classes: UInt8s, lines: Int64s, scratch: tuple[UInt64s, Int64s], counts: Int64s
-) -> None:
-    """Finish the rows of the lines and count them; `scratch` holds keys and lengths."""
-    keys, lengths = scratch
+def count_lines(lines: Int64s, keys: UInt64s, lengths: Int64s, counts: Int64s) -> None:
+    """Count the lines of a text; keys and lengths are scratch of one item a line."""
     paragraphs = 0
     for n in range(len(lines)):
         row = lines[n]
-        row[MARKS] = _marks(text, row[START], row[STOP], classes)
         counts[_BULLET_LINES] += row[MARKS] & BULLET != 0
         counts[_ELLIPSIS_LINES] += row[MARKS] & ELLIPSIS != 0
         counts[_MARKED_LINES] += row[MARKS] & MARKED != 0
@@ -359,10 +370,45 @@ def _scan(
             count_ngrams(hashes[:count], edges, counts[t, _NGRAMS:])
         line_ends[t + 1] = line_ends[t] + found
         own = lines[line_ends[t] : line_ends[t + 1]]
-        _count_lines(text, classes, own, (hashes, edges), counts[t])
+        for n in range(found):
+            own[n, MARKS] = _marks(text, own[n, START], own[n, STOP], classes)
+        count_lines(own, hashes, edges, counts[t])
         _count_symbols(text, counts[t])
         own[:, START : STOP + 1] += ends[t]
     return counts, lines[: line_ends[-1]], line_ends
+
+
+@numba.njit(cache=True)
+def _recount(lines: Int64s, line_ends: Int64s, kept: Bools, rows: Int64s) -> Int64s:
+    counts = np.zeros((len(rows), len(COUNTS)), np.int64)
+    own = np.empty((len(lines), LINE_FIELDS), np.int64)
+    keys, lengths = np.empty(len(lines), np.uint64), np.empty(len(lines), np.int64)
+    for n in range(len(rows)):
+        found = 0
+        for line in range(line_ends[rows[n]], line_ends[rows[n] + 1]):
+            if kept[line]:
+                own[found] = lines[line]
+                own[found, OPENS_PARAGRAPH] = found == 0
+                found += 1
+        count_lines(own[:found], keys, lengths, counts[n])
+        counts[n, _NEWLINES] = max(found - 1, 0)
+        for line in own[:found]:
+            counts[n, _BUT_NEWLINES] += line[CHARACTERS]
+            counts[n, _WORDS] += line[WORDS]
+            counts[n, _UNSPACED] += line[UNSPACED_WORDS]
+            counts[n, _UNMARKED] += line[UNMARKED_WORDS]
+        counts[n, _CHARACTERS] = counts[n, _BUT_NEWLINES] + counts[n, _NEWLINES]
+    return counts
+
+
+def recount(scanned: Scan, kept: Bools, rows: Int64s) -> Scan:
+    """Count some texts of a scan again with a part of their lines, all that FineWeb asks of them.
+
+    It reads no text. Counts of letters, stop words, symbols and n-grams are left at zero, and
+    there are no lines.
+    """
+    counts = _recount(scanned.lines, scanned.line_ends, kept, rows)
+    return Scan(counts, scanned.lines[:0], np.zeros(len(rows) + 1, np.int64))
 
 
 def scan(data: UInt8s, ends: Int64s, *, ngrams: bool) -> Scan:
