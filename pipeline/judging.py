@@ -17,7 +17,7 @@ from corpus.recipe import Clean
 from pipeline.kernels import Int64s, UInt8s
 from pipeline.lines import LINE_COUNTS, choose, cut_citations, find_citations, join
 from pipeline.rules import BY_NAME, EMPTY, RULES, Failure, Limits, Rule, is_english, thresholds
-from pipeline.statistics import COUNTS, Scan, scan
+from pipeline.statistics import COUNTS, Scan, recount, scan
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -120,7 +120,11 @@ class _Flow:
 
     def without_lines(self, kept: Bools, step: int) -> "_Flow":
         """Go on with the lines that C4 keeps, from a step on."""
-        return self.changed(*join(self.data, self.scanned, kept, self.rows), step)
+        data, ends = join(self.data, self.scanned, kept, self.rows)
+        if self.config.rules[step:] != ("fineweb",):
+            return self.changed(data, ends, step)
+        scanned = recount(self.scanned, kept, self.rows)
+        return replace(self, data=data, ends=ends, scanned=scanned, rows=np.arange(len(ends) - 1))
 
 
 def _flow(texts: pa.LargeStringArray, config: Clean, english: Bools) -> _Flow:
@@ -166,7 +170,9 @@ def _values(rule: Rule, counts: Counts) -> Floats:
     if rule.over is None:
         return counts[rule.counted].astype(np.float64)
     over = counts[rule.over]
-    return np.divide(counts[rule.counted], over, out=np.full(len(over), np.nan), where=over > 0)
+    shares = np.full(len(over), np.nan)
+    np.divide(counts[rule.counted], over, out=shares, where=over > 0)
+    return shares
 
 
 def _fail(flow: _Flow, preset: str, counts: Counts, failures: list[Failure | None]) -> None:
@@ -189,8 +195,7 @@ def _judge(texts: pa.LargeStringArray, config: Clean, english: Bools) -> Judged:
     failures: list[Failure | None] = [None] * len(texts)
     removed = np.zeros((len(texts), len(LINE_COUNTS)), np.int64)
     flows = [_flow(texts, config, english)]
-    for number in np.flatnonzero(flows[0].scanned.counts[:, COUNTS.index("words")] == 0):
-        failures[number] = EMPTY
+    _fail_empty(flows[0], flows[0].scanned.counts[:, COUNTS.index("words")], failures)
     for step, preset in enumerate(config.rules):
         if preset == "c4":
             passing = [flow.only(_passing(flow, failures)) for flow in flows]
@@ -201,8 +206,7 @@ def _judge(texts: pa.LargeStringArray, config: Clean, english: Bools) -> Judged:
             if preset == "c4":
                 removed[flow.numbers] = np.stack([counts[name] for name in LINE_COUNTS], axis=1)
                 flows[at] = flow.only(_passing(flow, failures)).without_lines(kept, step + 1)
-                for number in flows[at].numbers[np.diff(flows[at].ends) == 0]:
-                    failures[number] = EMPTY
+                _fail_empty(flows[at], np.diff(flows[at].ends), failures)
     passed = np.array([failure is None for failure in failures], np.bool_)
     totals = dict(zip(LINE_COUNTS, removed[passed].sum(axis=0).tolist(), strict=True))
     return Judged(
@@ -210,6 +214,11 @@ def _judge(texts: pa.LargeStringArray, config: Clean, english: Bools) -> Judged:
         failures,
         {rule.name: totals[rule.counted] for rule in RULES if rule.on_lines},
     )
+
+
+def _fail_empty(flow: _Flow, sizes: Int64s, failures: list[Failure | None]) -> None:
+    for number in flow.numbers[sizes == 0]:
+        failures[number] = EMPTY
 
 
 def _passing(flow: _Flow, failures: list[Failure | None]) -> Bools:
@@ -255,10 +264,9 @@ def _tabulate(texts: pa.LargeStringArray, config: Clean, english: Bools) -> pa.T
         for at, flow in enumerate(flows):
             counts, kept = flow.count(step)
             scopes = _scopes(counts, flow.english)
-            for rule in RULES:
-                if rule.preset == preset:
-                    judged = np.where(scopes[rule.scope], _values(rule, counts), np.nan)
-                    columns[rule.name][flow.numbers] = judged
+            for rule in (rule for rule in RULES if rule.preset == preset):
+                judged = np.where(scopes[rule.scope], _values(rule, counts), np.nan)
+                columns[rule.name][flow.numbers] = judged
             if preset == "c4":
                 flows[at] = flow.without_lines(kept, step + 1)
     arrays = [pa.array(values, mask=np.isnan(values)) for values in columns.values()]
