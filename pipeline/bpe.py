@@ -74,10 +74,11 @@ def _learn(symbols, starts, counts, limits):  # type: ignore[no-untyped-def]  # 
             return learned[:step]
         left, right = table[0][entry] >> _SHIFT, table[0][entry] & ((1 << _SHIFT) - 1)
         learned[step, 0], learned[step, 1] = left, right
-        count = 0
+        # A plain 0 would have its own type, and everything it goes into be compiled twice.
+        count = np.int64(0)
+        triple, tables = (left, right, tokens + step), (found, dense, table)
         for place in range(table[2][entry], table[3][entry]):
-            triple = (left, right, tokens + step)
-            count = _merge(table[5][place], triple, words, (found, dense, table), count)
+            count = _merge(np.int64(table[5][place]), triple, words, tables, count)
         table = _keep(found, count, dense, table, heap, least)
     return learned
 
@@ -86,7 +87,7 @@ def _learn(symbols, starts, counts, limits):  # type: ignore[no-untyped-def]  # 
 def _find_all(words, found, dense, tokens):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Note every pair of neighbours; return how many are noted."""
     symbols, starts, stops, counts = words
-    count = 0
+    count = np.int64(0)
     for word in range(len(starts)):
         for i in range(starts[word] + 1, stops[word]):
             left, right = np.int64(symbols[i - 1]), np.int64(symbols[i])
