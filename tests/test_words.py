@@ -13,7 +13,6 @@ from test_tokenizer import NASTY
 
 from corpus.encoding import flat_texts
 from corpus.tokenizer import split_words
-from pipeline import words as module
 from pipeline.words import Words
 
 
@@ -68,14 +67,6 @@ def test_tables_grow() -> None:
     assert len(found) > 15_000
     assert found[b"y" * 100_000] == 2
     assert found == Counter(word for text in texts for word in split_words(text))
-
-
-def test_batches_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = ["one two two", "", "two  one", "three", ""]
-    expected = counted(count(texts))
-    for size in (1, 8, 15, 100):
-        monkeypatch.setattr(module, "_BATCH_BYTES", size)
-        assert counted(count(texts)) == expected
 
 
 @unhurried
