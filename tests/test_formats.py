@@ -1,5 +1,6 @@
 """Each token lies in one row; rows are what the format promises, and as few as it allows."""
 
+import hashlib
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
@@ -8,6 +9,7 @@ from string import ascii_letters
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -558,3 +560,26 @@ def test_blocks_are_the_rows(place: Path, packing: str) -> None:
     assert len(found) == 3000
     joined = [token for pieces in found.values() for _, ids, _ in pieces for token in ids]
     assert joined == documents.token_ids.tolist()
+
+
+GOLDEN = {
+    "full-sentences": "2e45808e5dbafaa1", "doc-sentences": "b0dfeeedb0034b4d", "stream": "c2fddebacdede510", "best-fit": "e9a3b7a3d1a9b86b",
+    "segment-pair": "522162070977eb01", "sentence-pair": "92b84967beaad1c7",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("packing", FORMATS)
+def test_rows_stay_what_they_are(packing: str) -> None:
+    """A change of these digests is a change of shards: it needs another `pack.VERSION`."""
+    sizes = [n * 7919 % 23 + 1 for n in range(2000)]
+    bounds = np.cumsum([n % 5 + 1 for n in range(600)])
+    documents = lay_out([sizes[a:b] for a, b in pairwise([0, *bounds])])
+    digest = hashlib.sha256()
+    for block in write_rows(documents, lay_documents(documents, packing, 32), packing, 32):
+        columns: list[npt.NDArray[Any]]
+        columns = [block.token_ids, block.lengths, block.word_starts, block.document_starts]
+        columns += [] if block.next_sentence is None else [block.next_sentence]
+        columns += [] if block.provenance is None else list(block.provenance)
+        for column in columns:
+            digest.update(np.ascontiguousarray(column).tobytes())
+    assert digest.hexdigest()[:16] == GOLDEN[packing]
