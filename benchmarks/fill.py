@@ -44,6 +44,13 @@ def read_texts(path: str, limit: int) -> Iterator[str]:
                 yield each.strip()
 
 
+def open_merges(bpe: Path) -> Tokenizer:
+    """Build a tokenizer from the merges of a vocab.bpe."""
+    lines = (bpe / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:]
+    pairs = [line.split(" ") for line in lines if line]
+    return Tokenizer(build_definition([(left, right) for left, right in pairs]))
+
+
 def encode_texts(tokenizer: Tokenizer, texts: list[str]) -> Documents:
     """Encode texts sentence by sentence."""
     encoded = [text.encode() for text in texts]
@@ -52,12 +59,12 @@ def encode_texts(tokenizer: Tokenizer, texts: list[str]) -> Documents:
     cuts, counts = sentence_cuts(np.frombuffer(data, np.uint8), offsets)
     bounds = np.union1d(cuts, offsets)
     pieces = [data[a:b].decode() for a, b in pairwise(bounds)]
-    lengths = [len(ids) for ids in tokenizer.encode(pieces)]
-    total = sum(lengths)
+    ids = [np.array(ids, np.uint16) for ids in tokenizer.encode(pieces)]
+    joined = np.concatenate(ids)
     return Documents(
-        np.zeros(total, np.uint16),
-        np.zeros(total, np.bool_),
-        np.cumsum([0, *lengths]),
+        joined,
+        tokenizer.spaces()[0][joined],
+        np.cumsum([0, *map(len, ids)]),
         np.concatenate([[0], np.cumsum(np.diff(counts) + 1)]),
     )
 
@@ -98,9 +105,7 @@ def main() -> int:
     parser.add_argument("sets", nargs="+")
     parser.add_argument("--megabytes", type=float, default=10)
     parsed = parser.parse_args()
-    lines = (parsed.bpe / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:]
-    merges = [tuple(line.split(" ")) for line in lines if line]
-    tokenizer = Tokenizer(build_definition([(left, right) for left, right in merges]))
+    tokenizer = open_merges(parsed.bpe)
     for each in parsed.sets:
         name, _, path = each.partition("=")
         texts = list(read_texts(path, int(parsed.megabytes * 1e6)))

@@ -15,11 +15,12 @@ a row. A remote shard is read whole into memory.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from numpy.lib.stride_tricks import sliding_window_view
 
 from corpus.files import is_remote, read_bytes
 from corpus.tokenizer import BOS_ID, LEADING_SPECIALS
@@ -182,6 +183,8 @@ class Shard:
             source.seek(source.size() - len(_END_OF_STREAM))
             if source.read() != _END_OF_STREAM:
                 raise pa.ArrowInvalid("its end is missing")
+            source.seek(0)
+            self._file: pa.Buffer = source.read_buffer()
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{path} is not a whole shard: {error}") from error
         metadata = self.schema.metadata or {}
@@ -204,6 +207,21 @@ class Shard:
         ]
 
     @cached_property
+    def _windows(self) -> tuple[TokenIds, Int64s]:
+        """Return every stretch of the file as if it were a row, and which of them are the rows."""
+        item: Any = self.schema.field("token_ids").type.value_type.to_pandas_dtype()
+        if not self.rows:
+            return np.empty((0, self.sequence_length), item), np.empty(0, np.int64)
+        size = np.dtype(item).itemsize
+        whole = np.frombuffer(self._file, item, self._file.size // size)
+        firsts = [
+            (view.__array_interface__["data"][0] - self._file.address) // size
+            + np.arange(len(view)) * self.sequence_length
+            for view in self._token_views
+        ]
+        return sliding_window_view(whole, self.sequence_length), np.concatenate(firsts)
+
+    @cached_property
     def lengths(self) -> npt.NDArray[np.int32]:
         """Real tokens of every row, special tokens included: int32 [rows]."""
         parts = [batch.column("length").to_numpy() for batch in self.batches]
@@ -217,14 +235,12 @@ class Shard:
 
     def token_ids(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> TokenIds:
         """Gather rows: [len(rows), sequence_length]; `IndexError` for one that is not there."""
-        views = self._token_views
-        dtype = views[0].dtype if views else np.dtype(np.uint16)
-        gathered = np.empty((len(rows), self.sequence_length), dtype)
-        for i, row in enumerate(rows):
-            if not 0 <= row < self.rows:
-                raise IndexError(f"{self.path} has {self.rows} rows, row {row} was asked for")
-            gathered[i] = views[row // ROWS_PER_BATCH][row % ROWS_PER_BATCH]
-        return gathered
+        chosen = np.asarray(rows, np.int64)
+        outside = chosen[(chosen < 0) | (chosen >= self.rows)]
+        if len(outside):
+            raise IndexError(f"{self.path} has {self.rows} rows, row {outside[0]} was asked for")
+        windows, starts = self._windows
+        return windows[starts[chosen]]
 
     def document_starts(self, row: int) -> npt.NDArray[np.uint16]:
         """Return the positions in a row at which documents begin."""

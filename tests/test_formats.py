@@ -563,7 +563,8 @@ def test_blocks_are_the_rows(place: Path, packing: str) -> None:
 
 
 GOLDEN = {
-    "full-sentences": "2e45808e5dbafaa1", "doc-sentences": "b0dfeeedb0034b4d", "stream": "c2fddebacdede510", "best-fit": "e9a3b7a3d1a9b86b",
+    "full-sentences": "2e45808e5dbafaa1", "doc-sentences": "b0dfeeedb0034b4d",
+    "stream": "c2fddebacdede510", "best-fit": "e9a3b7a3d1a9b86b",
     "segment-pair": "522162070977eb01", "sentence-pair": "92b84967beaad1c7",
 }  # fmt: skip
 
