@@ -120,8 +120,9 @@ def _cleaning(job: Job, source: Input) -> Task:
     name = clean.input_name(source)
     if not job.forgotten.is_empty:
         name += f"-{job.forgotten.fingerprint[:16]}"
-    lineage = (job.recipe.clean, job.recipe.dedup)
-    return Task(name, clean.clean_file, (source, lineage, job.forgotten))
+    recipe = job.recipe
+    lineage = clean.Lineage(recipe.store, recipe.clean, recipe.dedup, job.forgotten)
+    return Task(name, clean.clean_file, (source, lineage))
 
 
 def _corpus(job: Job, cleaned: Records) -> Corpus:

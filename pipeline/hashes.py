@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from corpus.documents import text_hash
 from pipeline.kernels import Int64s, UInt8s, UInt32s, decode, encode
+from pipeline.spans import bytes_of
 
 _UNKNOWN = 0xFFFFFFFF  # in the place of a code point: what the table cannot lower
 # A text is ASCII, or may have to be composed first, or goes the readable way.
@@ -25,7 +26,7 @@ _ASCII, _COMPOSED, _READABLE = 0, 1, 2
 
 def text_hashes(texts: pa.LargeStringArray) -> list[bytes]:
     """Return the hash of every text's normalized form, 16 bytes each."""
-    data, offsets = flat(texts)
+    data, offsets = bytes_of(texts)
     written, ends, kinds = _normalize(data, offsets, _lowered())
     raw, lowered, bounds = data.data, written.data, ends.tolist()
     hashes = []
@@ -37,15 +38,6 @@ def text_hashes(texts: pa.LargeStringArray) -> list[bytes]:
             found = hashlib.sha256(lowered[bounds[row] : bounds[row + 1]])
             hashes.append(found.digest()[:16])
     return hashes
-
-
-def flat(texts: pa.LargeStringArray) -> tuple[UInt8s, Int64s]:
-    """Return the bytes of texts without nulls, and their [texts + 1] offsets within them."""
-    _, offsets, data = texts.buffers()
-    ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    if data is None:
-        return np.empty(0, np.uint8), np.zeros(len(texts) + 1, np.int64)
-    return np.frombuffer(data, np.uint8)[ends[0] : ends[-1]], ends - ends[0]
 
 
 @lru_cache(maxsize=1)
