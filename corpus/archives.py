@@ -14,7 +14,7 @@ import lzma
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-import lz4.frame  # type: ignore[import-untyped]
+import lz4.frame
 import pyarrow as pa
 from isal import igzip, isal_zlib
 
@@ -47,7 +47,7 @@ def _zstd(raw: BinaryIO) -> Any:  # noqa: ANN401 - any readable
 
 
 def _igzip(raw: BinaryIO) -> Any:  # noqa: ANN401 - any readable
-    return igzip.IGzipFile(fileobj=raw, mode="rb")
+    return igzip.IGzipFile(fileobj=raw, mode="rb")  # type: ignore[no-untyped-call]
 
 
 _CODECS: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
@@ -117,7 +117,7 @@ class InputFile:
         while True:
             try:
                 chunk = opened.read(step)
-            except _BROKEN as error:
+            except _BROKEN as error:  # type: ignore[misc]
                 if raw.failure is not None:
                     raise raw.failure from None
                 raise CorruptArchiveError(str(error) or type(error).__name__) from error

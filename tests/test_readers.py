@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import lz4.frame  # type: ignore[import-untyped]
+import lz4.frame
 import orjson
 import pytest
 import zstandard
