@@ -92,7 +92,7 @@ class Cleaner(NamedTuple):
     def parts(self, records: Iterable[Record | Damage]) -> Iterator[Rows]:
         """Turn records into parts; every record becomes one document or one drop."""
         part = Rows()
-        for batch in _batches(records):
+        for batch in batches(records):
             self._add(part, batch)
             if part.held_bytes >= PART_BYTES:
                 yield part
@@ -175,7 +175,8 @@ class Cleaner(NamedTuple):
         return documents.filter(pa.array(stays, pa.bool_()))
 
 
-def _batches(records: Iterable[Record | Damage]) -> Iterator[list[Record | Damage]]:
+def batches(records: Iterable[Record | Damage]) -> Iterator[list[Record | Damage]]:
+    """Cut records into what goes through the chain at a time."""
     batch: list[Record | Damage] = []
     held = 0
     for record in records:

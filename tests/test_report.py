@@ -21,13 +21,13 @@ from stage_helpers import table_rows, unhurried
 
 from corpus.recipe import load_recipe
 from pipeline import clean, dedup_report, report
-from pipeline.build import read_stats
 from pipeline.clusters import cluster_sizes
 from pipeline.explain import Store, open_store
 from pipeline.forget import Request
 from pipeline.pictures import Bar, Html, Point, bars, escape, mark_differences, shares, show
 from pipeline.refresh import rebuild, refresh
 from pipeline.report import add_report, render
+from pipeline.tallies import read_stats
 
 HOSTILE_TEXT = "<script>alert(\"x\")</script> & 'quoted' </blockquote>\u202e<b onclick=alert(1)>"
 HOSTILE_NAME = "<img src=x onerror=alert(1)> \"'&\u202e.jsonl"
