@@ -1,249 +1,245 @@
 """Raw files become records; what cannot be read becomes damage with its place.
 
-JSON lines (plain, gzip, zstd) and plain text, one document a file. Reading streams: memory is one
-chunk and one record, and a record beyond the size limit is passed over without being held. A broken
-archive gives the records before the break (but for what the decompressor takes with it: 4 KiB of a
-gzip, a block of a zstd) and one `corrupt_archive`; a failing disk or network is no property of the
-data and raises.
+This room tells formats apart and opens the right one; JSON lines, text and HTML files are read
+here, the rest in rooms of their own (`delimited`, `tables`, `webarchives`, `wikipedia`). Reading
+streams: memory is a chunk and a record, and a record beyond the size limit is passed over without
+being held. A broken archive gives the records before the break and one `corrupt_archive`; a failing
+disk or network is no property of the data and raises.
 """
 
-import hashlib
-from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import orjson
-import pyarrow as pa
 
-from corpus.files import open_reader
+from corpus.archives import (
+    MAX_RATIO,
+    SUFFIXES,
+    CorruptArchiveError,
+    DecompressionBombError,
+    InputFile,
+)
+from corpus.cursor import Cursor
+from corpus.delimited import read_delimited
+from corpus.records import Damage, ReadOptions, Record, invalid_utf8, record_of, too_long
+from corpus.tables import open_table, read_table
+from corpus.webarchives import read_webarchive
+from corpus.wikipedia import read_wikipedia
+
+__all__ = ["Damage", "InputFile", "ReadOptions", "Record", "read_records"]
 
 # Raised by hand when the same bytes give other records.
-VERSION = 1
+VERSION = 2
 
-_CHUNK_BYTES = 2**16
-# What a broken archive takes with it is at most one of these, so they are small.
-_ARCHIVE_CHUNK_BYTES = 2**12
-_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-_FORMATS: dict[str, Literal["jsonl", "text"]] = {
+PLAIN = ReadOptions()
+TABLES = ("parquet", "arrow")
+# Formats whose file is one document.
+WHOLE = ("text", "html")
+_FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
     ".txt": "text",
     ".md": "text",
     ".rst": "text",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+    ".warc": "warc",
+    ".wet": "warc",
+    ".wat": "warc",
+    ".arc": "warc",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".xml": "wikipedia",
 }
-_KNOWN_FIELDS = ("id", "text", "url", "language")
-
-
-class Record(NamedTuple):
-    """One readable record; `position` counts records from 1, `key` is its own id or URL.
-
-    Where `markup` says that the text is still to be got out of a page, `text` is wikitext, or the
-    page's bytes lie in `page` with the `charset` that its headers name.
-    """
-
-    position: int
-    key: str | None
-    text: str
-    url: str | None
-    language: str | None
-    meta: str | None
-    markup: Literal["none", "html", "wikitext"] = "none"
-    page: bytes = b""
-    charset: str | None = None
-
-
-class Damage(NamedTuple):
-    """One unreadable record with its place and, for limits, what was compared."""
-
-    position: int
-    rule: str
-    detail: str
-    value: float | None = None
-    threshold: float | None = None
+# How much is looked at to tell a format. A Wikipedia dump says so in its first line.
+_SNIFF_BYTES = 4096
+_SNIFFED = (
+    (re.compile(rb"PAR1"), "parquet"),
+    (re.compile(rb"ARROW1|\xff\xff\xff\xff"), "arrow"),
+    (re.compile(rb"WARC/\d|filedesc:"), "warc"),
+    (re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?<mediawiki[\s>]"), "wikipedia"),
+    (
+        re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?<(?:!doctype html|html)", re.I),
+        "html",
+    ),
+    (re.compile(rb"(?:\xef\xbb\xbf)?\s*\{\s*\""), "jsonl"),
+)
 
 
 def detect_format(name: str) -> str:
-    """Tell jsonl from text by a file's name; `ValueError` where it tells neither."""
-    stem = name.removesuffix(".gz").removesuffix(".zst")
-    for suffix, found in _FORMATS.items():
-        if stem.endswith(suffix):
-            return found
-    raise ValueError(
-        f"cannot tell the format of {name} by its name "
-        f"({', '.join(_FORMATS)}, each also .gz or .zst): set the source's format"
-    )
+    """Tell the format by a file's name; `ValueError` where it does not say."""
+    found = _format_of(name)
+    if found is None:
+        raise ValueError(
+            f"cannot tell the format of {name} by its name ({', '.join(_FORMATS)}, each also "
+            f"{', '.join(SUFFIXES)}) nor by its first bytes: set the source's format"
+        )
+    return found
 
 
-class InputFile:
-    """A raw file opened for decompressed reading, which also checks that it is the planned one."""
+def _format_of(name: str) -> str | None:
+    stem = name.rsplit("/", 1)[-1]
+    for suffix in SUFFIXES:
+        stem = stem.removesuffix(suffix)
+    return next((found for suffix, found in _FORMATS.items() if stem.endswith(suffix)), None)
 
-    def __init__(self, path: str) -> None:
-        """Open the file; whether it is compressed goes by its name."""
-        self.path = path
-        self.closed = False
-        self._raw = open_reader(path)
-        self._digest = hashlib.sha256()
-        self._failure: OSError | None = None
-        self._stream: Any = self
-        self._chunk_bytes = _CHUNK_BYTES
-        for suffix, codec in _COMPRESSIONS.items():
-            if path.endswith(suffix):
-                self._stream = pa.CompressedInputStream(pa.PythonFile(self, mode="r"), codec)
-                self._chunk_bytes = _ARCHIVE_CHUNK_BYTES
 
-    def read(self, size: int = -1) -> bytes:
-        """Read raw bytes, noting a failure of the storage apart from one of the archive."""
+def sniff_format(path: str) -> str:
+    """Tell the format of a file by its name, then by its first decompressed bytes."""
+    found = _format_of(path)
+    if found is not None:
+        return found
+    with closing(InputFile(path)) as file:
         try:
-            data = self._raw.read(size)
-        except OSError as failure:
-            self._failure = failure
-            raise
-        self._digest.update(data)
-        return data
-
-    def chunks(self) -> Iterator[bytes]:
-        """Give decompressed chunks; `CorruptArchiveError` where the archive breaks."""
-        while True:
-            try:
-                chunk = self._stream.read(self._chunk_bytes)
-            except (OSError, EOFError) as error:
-                if self._failure is not None:
-                    raise self._failure from None
-                raise CorruptArchiveError(str(error)) from error
-            if not chunk:
-                return
-            yield chunk
-
-    def checksum(self) -> str:
-        """Read what is left and return the SHA-256 of the raw file."""
-        while self.read(_CHUNK_BYTES):
-            pass
-        return self._digest.hexdigest()
-
-    def close(self) -> None:
-        """Close the raw file."""
-        self.closed = True
-        self._raw.close()
+            head = Cursor(file.chunks()).peek(_SNIFF_BYTES)[:_SNIFF_BYTES]
+        except CorruptArchiveError:
+            head = b""
+    for pattern, form in _SNIFFED:
+        if pattern.match(head):
+            return form
+    return detect_format(path)
 
 
-class CorruptArchiveError(Exception):
-    """The compressed data cannot be decompressed any further."""
-
-
-def read_records(file: InputFile, form: str, max_record_bytes: int) -> Iterator[Record | Damage]:
+def read_records(
+    file: InputFile,
+    form: str,
+    max_record_bytes: int,
+    options: ReadOptions = PLAIN,
+) -> Iterator[Record | Damage]:
     """Give every record of a file in order, and damage in the place of what cannot be read."""
-    if form == "text":
-        yield _read_text(file, max_record_bytes)
+    if form in TABLES:
+        yield from _whole_table(file, form, options, max_record_bytes)
         return
-    lines = _Lines(max_record_bytes)
+    cursor = Cursor(file.chunks())
+    yield from until_broken(cursor, read_from(cursor, form, max_record_bytes, options))
+
+
+def read_from(
+    cursor: Cursor,
+    form: str,
+    max_bytes: int,
+    options: ReadOptions,
+    header: list[str] | None = None,
+) -> Iterator[Record | Damage]:
+    """Give the records that follow a cursor; a CSV or TSV read from its middle needs its header."""
+    if form in ("csv", "tsv"):
+        delimiter = "," if form == "csv" else "\t"
+        return read_delimited(cursor, delimiter, options, max_bytes, header)
+    readers: dict[str, Callable[[Cursor, int], Iterator[Record | Damage]]] = {
+        "warc": read_webarchive,
+        "wikipedia": read_wikipedia,
+    }
+    if form in readers:
+        return readers[form](cursor, max_bytes)
+    own = {"jsonl": _read_lines, "paragraphs": _read_paragraphs, "text": _read_text}
+    if form == "html":
+        return _read_text(cursor, max_bytes, options.model_copy(update={"markup": "html"}))
+    return own[form](cursor, max_bytes, options)
+
+
+def until_broken(cursor: Cursor, records: Iterator[Record | Damage]) -> Iterator[Record | Damage]:
+    """Give records up to where the archive breaks or proves a bomb, and then that damage."""
     try:
-        for chunk in file.chunks():
-            for line in lines.feed(chunk):
-                yield from _parse(line, lines.position)
-        for line in lines.end():
-            yield from _parse(line, lines.position)
+        yield from records
     except CorruptArchiveError as error:
-        yield Damage(lines.position + 1, "corrupt_archive", str(error))
+        yield Damage(cursor.position + 1, "corrupt_archive", str(error))
+    except DecompressionBombError as error:
+        yield _bomb(cursor.position + 1, error)
 
 
-class _Lines:
-    """Cut chunks into lines of bounded length; an overlong one comes out as damage."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.position = 0
-        self._parts: list[bytes] = []
-        self._held = 0
-        self._passed_over = 0
-
-    def feed(self, chunk: bytes) -> Iterator[bytes | Damage]:
-        """Give the lines that end in this chunk."""
-        start = 0
-        while (stop := chunk.find(b"\n", start)) >= 0:
-            self._hold(chunk[start:stop])
-            yield self._take()
-            start = stop + 1
-        self._hold(chunk[start:])
-
-    def end(self) -> Iterator[bytes | Damage]:
-        """Give the last line where the file does not end in a newline."""
-        if self._held or self._passed_over:
-            yield self._take()
-
-    def _hold(self, part: bytes) -> None:
-        if self._passed_over or self._held + len(part) > self.max_bytes:
-            self._passed_over += self._held + len(part)
-            self._parts, self._held = [], 0
-        else:
-            self._parts.append(part)
-            self._held += len(part)
-
-    def _take(self) -> bytes | Damage:
-        self.position += 1
-        size, line = self._passed_over, b"".join(self._parts)
-        self._parts, self._held, self._passed_over = [], 0, 0
-        return _too_long(self.position, size, self.max_bytes) if size else line
+def _bomb(position: int, error: DecompressionBombError) -> Damage:
+    detail = "times its compressed size"
+    return Damage(position, "decompression_bomb", detail, error.ratio, MAX_RATIO)
 
 
-def _too_long(position: int, size: int, limit: int) -> Damage:
-    return Damage(position, "record_too_long", "bytes", float(size), float(limit))
-
-
-def _parse(line: bytes | Damage, position: int) -> Iterator[Record | Damage]:
-    if isinstance(line, Damage):
-        yield line
-        return
-    if not line.strip():
-        return
+def _whole_table(
+    file: InputFile, form: str, options: ReadOptions, max_bytes: int
+) -> Iterator[Record | Damage]:
     try:
-        decoded = line.decode().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        yield Damage(position, "invalid_utf8", f"{error.reason} at byte {error.start}")
+        data = open_table(file)
+    except CorruptArchiveError as error:
+        yield Damage(1, "corrupt_archive", str(error))
         return
+    except DecompressionBombError as error:
+        yield _bomb(1, error)
+        return
+    with closing(data):
+        yield from read_table(data, form, options, max_bytes)
+
+
+def _read_lines(cursor: Cursor, max_bytes: int, options: ReadOptions) -> Iterator[Record | Damage]:
+    while (line := cursor.until(b"\n", max_bytes)) is not None:
+        cursor.position += 1
+        if isinstance(line, int):
+            yield too_long(cursor.position, line, max_bytes)
+        elif line and not line.isspace():
+            yield _parse(line, cursor.position, options)
+
+
+def _parse(line: bytes, position: int, options: ReadOptions) -> Record | Damage:
     try:
-        fields = orjson.loads(decoded)
+        fields = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))
     except orjson.JSONDecodeError as error:
-        yield Damage(position, "invalid_json", str(error))
-        return
+        try:
+            line.decode()
+        except UnicodeDecodeError as reason:
+            return invalid_utf8(position, reason)
+        return Damage(position, "invalid_json", str(error))
     if not isinstance(fields, dict):
-        yield Damage(position, "invalid_record", f"a {type(fields).__name__}, not an object")
-    elif not isinstance(fields.get("text"), str):
-        yield Damage(position, "invalid_record", "no string under the key text")
-    else:
-        yield _record(fields, position)
+        return Damage(position, "invalid_record", f"a {type(fields).__name__}, not an object")
+    return record_of(fields, position, options)
 
 
-def _record(fields: dict[str, Any], position: int) -> Record:
-    def text_of(name: str) -> str | None:
-        value = fields.get(name)
-        return value if isinstance(value, str) and value else None
-
-    identity = fields.get("id")
-    if isinstance(identity, int) and not isinstance(identity, bool):
-        key: str | None = str(identity)
-    else:
-        key = text_of("id") or text_of("url")
-    rest = {name: value for name, value in fields.items() if name not in _KNOWN_FIELDS}
-    meta = orjson.dumps(rest, option=orjson.OPT_SORT_KEYS).decode() if rest else None
-    return Record(position, key, fields["text"], text_of("url"), text_of("language"), meta)
-
-
-def _read_text(file: InputFile, max_bytes: int) -> Record | Damage:
+def _read_paragraphs(
+    cursor: Cursor, max_bytes: int, options: ReadOptions
+) -> Iterator[Record | Damage]:
+    """Give documents that blank lines separate; their position is their first line."""
     parts: list[bytes] = []
-    size = 0
-    try:
-        for chunk in file.chunks():
-            size += len(chunk)
-            if size <= max_bytes:
-                parts.append(chunk)
-            else:
-                parts.clear()
-    except CorruptArchiveError as error:
-        return Damage(1, "corrupt_archive", str(error))
+    size = first = 0
+    while (line := cursor.until(b"\n", max_bytes)) is not None:
+        cursor.position += 1
+        if isinstance(line, bytes) and not line.strip():
+            if size:
+                yield _document(b"\n".join(parts), first, size, max_bytes, options)
+            parts, size = [], 0
+            continue
+        first = first if size else cursor.position
+        size += line if isinstance(line, int) else len(line) + bool(size)
+        if isinstance(line, bytes) and size <= max_bytes:
+            parts.append(line)
+        else:
+            parts.clear()
+            size = max(size, max_bytes + 1)
+    if size:
+        yield _document(b"\n".join(parts), first, size, max_bytes, options)
+
+
+def _read_text(cursor: Cursor, max_bytes: int, options: ReadOptions) -> Iterator[Record | Damage]:
+    data = cursor.read(max_bytes + 1)
+    size = len(data)
     if size > max_bytes:
-        return _too_long(1, size, max_bytes)
+        size += cursor.rest()
+        data = b""
+    cursor.position += 1
+    yield _document(data, 1, size, max_bytes, options)
+
+
+def _document(
+    data: bytes, position: int, size: int, max_bytes: int, options: ReadOptions
+) -> Record | Damage:
+    if size > max_bytes:
+        return too_long(position, size, max_bytes)
+    if options.markup == "html":
+        return Record(position, None, "", None, None, None, "html", data)
     try:
-        text = b"".join(parts).decode()
+        return Record(position, None, data.decode(), None, None, None)
     except UnicodeDecodeError as error:
-        return Damage(1, "invalid_utf8", f"{error.reason} at byte {error.start}")
-    return Record(1, None, text, None, None, None)
+        return invalid_utf8(position, error)
