@@ -180,7 +180,7 @@ def clean_file(
     parts: list[dict[str, Any]] = []
     file = InputFile(source.path)
     try:
-        records = read_records(file, source.format, clean.max_record_bytes)
+        records = read_records(file, source.format, clean.max_record_bytes, source.options)
         for number, part in enumerate(clean_records(records, origin, clean, forgotten)):
             name = f"{input_name(source)}-{number:05d}"
             documents, drops = part.tables()
@@ -194,7 +194,7 @@ def clean_file(
 
 def input_name(source: Input) -> str:
     """Name what comes of an input after its source and its identity."""
-    identity = orjson.dumps([source.source, source.name, source.format, source.checksum])
+    identity = orjson.dumps(source.identity)
     return f"{source.source}-{hashlib.sha256(identity).hexdigest()[:16]}"
 
 
