@@ -6,17 +6,17 @@ that the break lies in) and speed costs nothing. Broken data raises `CorruptArch
 disk or network is no property of the data and raises its own `OSError`.
 
 An archive that grows beyond all that text can (`MAX_RATIO`, once it has given `BOMB_BYTES`) ends
-with `DecompressionBombError`. Members that follow each other are noted (`boundaries`): decompression
-can start at any of them, which is what lets a large file be split.
+with `DecompressionBombError`. Members that follow each other are noted (`boundaries`):
+decompression can start at any of them, which is what lets a large file be split.
 """
 
 import bz2
 import hashlib
 import lzma
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Protocol
 
-import lz4.frame
+import lz4.frame  # type: ignore[import-untyped]
 import zstandard
 from isal import igzip_lib
 
@@ -41,7 +41,8 @@ _MAGIC = {
     b"\xfd7zXZ\x00": "xz",
     b"\x04\x22\x4d\x18": "lz4",
 }
-_ERRORS = (OSError, EOFError, ValueError, RuntimeError, lzma.LZMAError, igzip_lib.error)
+_IsalError: Any = igzip_lib.IsalError
+_ERRORS = (OSError, EOFError, ValueError, RuntimeError, lzma.LZMAError, _IsalError)
 # RFC 8878, 3.1.1.2.4 and 3.1.2: no block is longer, skippable frames have sixteen magic numbers.
 _ZSTD_BLOCK_BYTES = 2**17
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"
@@ -166,7 +167,7 @@ class InputFile:
             rest = self.read(RAW_BYTES)
         return rest
 
-    def _member(self, decoder: _Decoder, raw: bytes) -> Iterator[bytes]:
+    def _member(self, decoder: _Decoder, raw: bytes) -> Generator[bytes, None, bytes]:
         """Give the chunks of a member; returns what follows it of the raw bytes read."""
         while True:
             yield decoder.decompress(raw, STEP_BYTES)
@@ -225,7 +226,8 @@ def _maker(codec: str) -> Callable[[], Any]:
         return bz2.BZ2Decompressor
     if codec == "xz":
         return lambda: lzma.LZMADecompressor(memlimit=_ZSTD_WINDOW_BYTES)
-    return lz4.frame.LZ4FrameDecompressor
+    decoder: Callable[[], Any] = lz4.frame.LZ4FrameDecompressor
+    return decoder
 
 
 class _Buffered:

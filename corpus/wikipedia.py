@@ -50,17 +50,12 @@ def _read_page(data: bytes, position: int) -> Record | Damage:
         page = ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         return Damage(position, "invalid_xml", str(error))
-    title, namespace = page.findtext("title") or "", page.findtext("ns") or "0"
+    title = page.findtext("title") or ""
     revisions = page.findall("revision")
-    if namespace != "0":
-        return Damage(position, "wikipedia_namespace", f"{title} (namespace {namespace})")
-    if page.find("redirect") is not None:
-        return Damage(position, "wikipedia_redirect", title)
-    if not revisions:
-        return Damage(position, "invalid_record", f"{title}: no revision")
-    model = revisions[-1].findtext("model") or "wikitext"
-    if model != "wikitext":
-        return Damage(position, "wikipedia_model", f"{title}: {model}")
+    reason = _reason_to_drop(page, revisions)
+    if reason is not None:
+        rule, detail = reason
+        return Damage(position, rule, f"{title}{detail}")
     said = {
         "title": title,
         "revision": revisions[-1].findtext("id"),
@@ -70,3 +65,18 @@ def _read_page(data: bytes, position: int) -> Record | Damage:
     text = revisions[-1].findtext("text") or ""
     key = page.findtext("id") or title or None
     return Record(position, key, text, None, None, meta, "wikitext")
+
+
+def _reason_to_drop(
+    page: ElementTree.Element, revisions: list[ElementTree.Element]
+) -> tuple[str, str] | None:
+    """Return the rule, and what it found, by which a page is no article."""
+    namespace = page.findtext("ns") or "0"
+    if namespace != "0":
+        return "wikipedia_namespace", f" (namespace {namespace})"
+    if page.find("redirect") is not None:
+        return "wikipedia_redirect", ""
+    if not revisions:
+        return "invalid_record", ": no revision"
+    model = revisions[-1].findtext("model") or "wikitext"
+    return None if model == "wikitext" else ("wikipedia_model", f": {model}")
