@@ -217,8 +217,8 @@ def clean_file(tree: Tree, _task: str, source: Input, lineage: Lineage) -> Outpu
     parts: list[dict[str, Any]] = []
     file = InputFile(source.path)
     try:
-        records = read_records(file, source.format, lineage.clean.max_record_bytes, source.keys)
-        for number, part in enumerate(cleaner.parts(records)):
+        records = read_records(file, source.format, clean.max_record_bytes, source.options)
+        for number, part in enumerate(clean_records(records, origin, clean, forgotten)):
             name = f"{input_name(source)}-{number:05d}"
             documents, drops = part.documents(), part.dropped()
             paths += write_part(tree, name, documents, drops, lineage.dedup)
@@ -231,9 +231,7 @@ def clean_file(tree: Tree, _task: str, source: Input, lineage: Lineage) -> Outpu
 
 def input_name(source: Input) -> str:
     """Name what comes of an input after its source and its identity."""
-    identity = orjson.dumps(
-        [source.source, source.name, source.format, list(source.keys), source.checksum]
-    )
+    identity = orjson.dumps(source.identity)
     return f"{source.source}-{hashlib.sha256(identity).hexdigest()[:16]}"
 
 

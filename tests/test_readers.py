@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from stage_helpers import unhurried
 
 from corpus import archives, readers
-from corpus.archives import InputFile
 from corpus.files import checksum, write_bytes
 from corpus.readers import detect_format, read_records
 from corpus.records import Damage, Keys, Record
@@ -147,7 +146,7 @@ def test_plain_text_that_is_not_utf8_is_damage(tmp_path: Path) -> None:
 def test_the_limit_is_the_longest_line_that_passes(
     tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(archives, "STEP_BYTES", chunk)
     size = len(line("x" * 50)) - 1
     data = line("a") + line("x" * 50) + line("b")
     assert texts(read(tmp_path / "a.jsonl", data, size)) == [(1, "a"), (2, "x" * 50), (3, "b")]
@@ -161,7 +160,7 @@ def test_the_limit_is_the_longest_line_that_passes(
 def test_the_limit_of_plain_text(
     tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(archives, "STEP_BYTES", chunk)
     assert texts(read(tmp_path / "a.txt", b"x" * 50, 50)) == [(1, "x" * 50)]
     assert read(tmp_path / "a.txt", b"x" * 51, 50) == [
         Damage(1, "record_too_long", "bytes", 51.0, 50.0)
@@ -319,7 +318,7 @@ def test_chunks_do_not_show(tmp_path: Path, data: bytes) -> None:
     whole = read(tmp_path / "any.jsonl", data, 12)
     for chunk in (1, 2, 3, 5):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(archives, "CHUNK_BYTES", chunk)
+            patch.setattr(archives, "STEP_BYTES", chunk)
             assert read(tmp_path / "any.jsonl", data, 12) == whole
 
 
