@@ -16,7 +16,7 @@ import lzma
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, Protocol
 
-import lz4.frame  # type: ignore[import-untyped]
+import lz4.frame
 import zstandard
 from isal import igzip_lib
 

@@ -217,8 +217,9 @@ def clean_file(tree: Tree, _task: str, source: Input, lineage: Lineage) -> Outpu
     parts: list[dict[str, Any]] = []
     file = InputFile(source.path)
     try:
-        records = read_records(file, source.format, clean.max_record_bytes, source.options)
-        for number, part in enumerate(clean_records(records, origin, clean, forgotten)):
+        limit = lineage.clean.max_record_bytes
+        records = read_records(file, source.format, limit, source.options)
+        for number, part in enumerate(cleaner.parts(records)):
             name = f"{input_name(source)}-{number:05d}"
             documents, drops = part.documents(), part.dropped()
             paths += write_part(tree, name, documents, drops, lineage.dedup)

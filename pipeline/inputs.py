@@ -30,7 +30,6 @@ from corpus.files import (
 )
 from corpus.readers import ReadOptions, sniff_format
 from corpus.recipe import Recipe, Source
-from corpus.records import Keys
 from corpus.snapshots import Input
 
 _GLOB_CHARACTERS = "*?["
@@ -65,7 +64,7 @@ def find_inputs(recipe: Recipe) -> tuple[tuple[Input, ...], dict[str, str]]:
             checksum=known[path],
             path=path,
         )
-        for source, name, (form, keys), path in found
+        for source, name, form, path in found
     ]
     return tuple(sorted(inputs, key=lambda each: (each.source, each.name))), states
 
@@ -96,9 +95,8 @@ def _checksum(path: str, state: str, notes: dict[str, Any]) -> str:
     return checksum(path)
 
 
-def _find_in_source(source: Source) -> list[tuple[str, str, tuple[str, Keys], str]]:
-    """Return (source, name, how it is read, path) of every file of a source."""
-    keys = Keys(source.text_key, source.id_key, source.url_key, source.language_key, source.markup)
+def _find_in_source(source: Source) -> list[tuple[str, str, str, str]]:
+    """Return (source, name, format, path) of every file of a source."""
     by_name: dict[str, str] = {}
     for given in source.paths:
         files = _expand(given)
@@ -115,16 +113,6 @@ def _find_in_source(source: Source) -> list[tuple[str, str, tuple[str, Keys], st
         (source.name, name, source.format if source.format != "auto" else sniff_format(path), path)
         for name, path in by_name.items()
     ]
-
-
-def _is_aside(path: str) -> bool:
-    """Tell a file that lies in a directory of data and is none: what tools note beside it."""
-    name = path.rsplit("/", 1)[-1]
-    return name.startswith((".", "_")) or name.endswith(_ASIDE)
-
-
-def _format(source: Source, path: str) -> str:
-    return source.format if source.format != "auto" else detect_format(path)
 
 
 def _expand(given: str) -> list[tuple[str, str]]:
