@@ -24,8 +24,11 @@ VERSION = 1
 
 UNDETERMINED = "und"
 
-# Measured on the declaration of human rights in the languages CLD2 knows: benchmarks/languages.py.
-_FIRST_CHARACTERS = 1000
+# What CLD2 reads first, and what where it finds that unreliable. Measured on English web posts and
+# paragraphs of 11 languages (XQuAD): 500 and then 4,000 are right as often as 1,000 and then 4,000
+# (99.2 % of both sets; 98 % without a second look) and take half the time.
+_FIRST_CHARACTERS = 500
+_MORE_CHARACTERS = 4000
 
 # What CLD2 names otherwise than ISO 639 does: withdrawn codes, scripts, its own inventions.
 _ISO_CODES = {
@@ -50,20 +53,26 @@ _REFUSED = re.compile(
 def identify_batch(texts: pa.LargeStringArray | list[str]) -> list[tuple[str, int]]:
     """Return each text's language and the share of its beginning in that language, percent."""
     if isinstance(texts, list):
-        return [_identify(text[:_FIRST_CHARACTERS]) for text in texts]
-    beginnings = pc.utf8_slice_codeunits(texts, 0, _FIRST_CHARACTERS)
-    return [_identify(text) for text in beginnings.to_pylist()]
+        beginnings = [text[:_MORE_CHARACTERS] for text in texts]
+    else:
+        beginnings = pc.utf8_slice_codeunits(texts, 0, _MORE_CHARACTERS).to_pylist()
+    return [_identify(text) for text in beginnings]
 
 
 def _identify(text: str) -> tuple[str, int]:
+    label, share = _detect(text[:_FIRST_CHARACTERS])
+    if label == UNDETERMINED and len(text) > _FIRST_CHARACTERS:
+        return _detect(text)
+    return label, share
+
+
+def _detect(text: str) -> tuple[str, int]:
     try:
         reliable, _, found = pycld2.detect(text, isPlainText=True)
     except pycld2.error:
         reliable, _, found = pycld2.detect(_REFUSED.sub(" ", text), isPlainText=True)
-    if not reliable:
-        return UNDETERMINED, 0
     label = _ISO_CODES.get(found[0][1], found[0][1])
-    if label == UNDETERMINED:
+    if not reliable or label == UNDETERMINED:
         return UNDETERMINED, 0
     return label, sum(share for _, code, share, _ in found if _ISO_CODES.get(code, code) == label)
 

@@ -89,7 +89,8 @@ def _piles() -> re.Pattern[str]:
     # `unicodedata` sorts combining marks in quadratic time: 0.4 million of them on one letter take
     # it minutes. Longer than any language's: UAX #15's stream-safe format allows 30.
     marks = [chr(code) for code in range(0x110000) if unicodedata.combining(chr(code))]
-    return re.compile(f"[{''.join(marks)}\u0f73\u0f75\u0f81]{{31,}}")
+    mark = f"[{''.join(marks)}\u0f73\u0f75\u0f81]"
+    return re.compile(f"{mark}{mark}{{30,}}")  # so written, `re` first looks for one of the set
 
 
 def _sort_marks(pile: re.Match[str]) -> str:

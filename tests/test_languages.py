@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus.recipe import Languages
@@ -51,10 +51,18 @@ def test_characters_that_the_library_refuses_do_not_matter(refused: str) -> None
 
 
 def test_only_the_beginning_counts() -> None:
-    beginning = (ARTICLES["ru"] * 10)[:1000]
+    beginning = (ARTICLES["ru"] * 10)[:500]
     assert identify_batch([beginning + ARTICLES["en"] * 100]) == identify_batch([beginning])
 
 
+def test_a_beginning_that_says_too_little_gets_a_second_look() -> None:
+    numbers = "12345 -- 678 !!! " * 40
+    ((label, _),) = identify_batch([numbers + ARTICLES["fr"] * 3])
+    assert label == "fr"
+    assert identify_batch([numbers * 10 + ARTICLES["fr"] * 3]) == [("und", 0)]
+
+
+@settings(deadline=None)
 @given(TEXTS)
 def test_any_text_gets_an_answer_and_always_the_same(texts: list[str]) -> None:
     found = identify_batch(texts)
