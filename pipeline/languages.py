@@ -30,15 +30,17 @@ UNDETERMINED = "und"
 _FIRST_CHARACTERS = 500
 _MORE_CHARACTERS = 4000
 
-# What CLD2 names otherwise than ISO 639 does: withdrawn codes, scripts, its own inventions.
+# What CLD2 names otherwise than ISO 639 does: withdrawn codes, scripts, its own inventions. What
+# follows a hyphen, a script or a country, is left off; "xx" with it is a script without a language.
 _ISO_CODES = {
     "bh": "bih",
     "iw": "he",
     "jw": "jv",
     "un": UNDETERMINED,
+    "xx": UNDETERMINED,
+    "xxx": UNDETERMINED,  # what it was told to ignore
     "xx-Bugi": "bug",
     "xx-Goth": "got",
-    "zh-Hant": "zh",
     "zzp": UNDETERMINED,  # Pig Latin
 }
 
@@ -71,10 +73,15 @@ def _detect(text: str) -> tuple[str, int]:
         reliable, _, found = pycld2.detect(text, isPlainText=True)
     except pycld2.error:
         reliable, _, found = pycld2.detect(_REFUSED.sub(" ", text), isPlainText=True)
-    label = _ISO_CODES.get(found[0][1], found[0][1])
+    label = _iso_code(found[0][1])
     if not reliable or label == UNDETERMINED:
         return UNDETERMINED, 0
-    return label, sum(share for _, code, share, _ in found if _ISO_CODES.get(code, code) == label)
+    return label, sum(share for _, code, share, _ in found if _iso_code(code) == label)
+
+
+def _iso_code(code: str) -> str:
+    base = code.partition("-")[0]
+    return _ISO_CODES.get(code) or _ISO_CODES.get(base, base)
 
 
 def language_failure(label: str, score: int, config: Languages) -> Failure | None:

@@ -39,6 +39,10 @@ def test_both_ways_of_writing_chinese_are_one_language() -> None:
     assert share > 90
 
 
+def test_a_script_without_a_language_is_undetermined() -> None:
+    assert identify_batch(["\uaa00\uaa04\uaa09 " * 40]) == [("und", 0)]  # Cham
+
+
 @pytest.mark.parametrize("text", ["", " \n", "12345 -- 678 !!!", "😀" * 50, "ok"])
 def test_what_says_too_little_is_undetermined(text: str) -> None:
     assert identify_batch([text]) == [("und", 0)]

@@ -93,6 +93,13 @@ def test_every_assigned_character_between_others() -> None:
         assert found == [normalize_text(text, fix_mojibake) for text in texts]
 
 
+def test_a_pile_of_marks_is_composed_in_linear_time() -> None:
+    marks = "\u0301\u0323\u0f73\u0344\u05b0\u0f71\u0340\u0301" * 40
+    for pile in (marks, f"a{marks}\u2014{marks}b", f"\u2014{marks}\u1e0b{marks}"):
+        assert normalize_text(pile, False) == unicodedata.normalize("NFC", pile)
+    assert len(normalize_text("a" + "\u0301" * 200_000 + "\u0323" * 200_000, True)) == 400_000
+
+
 def cases(shared_data: Path, name: str) -> list[tuple[str, str]]:
     path = shared_data / "web" / "mojibake" / f"ftfy-{name}.json"
     return [
