@@ -24,18 +24,23 @@ VERSION = 1
 
 UNDETERMINED = "und"
 
-# Measured on the declaration of human rights in the languages CLD2 knows: benchmarks/languages.py.
-_FIRST_CHARACTERS = 1000
+# What CLD2 reads first, and what where it finds that unreliable. Measured on English web posts and
+# paragraphs of 11 languages (XQuAD): 500 and then 4,000 are right as often as 1,000 and then 4,000
+# (99.2 % of both sets; 98 % without a second look) and take half the time.
+_FIRST_CHARACTERS = 500
+_MORE_CHARACTERS = 4000
 
-# What CLD2 names otherwise than ISO 639 does: withdrawn codes, scripts, its own inventions.
+# What CLD2 names otherwise than ISO 639 does: withdrawn codes, scripts, its own inventions. What
+# follows a hyphen, a script or a country, is left off; "xx" with it is a script without a language.
 _ISO_CODES = {
     "bh": "bih",
     "iw": "he",
     "jw": "jv",
     "un": UNDETERMINED,
+    "xx": UNDETERMINED,
+    "xxx": UNDETERMINED,  # what it was told to ignore
     "xx-Bugi": "bug",
     "xx-Goth": "got",
-    "zh-Hant": "zh",
     "zzp": UNDETERMINED,  # Pig Latin
 }
 
@@ -50,22 +55,33 @@ _REFUSED = re.compile(
 def identify_batch(texts: pa.LargeStringArray | list[str]) -> list[tuple[str, int]]:
     """Return each text's language and the share of its beginning in that language, percent."""
     if isinstance(texts, list):
-        return [_identify(text[:_FIRST_CHARACTERS]) for text in texts]
-    beginnings = pc.utf8_slice_codeunits(texts, 0, _FIRST_CHARACTERS)
-    return [_identify(text) for text in beginnings.to_pylist()]
+        beginnings = [text[:_MORE_CHARACTERS] for text in texts]
+    else:
+        beginnings = pc.utf8_slice_codeunits(texts, 0, _MORE_CHARACTERS).to_pylist()
+    return [_identify(text) for text in beginnings]
 
 
 def _identify(text: str) -> tuple[str, int]:
+    label, share = _detect(text[:_FIRST_CHARACTERS])
+    if label == UNDETERMINED and len(text) > _FIRST_CHARACTERS:
+        return _detect(text)
+    return label, share
+
+
+def _detect(text: str) -> tuple[str, int]:
     try:
         reliable, _, found = pycld2.detect(text, isPlainText=True)
     except pycld2.error:
         reliable, _, found = pycld2.detect(_REFUSED.sub(" ", text), isPlainText=True)
-    if not reliable:
+    label = _iso_code(found[0][1])
+    if not reliable or label == UNDETERMINED:
         return UNDETERMINED, 0
-    label = _ISO_CODES.get(found[0][1], found[0][1])
-    if label == UNDETERMINED:
-        return UNDETERMINED, 0
-    return label, sum(share for _, code, share, _ in found if _ISO_CODES.get(code, code) == label)
+    return label, sum(share for _, code, share, _ in found if _iso_code(code) == label)
+
+
+def _iso_code(code: str) -> str:
+    base = code.partition("-")[0]
+    return _ISO_CODES.get(code) or _ISO_CODES.get(base, base)
 
 
 def language_failure(label: str, score: int, config: Languages) -> Failure | None:

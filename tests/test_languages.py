@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus.recipe import Languages
@@ -39,6 +39,10 @@ def test_both_ways_of_writing_chinese_are_one_language() -> None:
     assert share > 90
 
 
+def test_a_script_without_a_language_is_undetermined() -> None:
+    assert identify_batch(["\uaa00\uaa04\uaa09 " * 40]) == [("und", 0)]  # Cham
+
+
 @pytest.mark.parametrize("text", ["", " \n", "12345 -- 678 !!!", "😀" * 50, "ok"])
 def test_what_says_too_little_is_undetermined(text: str) -> None:
     assert identify_batch([text]) == [("und", 0)]
@@ -51,10 +55,18 @@ def test_characters_that_the_library_refuses_do_not_matter(refused: str) -> None
 
 
 def test_only_the_beginning_counts() -> None:
-    beginning = (ARTICLES["ru"] * 10)[:1000]
+    beginning = (ARTICLES["ru"] * 10)[:500]
     assert identify_batch([beginning + ARTICLES["en"] * 100]) == identify_batch([beginning])
 
 
+def test_a_beginning_that_says_too_little_gets_a_second_look() -> None:
+    numbers = "12345 -- 678 !!! " * 40
+    ((label, _),) = identify_batch([numbers + ARTICLES["fr"] * 3])
+    assert label == "fr"
+    assert identify_batch([numbers * 10 + ARTICLES["fr"] * 3]) == [("und", 0)]
+
+
+@settings(deadline=None)
 @given(TEXTS)
 def test_any_text_gets_an_answer_and_always_the_same(texts: list[str]) -> None:
     found = identify_batch(texts)

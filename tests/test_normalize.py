@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.normalize import normalize_batch, normalize_text
@@ -60,6 +60,7 @@ def test_mojibake_by_hand(raw: str, kept: str | None) -> None:
     assert normalize_text(raw, True) == (raw if kept is None else kept)
 
 
+@settings(deadline=None)
 @given(st.lists(TEXTS, max_size=5), st.booleans(), st.integers(0, 4))
 @example(["a", "", "Ã©", ""], True, 1)
 def test_a_batch_gives_what_the_reference_gives(
@@ -73,6 +74,7 @@ def test_a_batch_gives_what_the_reference_gives(
     assert normalize_batch(part, fix_mojibake).to_pylist() == wanted[start:]
 
 
+@settings(deadline=None)
 @given(TEXTS, st.booleans())
 def test_what_is_kept_stays_as_it_is(raw: str, fix_mojibake: bool) -> None:
     kept = normalize_text(raw, fix_mojibake)
@@ -89,6 +91,13 @@ def test_every_assigned_character_between_others() -> None:
     for fix_mojibake in (False, True):
         found = normalize_batch(texts, fix_mojibake).to_pylist()
         assert found == [normalize_text(text, fix_mojibake) for text in texts]
+
+
+def test_a_pile_of_marks_is_composed_in_linear_time() -> None:
+    marks = "\u0301\u0323\u0f73\u0344\u05b0\u0f71\u0340\u0301" * 40
+    for pile in (marks, f"a{marks}\u2014{marks}b", f"\u2014{marks}\u1e0b{marks}"):
+        assert normalize_text(pile, False) == unicodedata.normalize("NFC", pile)
+    assert len(normalize_text("a" + "\u0301" * 200_000 + "\u0323" * 200_000, True)) == 400_000
 
 
 def cases(shared_data: Path, name: str) -> list[tuple[str, str]]:
