@@ -8,8 +8,10 @@ is FineWeb's: repetition, quality, C4 without the rule on terminal marks, FineWe
 
 Then it prints, for each set alone, the share of documents on which both agree, and every pair of
 reasons on which they do not, with its count; first on the documents as they are, then with the
-white space at the ends of their lines taken away, which datatrove takes for text. PYTHON is the interpreter of an environment with
-datatrove and spacy, which the project does not install. Not measured: several cores, reading.
+white space at the ends of their lines taken away, which datatrove takes for text.
+
+PYTHON is the interpreter of an environment with datatrove and spacy, which the project does not
+install. Not measured: several cores, reading.
 """
 
 import argparse
