@@ -248,7 +248,7 @@ def test_no_sets_drop_only_what_is_empty() -> None:
     assert rule_of(" ") == "empty"
 
 
-SENTENCE = "Line {} of the river ends here."
+SENTENCE = "Line {} of the rivers ends here."
 
 
 def test_duplicate_lines_and_paragraphs() -> None:
