@@ -142,7 +142,10 @@ def _choose(
 def _join(
     data: UInt8s, chosen: Int64s, lines: Int64s, line_ends: Int64s, kept: Bools
 ) -> tuple[UInt8s, Int64s]:
-    joined = np.empty(line_ends[-1] + (lines[:, STOP] - lines[:, START]).sum(), np.uint8)
+    most = len(lines)
+    for line in range(len(lines)):
+        most += lines[line, STOP] - lines[line, START]
+    joined = np.empty(most, np.uint8)
     ends = np.zeros(len(chosen) + 1, np.int64)
     size = 0
     for n in range(len(chosen)):
@@ -152,9 +155,9 @@ def _join(
             if size > ends[n]:
                 joined[size] = _NEWLINE
                 size += 1
-            length = lines[line, STOP] - lines[line, START]
-            joined[size : size + length] = data[lines[line, START] : lines[line, STOP]]
-            size += length
+            for i in range(lines[line, START], lines[line, STOP]):
+                joined[size] = data[i]
+                size += 1
         ends[n + 1] = size
     return joined[:size], ends
 

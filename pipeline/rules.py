@@ -26,6 +26,8 @@ VERSION = 2
 Limits = Mapping[str, float | None]
 
 Preset = Literal["gopher_repetition", "gopher_quality", "c4", "fineweb"]
+# The sets in FineWeb's order.
+PRESETS: tuple[Preset, ...] = ("gopher_repetition", "gopher_quality", "c4", "fineweb")
 
 
 class Failure(NamedTuple):

@@ -93,6 +93,7 @@ UNSPACED_WORDS, UNMARKED_WORDS, LINE_FIELDS = range(9, 12)
 BULLET, ELLIPSIS, MARKED, ENDED = 1, 2, 4, 8
 
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, see `pipeline/kernels.py`
+_MOST_BYTES = 2**31 - 1  # offsets of bytes and characters share a signed 64-bit number
 _NEWLINE, _HASH_SIGN, _FULL_STOP = 0x0A, 0x23, 0x2E
 _BULLET_CODES = np.array([ord(bullet) for bullet in BULLETS])
 _QUOTE_CODES = np.array([ord(quote) for quote in QUOTES])
@@ -222,7 +223,8 @@ def _describe(
         unspaced += 1 if kinds & UNSPACED else 0
         unmarked += 1 if kinds & UNMARKED else 0
         edges[n] = length << 1 | (1 if kinds & UNSPACED else 0)
-    counts[_WORD_CHARACTERS : _UNMARKED + 1] = characters, alphabetic, unspaced, unmarked
+    counts[_WORD_CHARACTERS], counts[_ALPHABETIC] = characters, alphabetic
+    counts[_UNSPACED], counts[_UNMARKED] = unspaced, unmarked
     for slot in range(len(STOP_SLOTS)):
         counts[_STOP_WORDS] += stop_words >> slot & 1
     if not counts[_WORDS]:
@@ -279,9 +281,10 @@ def _scan(
         own = lines[line_ends[t] : line_ends[t + 1]]
         for n in range(found):
             own[n, MARKS] = _marks(text, own[n, START], own[n, STOP], classes)
+            own[n, START] += ends[t]
+            own[n, STOP] += ends[t]
         count_lines(own, hashes, edges, counts[t])
         _count_symbols(text, counts[t])
-        own[:, START : STOP + 1] += ends[t]
     return counts, lines[: line_ends[-1]], line_ends
 
 
@@ -294,7 +297,8 @@ def _recount(lines: Int64s, line_ends: Int64s, kept: Bools, rows: Int64s) -> Int
         found = 0
         for line in range(line_ends[rows[n]], line_ends[rows[n] + 1]):
             if kept[line]:
-                own[found] = lines[line]
+                for field in range(LINE_FIELDS):
+                    own[found, field] = lines[line, field]
                 own[found, OPENS_PARAGRAPH] = found == 0
                 found += 1
         count_lines(own[:found], keys, lengths, counts[n])
@@ -320,4 +324,7 @@ def recount(scanned: Scan, kept: Bools, rows: Int64s) -> Scan:
 
 def scan(data: UInt8s, ends: Int64s, *, ngrams: bool) -> Scan:
     """Count a batch of texts, the n-grams only if asked; `ends` are [texts + 1] offsets."""
+    longest = int(np.diff(ends).max(initial=0))
+    if longest > _MOST_BYTES:
+        raise ValueError(f"a text of {longest} bytes is longer than rules can count, 2^31 - 1")
     return Scan(*_scan(data, ends, class_table(), ngrams))

@@ -1,12 +1,32 @@
-"""Every Gopher threshold on both sides, with texts made by hand."""
+"""Every threshold on both sides, with texts made by hand; the order and choice of rules."""
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage_helpers import unhurried
 
+from corpus.recipe import Clean
 from pipeline.characters import BULLETS, STOP_WORDS
-from pipeline.rules import Failure, gopher_quality
+from pipeline.judging import Judged, judge_batch, statistics_table
+from pipeline.rules import PRESETS, RULES, Failure, is_english, thresholds
+
+QUALITY = Clean(rules=("gopher_quality",))
+
+
+def judged(text: str, config: Clean, language: str | None = None) -> Judged:
+    return judge_batch(pa.array([text]), config, [language])
+
+
+def gopher_quality(text: str) -> Failure | None:
+    return judged(text, QUALITY).failures[0]
+
+
+def rule_of(text: str, *rules: str, **limits: float | None) -> str | None:
+    """Return the rule that a text fails in these sets, with some thresholds of their own."""
+    config = Clean.model_validate({"rules": rules, "thresholds": limits})
+    found = judged(text, config).failures[0]
+    return None if found is None else found.rule
 
 
 def words(count: int, *, word: str = "river", first: str = "the of") -> str:
@@ -153,3 +173,164 @@ def test_a_verdict_is_a_comparison_that_fails(text: str) -> None:
         assert found.value < found.threshold
     else:
         assert found.value > found.threshold
+
+
+def test_the_table_of_rules_is_what_was_published() -> None:
+    published = {rule.name: rule.threshold for rule in RULES}
+    assert published == {
+        "gopher_duplicate_lines": 0.3,
+        "gopher_duplicate_paragraphs": 0.3,
+        "gopher_duplicate_line_characters": 0.2,
+        "gopher_duplicate_paragraph_characters": 0.2,
+        "gopher_top_2gram": 0.2,
+        "gopher_top_3gram": 0.18,
+        "gopher_top_4gram": 0.16,
+        "gopher_duplicate_5gram": 0.15,
+        "gopher_duplicate_6gram": 0.14,
+        "gopher_duplicate_7gram": 0.13,
+        "gopher_duplicate_8gram": 0.12,
+        "gopher_duplicate_9gram": 0.11,
+        "gopher_duplicate_10gram": 0.1,
+        "gopher_min_words": 50,
+        "gopher_max_words": 100_000,
+        "gopher_min_mean_word_length": 3,
+        "gopher_max_mean_word_length": 10,
+        "gopher_hash_to_word_ratio": 0.1,
+        "gopher_ellipsis_to_word_ratio": 0.1,
+        "gopher_bullet_lines": 0.9,
+        "gopher_ellipsis_lines": 0.3,
+        "gopher_alphabetic_words": 0.8,
+        "gopher_stop_words": 2,
+        "c4_line_max_word_length": 1000,
+        "c4_line_terminal_mark": 1,
+        "c4_line_min_words": 3,
+        "c4_line_javascript": 0,
+        "c4_line_policy": 0,
+        "c4_lorem_ipsum": 0,
+        "c4_curly_bracket": 0,
+        "c4_min_sentences": 5,
+        "fineweb_line_punctuation": 0.12,
+        "fineweb_short_lines": 0.67,
+        "fineweb_duplicate_line_characters": 0.01,
+        "fineweb_line_breaks": 0.3,
+    }
+    assert tuple(dict.fromkeys(rule.preset for rule in RULES)) == PRESETS
+
+
+def test_an_unknown_threshold_is_refused_with_the_nearest() -> None:
+    config = Clean(thresholds={"gopher_min_word": 3})
+    message = "unknown rule gopher_min_word in clean.thresholds: did you mean gopher_min_words?"
+    with pytest.raises(ValueError, match=message):
+        thresholds(config)
+    with pytest.raises(ValueError, match=message):
+        judge_batch(pa.array(["a"]), config)
+    with pytest.raises(ValueError, match=message):
+        statistics_table(pa.array(["a"]), config)
+
+
+def test_other_thresholds_and_none() -> None:
+    assert rule_of(words(9), "gopher_quality") == "gopher_min_words"
+    assert rule_of(words(9), "gopher_quality", gopher_min_words=9) is None
+    assert rule_of(words(9), "gopher_quality", gopher_min_words=9.5) == "gopher_min_words"
+    assert rule_of(words(9), "gopher_quality", gopher_min_words=None) is None
+    # A threshold of a set that is not asked for may stand in the recipe.
+    assert rule_of(words(50), "gopher_quality", c4_min_sentences=9) is None
+
+
+def test_sets_run_in_the_order_of_the_recipe() -> None:
+    text = "word " * 40
+    assert rule_of(text, "gopher_quality", "gopher_repetition") == "gopher_min_words"
+    assert rule_of(text, "gopher_repetition", "gopher_quality") == "gopher_top_2gram"
+
+
+def test_no_sets_drop_only_what_is_empty() -> None:
+    assert rule_of("x") is None
+    assert rule_of(" ") == "empty"
+
+
+SENTENCE = "Line {} of the rivers ends here."
+
+
+def test_duplicate_lines_and_paragraphs() -> None:
+    # 3 of 10 lines were there before, with 3 * 31 of 319 characters.
+    text = "\n".join(SENTENCE.format(min(n, 6)) for n in range(10))
+    share: dict[str, float | None] = {
+        rule.name: None for rule in RULES if "gram" in rule.name or "line_char" in rule.name
+    }
+    assert len(text) == 319
+    assert rule_of(text, "gopher_repetition", **share) is None
+    config = Clean(rules=("gopher_repetition",), thresholds=share)
+    row = statistics_table(pa.array([text]), config).to_pylist()[0]
+    assert row["gopher_duplicate_lines"] == 0.3
+    assert row["gopher_duplicate_line_characters"] == 3 * 31 / 319
+    assert rule_of(text + "\n" + SENTENCE.format(6), "gopher_repetition") == (
+        "gopher_duplicate_lines"
+    )
+    paragraphs = text.replace("\n", "\n\n")
+    row = statistics_table(pa.array([paragraphs]), config).to_pylist()[0]
+    assert row["gopher_duplicate_paragraphs"] == 0.3
+
+
+def test_c4_changes_the_text_that_later_sets_see() -> None:
+    good = "\n".join(SENTENCE.format(n) for n in "abcdef")
+    bad = "\n".join(f"menu {n}" for n in range(30))
+    assert rule_of(good + "\n" + bad, "fineweb") == "fineweb_short_lines"
+    found = judged(good + "\n\n" + bad, Clean(rules=("c4", "fineweb")))
+    assert found.failures == [None]
+    assert found.texts.to_pylist() == [good]
+    assert found.removed_lines["c4_line_terminal_mark"] == 30
+
+
+def test_a_text_without_a_line_left_goes() -> None:
+    assert rule_of("menu", "c4") == "c4_min_sentences"
+    assert rule_of("menu", "c4", c4_min_sentences=None) == "empty"
+    assert rule_of("menu", "c4", "fineweb", c4_min_sentences=None) == "empty"
+    dropped = judged("menu", Clean(rules=("c4",)))
+    assert dropped.texts.to_pylist() == ["menu"]
+    assert set(dropped.removed_lines.values()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("addition", "rule"),
+    [("Some Lorem Ipsum here.", "c4_lorem_ipsum"), ("if (a) { b; c.", "c4_curly_bracket")],
+)
+def test_pages_that_c4_drops(addition: str, rule: str) -> None:
+    good = "\n".join(SENTENCE.format(n) for n in "abcde")
+    assert rule_of(good, "c4") is None
+    assert rule_of(good + "\n" + addition, "c4") == rule
+    assert rule_of(good + "\n" + addition, "c4", **{rule: None}) is None
+    assert rule_of(good[32:], "c4") == "c4_min_sentences"
+
+
+def test_fineweb() -> None:
+    # Of 25 long lines with different words, 3 end in a mark: 0.12; then 2.
+    long = [f"{n} " + " ".join(f"word{n}{m}" for m in range(6)) for n in range(25)]
+    text = "\n".join(line + ("." if n < 3 else "") for n, line in enumerate(long))
+    assert rule_of(text, "fineweb") is None
+    assert rule_of(text.replace(".", "", 1), "fineweb") == "fineweb_line_punctuation"
+    short = [f"short line {n} here." for n in range(4)]
+    assert rule_of("\n".join([*long[:2], *short]), "fineweb", fineweb_short_lines=4 / 6) is None
+    assert rule_of("\n".join([*long[:1], *short]), "fineweb") == "fineweb_short_lines"
+    twice = "\n".join([*(line + "." for line in long), long[0] + "."])
+    assert rule_of(twice, "fineweb") == "fineweb_duplicate_line_characters"
+    breaks = "\n\n".join(line + "." for line in long)
+    assert rule_of(breaks, "fineweb", fineweb_line_breaks=48 / 175) is None
+    assert rule_of(breaks, "fineweb", fineweb_line_breaks=47 / 175) == "fineweb_line_breaks"
+
+
+def test_stop_words_are_asked_of_english_only() -> None:
+    german = "Der Fluss flie\u00dft durch das Tal und mehr " * 8
+    for language, fails in ((None, True), ("en", True), ("en-US", True), ("ENG", True)):
+        assert (judged(german, QUALITY, language).failures[0] is not None) == fails
+        assert is_english(language)
+    for language in ("de", "deu", "enm", ""):
+        assert judged(german, QUALITY, language).failures == [None]
+
+
+def test_thai_is_not_asked_for_marks_nor_spaces() -> None:
+    letters = "".join(chr(0x0E01 + (7 * n * n + n) % 46) for n in range(400))
+    text = "\n".join(letters[start : start + 40] for start in range(0, 400, 40))
+    assert rule_of(text, "gopher_quality", "c4", "fineweb") is None
+    row = statistics_table(pa.array([text]), Clean(rules=PRESETS)).to_pylist()[0]
+    unjudged = {name for name, value in row.items() if value is None}
+    assert unjudged == {rule.name for rule in RULES if rule.scope != "all"}

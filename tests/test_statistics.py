@@ -152,6 +152,11 @@ def test_slices_and_small_offsets() -> None:
         assert judged.texts.to_pylist() == texts[1:]
 
 
+def test_a_text_beyond_the_limit_is_refused() -> None:
+    with pytest.raises(ValueError, match="a text of 2147483648 bytes is longer than rules"):
+        statistics.scan(np.zeros(0, np.uint8), np.array([0, 2**31]), ngrams=False)
+
+
 def test_every_phrase_holds_a_probe() -> None:
     for phrase in ("javascript", "lorem ipsum", *POLICIES):
         assert any(probe in phrase for probe in lines.PROBES)
