@@ -1,9 +1,10 @@
 """Explain and show: what a store holds, what became of one document, what a row says.
 
 A document is found through the index, whose keys hold a hash of every id, so a lookup reads a few
-pages of each part of its source and one row group. A shard's documents are not listed anywhere:
-they are those whose hash falls into its range, in the order of the hashes, and the row's document
-starts say where each begins.
+pages of each part of its source and one row group. One that a rule dropped has no key; its row is
+looked for in the drop tables, which are sorted by id, so that their statistics leave one row group
+a part to be read. A shard's documents are not listed anywhere: they are those whose hash falls into
+its range, in the order of the hashes, and the row's document starts say where each begins.
 """
 
 import hashlib
@@ -20,9 +21,17 @@ from corpus.shards import Shard, TokenIds
 from corpus.snapshots import Part, ShardEntry, Snapshot, Tree, open_snapshot, tokenizer_root
 from corpus.tokenizer import open_tokenizer
 from pipeline.build import funnel
-from pipeline.clean import read_table
-from pipeline.index import Corpus, KeySearch, open_index, read_row
-from pipeline.pack import ShardPlan, cut_split, document_ids
+from pipeline.index import (
+    Corpus,
+    Int64s,
+    KeySearch,
+    column_values,
+    open_arrow,
+    open_index,
+    read_row,
+    rows_where,
+)
+from pipeline.pack import SPLITS, ShardPlan, cut_split, document_ids
 from pipeline.preference import scope_of
 from pipeline.signatures import ID_BAND, salt_of
 
@@ -56,50 +65,64 @@ def open_store(store: str, label: str | None = None) -> Store:
 def shard_plan(store: Store, entry: ShardEntry) -> ShardPlan:
     """Return the hash range of a shard, from its number and how many shards its split has."""
     place = (entry.snapshot, entry.source, entry.split)
-    siblings = [
-        other.path
-        for other in store.snapshot.shards
-        if (other.snapshot, other.source, other.split) == place
+    siblings = [each.path for each in _siblings(store, place)]
+    return cut_split(place, len(siblings), store.recipe.pack)[siblings.index(entry.path)]
+
+
+def _siblings(store: Store, place: tuple[str, str, str]) -> list[ShardEntry]:
+    """Return the shards of a (snapshot, source, split) by their numbers."""
+    entries = [
+        each for each in store.snapshot.shards if (each.snapshot, each.source, each.split) == place
     ]
-    plans = cut_split(place, len(siblings), store.recipe.pack)
-    return plans[sorted(siblings).index(entry.path)]
+    return sorted(entries, key=lambda each: each.path)
 
 
 def shard_documents(store: Store, entry: ShardEntry) -> list[str]:
     """Return the ids of a shard's documents in packing order."""
     plan = shard_plan(store, entry)
-    parts = [
+    return document_ids(store.tree, _part_names(store, entry), plan.low, plan.high)
+
+
+def _part_names(store: Store, entry: ShardEntry) -> list[str]:
+    return [
         part.name
         for part in store.snapshot.parts
         if (part.snapshot, part.source) == (entry.snapshot, entry.source)
     ]
-    return document_ids(store.tree, parts, plan.low, plan.high)
 
 
 def document_rows(shard: Shard) -> list[tuple[int, int]]:
     """Return the first and the last row of every document of a shard, in packing order."""
-    begins: list[tuple[int, int]] = []
-    for row in range(shard.rows):
-        begins += [(row, int(start)) for start in shard.document_starts(row)]
-    ends = [row - 1 if start == 1 else row for row, start in begins[1:]] + [shard.rows - 1]
-    return [(begin[0], end) for begin, end in zip(begins, ends, strict=True)]
+    first, last = _document_bounds(shard)
+    return list(zip(first.tolist(), last.tolist(), strict=True))
+
+
+def _document_bounds(shard: Shard) -> tuple[Int64s, Int64s]:
+    """Return the first and the last rows of the documents as arrays."""
+    columns = [batch.column("document_starts") for batch in shard.batches]
+    counts = [np.diff(column.offsets.to_numpy()) for column in columns]
+    starts = [column.flatten().to_numpy() for column in columns]
+    none = np.empty(0, np.int64)
+    first = np.repeat(np.arange(shard.rows), np.concatenate([none, *counts]))
+    # A document ends where the next begins: in the row before, if that begins a row.
+    ends = first - (np.concatenate([none, *starts]) == 1)
+    return first, np.append(ends[1:], shard.rows - 1)[: len(first)]
 
 
 def explain(store: Store, identity: str) -> Iterator[str]:
     """Give the story of every record that has this id, as lines of text."""
-    source = identity.split("/", 1)[0]
-    parts = [part for part in store.snapshot.part_list() if part.source == source]
-    dropped = [row for part in parts for row in _drops(store, part, identity)]
-    documents = list(_documents(store, identity))
+    documents = _documents(store, identity)
+    dropped = list(_drops(store, identity, {name for name, _ in documents}))
     if not dropped and not documents:
         if hash_id(identity) in read_forgotten(store.root).ids:
             yield f"{identity}: was taken down and stays out of this store"
             return
         raise ValueError(f"{store.root} knows no document {identity}")
     gone = {_place(row) for row in dropped}
+    rows = [row for _, row in documents]
     for row in dropped:
-        yield from _explain_drop(store, row, documents)
-    for row in documents:
+        yield from _explain_drop(store, row, rows)
+    for row in rows:
         if _place(row) not in gone:
             yield from _explain_kept(store, row)
 
@@ -108,24 +131,34 @@ def _place(row: Mapping[str, Any]) -> tuple[str, str, int]:
     return row["snapshot"], row["file"], row["position"]
 
 
-def _drops(store: Store, part: Part, identity: str) -> Iterator[dict[str, Any]]:
-    for kind in ("", ".dedup"):
-        path = store.tree.find(f"dropped/{part.name}{kind}.parquet")
-        yield from read_table(path, filters=[("id", "==", identity)]).to_pylist()
-
-
-def _documents(store: Store, identity: str) -> Iterator[dict[str, Any]]:
-    """Find every document with this id that passed the rules."""
+def _parts_of(store: Store, identity: str) -> list[Part]:
     source = identity.split("/", 1)[0]
+    return [part for part in store.snapshot.part_list() if part.source == source]
+
+
+def _drops(store: Store, identity: str, passed: set[str]) -> Iterator[dict[str, Any]]:
+    """Give the drop rows of an id; `passed` names the parts that have it in their index.
+
+    Only a document that passed the rules can be a duplicate.
+    """
+    for part in _parts_of(store, identity):
+        for kind in ("", ".dedup") if part.name in passed else ("",):
+            path = store.tree.find(f"dropped/{part.name}{kind}.parquet")
+            yield from rows_where(path, "id", identity)
+
+
+def _documents(store: Store, identity: str) -> list[tuple[str, dict[str, Any]]]:
+    """Find every document with this id that passed the rules, each with the name of its part."""
+    config, found = store.recipe.dedup, []
     key = np.uint64(int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big"))
-    for part in store.snapshot.part_list():
-        if part.source != source:
-            continue
-        salt = salt_of(scope_of(part.snapshot, part.source, store.recipe.dedup))
-        found = KeySearch(store.tree, Corpus((part,), 0)).matching(0, np.array([key ^ salt]))
-        for row in found.document[found.band == ID_BAND].tolist():
+    for part in _parts_of(store, identity):
+        salt = salt_of(scope_of(part.snapshot, part.source, config))
+        keys = KeySearch(store.tree, Corpus((part,), 0)).matching(0, np.array([key ^ salt]))
+        for row in keys.document[keys.band == ID_BAND].tolist():
             if open_index(store.tree, part)["id"][row].as_py() == identity:
-                yield read_row(store.tree.find(f"clean/{part.name}.parquet"), row)
+                path = store.tree.find(f"clean/{part.name}.parquet")
+                found.append((part.name, read_row(path, row)))
+    return found
 
 
 def _explain_drop(
@@ -145,7 +178,7 @@ def _explain_drop(
     for row in documents:
         if _place(row) == _place(drop):
             yield from _excerpt("dropped", row["text"])
-    for row in _documents(store, drop["witness_id"]):
+    for _, row in _documents(store, drop["witness_id"]):
         if _place(row) == place:
             yield from _excerpt("kept", row["text"])
 
@@ -170,21 +203,42 @@ def _explain_kept(store: Store, row: dict[str, Any]) -> Iterator[str]:
     yield _title(row)
     yield f"  kept, {len(row['text']):,} characters"
     entry = shard_of(store, row["snapshot"], row["source"], row["id"])
-    ordinal = shard_documents(store, entry).index(row["id"])
-    first, last = document_rows(Shard(store.tree.find(entry.path)))[ordinal]
+    ordinal = _ordinal(store, entry, row["id"])
+    first, last = (rows[ordinal] for rows in _document_bounds(Shard(store.tree.find(entry.path))))
     yield f"  packed in {entry.path}, rows {first} to {last}"
     yield from _excerpt("text", row["text"])
 
 
 def shard_of(store: Store, snapshot: str, source: str, identity: str) -> ShardEntry:
     """Return the shard that holds a kept document."""
-    position = deal_hash(identity)
-    for entry in store.snapshot.shards:
-        plan = shard_plan(store, entry)
-        mine = (entry.snapshot, entry.source) == (snapshot, source)
-        if mine and plan.low <= position < plan.high:
-            return entry
+    position, config = deal_hash(identity), store.recipe.pack
+    for split in SPLITS:
+        place = (snapshot, source, split)
+        entries = _siblings(store, place)
+        plans = cut_split(place, len(entries), config) if entries else ()
+        for entry, plan in zip(entries, plans, strict=True):
+            if plan.low <= position < plan.high:
+                return entry
     raise ValueError(f"{store.root} has no shard for {identity}: run `python -m pipeline audit`")
+
+
+def _ordinal(store: Store, entry: ShardEntry, identity: str) -> int:
+    """Return how many documents of a shard lie before this one."""
+    position, low = np.uint64(deal_hash(identity)), np.uint64(shard_plan(store, entry).low)
+    before, is_there = 0, False
+    for name in _part_names(store, entry):
+        table = open_arrow(store.tree.find(f"tokens/{name}.arrow"))
+        hashes = column_values(table, "hash")
+        begin, start = np.searchsorted(hashes, np.array([low, position])).tolist()
+        stop = int(np.searchsorted(hashes, position, side="right"))
+        equal = table["id"].slice(start, stop - start).to_pylist()
+        before += start - begin + sum(each < identity for each in equal)
+        is_there |= identity in equal
+    if not is_there:
+        raise ValueError(
+            f"{store.root} has no tokens for {identity}: run `python -m pipeline audit`"
+        )
+    return before
 
 
 def show(store: Store) -> Iterator[str]:
