@@ -238,13 +238,13 @@ def make_store(root: str, parts: int, workers: int) -> None:
     commit_snapshot(root, assemble(job, contents, ({}, ())))
 
 
-def command(*arguments: str) -> float:
-    """Return the wall seconds of a command of the pipeline."""
-    start = time.perf_counter()
+def command(*arguments: str) -> tuple[float, float]:
+    """Return the wall and the CPU seconds of a command of the pipeline."""
+    before, start = sum(os.times()[2:4]), time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "pipeline", *arguments], check=True, stdout=subprocess.DEVNULL
     )
-    return time.perf_counter() - start
+    return time.perf_counter() - start, sum(os.times()[2:4]) - before
 
 
 def forget_pages(root: str) -> None:
@@ -264,10 +264,11 @@ def measured(work: Callable[[], object]) -> float:
 
 def report(root: str, chosen: Asked) -> Iterator[str]:
     """Measure, a line a kind of document."""
+    yield f"{'':>24} median s  worst s"
     nothing = [command("schema") for _ in range(3)]
-    yield f"a command that does nothing: {statistics.median(nothing):.2f} s"
-    opening = measured(lambda: open_store(root))
-    yield f"open_store, in a process: {opening:.3f} s"
+    yield _line("nothing: command", [wall for wall, _ in nothing])
+    yield _line("nothing: its CPU", [cpu for _, cpu in nothing])
+    yield _line("open_store", [measured(lambda: open_store(root)) for _ in range(3)])
     store = open_store(root)
     for kind, ids in chosen._asdict().items():
         cold, warm, inside = [], [], []
@@ -276,11 +277,14 @@ def report(root: str, chosen: Asked) -> Iterator[str]:
             cold.append(command("explain", root, identity))
             warm.append(command("explain", root, identity))
             inside.append(measured(lambda asked=identity: list(explain(store, asked))))
-        seconds = "; ".join(
-            f"{name} {statistics.median(values):.3f} (worst {max(values):.3f})"
-            for name, values in (("command", warm), ("not cached", cold), ("inside", inside))
-        )
-        yield f"{kind:>9}: {seconds}"
+        yield _line(f"{kind}: command", [wall for wall, _ in warm])
+        yield _line(f"{kind}: its CPU", [cpu for _, cpu in warm])
+        yield _line(f"{kind}: nothing cached", [wall for wall, _ in cold])
+        yield _line(f"{kind}: inside", inside)
+
+
+def _line(name: str, seconds: list[float]) -> str:
+    return f"{name:>24} {statistics.median(seconds):8.3f} {max(seconds):8.3f}"
 
 
 def main() -> int:
