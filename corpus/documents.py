@@ -75,10 +75,11 @@ KEPT_COLUMNS = ("id", "text", "source", "url", "language", "meta", "snapshot", "
 _DIGEST_MODULUS = 1 << 256
 
 
-def document_id(source: str, key: str | None, raw_text: str) -> str:
-    """Name a document: source and the record's own key, or the hash of its raw text."""
+def document_id(source: str, key: str | None, raw: str | bytes) -> str:
+    """Name a document: source and the record's own key, or the hash of its raw text or page."""
     if key is None:
-        key = "sha256-" + hashlib.sha256(raw_text.encode()).hexdigest()[:32]
+        data = raw.encode() if isinstance(raw, str) else raw
+        key = "sha256-" + hashlib.sha256(data).hexdigest()[:32]
     return f"{source}/{key}"
 
 

@@ -19,6 +19,20 @@ from corpus.files import read_bytes
 
 LABEL_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 
+Format = Literal[
+    "auto",
+    "jsonl",
+    "csv",
+    "tsv",
+    "text",
+    "paragraphs",
+    "parquet",
+    "arrow",
+    "warc",
+    "html",
+    "wikipedia",
+]
+
 
 class _RecipeLoader(yaml.SafeLoader):
     """Plain YAML in which a label such as 2026-11-21 stays text, and no key stands twice."""
@@ -51,19 +65,57 @@ class Source(Section):
     paths: tuple[str, ...] = Field(
         min_length=1, description="files, directories or globs, each a path or an fsspec URL"
     )
-    format: Literal["auto", "jsonl", "text"] = Field(
-        "auto", description="auto goes by the file name; text is one document a file"
+    format: Format = Field(
+        "auto", description="auto goes by the file's name, then by its first bytes"
+    )
+    text_key: str = Field("text", description="field or column of a record that holds its text")
+    id_key: str = Field("id", description="field that holds its id; where absent, its URL")
+    url_key: str = Field("url", description="field that holds its URL")
+    language_key: str = Field("language", description="field that holds its language")
+    markup: Literal["none", "html"] = Field(
+        "none", description="what the text of records is written in; pages of archives are HTML"
+    )
+
+
+class Languages(Section):
+    """Which languages are kept, by identification on every document."""
+
+    identify: bool = Field(True, description="label every document with the language found")
+    keep: tuple[str, ...] = Field((), description="ISO 639 codes that stay; empty: all")
+    min_score: int = Field(
+        0, ge=0, le=100, description="least share of the text in the language found, percent"
     )
 
 
 class Clean(Section):
-    """Which rules a document must pass."""
+    """How text is cleaned and which rules a document must pass."""
 
-    preset: Literal["gopher_quality", "none"] = Field(
-        "gopher_quality", description="the quality rules of Rae et al. 2021, or none"
+    rules: tuple[Literal["gopher_repetition", "gopher_quality", "c4", "fineweb"], ...] = Field(
+        ("gopher_quality",), description="sets of rules with their published thresholds, in order"
+    )
+    thresholds: dict[str, float | None] = Field(
+        {}, description="other thresholds by the rule's name; null switches a rule off"
+    )
+    languages: Languages = Languages()
+    fix_mojibake: bool = Field(True, description="repair text decoded with the wrong encoding")
+    mask: tuple[Literal["email", "ip"], ...] = Field(
+        (), description="what is replaced in the text: mail addresses, public IP addresses"
+    )
+    url_blocklists: tuple[str, ...] = Field(
+        (), description="files of domains and URL prefixes, one a line, whose documents go"
+    )
+    boilerplate: str | None = Field(
+        None, description="list of repeated lines to take out, as `boilerplate` learned it"
+    )
+    decontaminate: tuple[str, ...] = Field(
+        (), description="evaluation files; a document that shares an n-gram with them goes"
+    )
+    decontaminate_ngram: int = Field(13, ge=1, description="words of such an n-gram")
+    user_rules: tuple[str, ...] = Field(
+        (), description="module:function, each a callable over Arrow batches, in order"
     )
     max_record_bytes: int = Field(
-        64 * 2**20, ge=1, description="a longer line or file becomes a drop record, bytes"
+        64 * 2**20, ge=1, description="a longer line, page or file becomes a drop record, bytes"
     )
 
 
@@ -123,8 +175,12 @@ class Pack(Section):
     """How token ids become sequences and shards."""
 
     sequence_length: int = Field(512, ge=8, le=65535, description="tokens a row")
-    format: Literal["full-sentences"] = Field(
-        "full-sentences", description="the input format of the RoBERTa paper, Table 2"
+    format: Literal[
+        "full-sentences", "doc-sentences", "segment-pair", "sentence-pair", "stream", "best-fit"
+    ] = Field(
+        "full-sentences",
+        description="an input format of the RoBERTa paper's Table 2, "
+        "contiguous blocks, or whole documents by best fit",
     )
     shard_size_bytes: int = Field(64 * 2**20, ge=1, description="aim for a shard's token ids")
     validation_fraction: float = Field(

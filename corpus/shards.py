@@ -1,7 +1,9 @@
 """Shards: fixed-length sequences in one uncompressed Arrow IPC stream, opened without a copy.
 
 A row is one sequence: token ids (padded to the sequence length), the number of real tokens, the
-positions at which documents begin and a bit a token that says where words begin. The stream format
+positions at which documents begin and a bit a token that says where words begin. Rows of pairs also
+say whether the second half follows the first, and where rows do not lie in the order of the text,
+each piece names its document and its place in it. The metadata names the format. The stream format
 is what both `pyarrow` memory-maps and `datasets.Dataset.from_file` opens; the file format is not.
 Record batches have a fixed row count and no nulls, and arrays are built anew before writing, so
 that equal rows are equal bytes.
@@ -10,23 +12,57 @@ Reading maps the file and gives numpy views; random access costs one page fault,
 a row. A remote shard is read whole into memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from corpus.files import is_remote, read_bytes
+from corpus.tokenizer import BOS_ID, LEADING_SPECIALS
 
 FORMAT_VERSION = 1
 # What closes an Arrow IPC stream; without it a cut between two batches would go unseen.
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 ROWS_PER_BATCH = 1024  # guess: 1 MiB of ids at 512 tokens; small beside a shard, large beside a row
 
+# Formats with two halves a row; those whose rows are not in the order of the text; and those in
+# which every piece is a sequence of its own.
+PAIRED = ("segment-pair", "sentence-pair")
+REORDERED = (*PAIRED, "best-fit")
+SEPARATE = ("doc-sentences", "best-fit")
+
 TokenIds = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+Int64s = npt.NDArray[np.int64]
+
+
+class Provenance(NamedTuple):
+    """What the pieces of rows are, where the order of the rows does not tell.
+
+    row_offsets: [rows + 1], where each row's pieces begin; documents: their numbers in the order of
+    packing; offsets: the places of their first tokens in them.
+    """
+
+    row_offsets: npt.NDArray[np.int32]
+    documents: npt.NDArray[np.uint32]
+    offsets: npt.NDArray[np.uint32]
+
+
+class Pieces(NamedTuple):
+    """The parts of documents that a shard's rows hold, in the order of the rows.
+
+    rows; starts and stops: places in the row; documents: their numbers in the order of packing,
+    empty ones not counted; offsets: the places of their first tokens in them.
+    """
+
+    rows: Int64s
+    starts: Int64s
+    stops: Int64s
+    documents: Int64s
+    offsets: Int64s
 
 
 @dataclass(frozen=True)
@@ -35,7 +71,9 @@ class Sequences:
 
     token_ids: [rows, sequence_length]; lengths: [rows], real tokens; word_starts: bool
     [rows, sequence_length]; document_starts: positions, all rows one after another;
-    document_offsets: [rows + 1], where each row's part of document_starts begins.
+    document_offsets: [rows + 1], where each row's part of document_starts begins; next_sentence:
+    [rows], for pairs: 1 where the second half follows the first, 0 where it is of another document,
+    2 where there is none; provenance: for formats of `REORDERED`.
     """
 
     token_ids: TokenIds
@@ -43,6 +81,8 @@ class Sequences:
     word_starts: npt.NDArray[np.bool_]
     document_starts: npt.NDArray[np.uint16]
     document_offsets: npt.NDArray[np.int32]
+    next_sentence: npt.NDArray[np.uint8] | None = None
+    provenance: Provenance | None = None
 
 
 def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
@@ -55,13 +95,19 @@ def shard_schema(
 ) -> pa.Schema:
     """Return the schema of a shard with its metadata."""
     token_type = pa.from_numpy_dtype(dtype)
+    fields = [
+        _required("token_ids", pa.list_(_required("item", token_type), sequence_length)),
+        _required("length", pa.int32()),
+        _required("document_starts", pa.list_(_required("item", pa.uint16()))),
+        _required("word_starts", pa.list_(_required("item", pa.bool_()), sequence_length)),
+    ]
+    if packing in PAIRED:
+        fields.append(_required("next_sentence", pa.uint8()))
+    if packing in REORDERED:
+        numbers = pa.list_(_required("item", pa.uint32()))
+        fields += [_required("piece_documents", numbers), _required("piece_offsets", numbers)]
     return pa.schema(
-        [
-            _required("token_ids", pa.list_(_required("item", token_type), sequence_length)),
-            _required("length", pa.int32()),
-            _required("document_starts", pa.list_(_required("item", pa.uint16()))),
-            _required("word_starts", pa.list_(_required("item", pa.bool_()), sequence_length)),
-        ],
+        fields,
         metadata={
             "format_version": str(FORMAT_VERSION),
             "tokenizer": tokenizer_fingerprint,
@@ -77,10 +123,17 @@ def _required(name: str, arrow_type: pa.DataType) -> pa.Field:
 
 def write_shard(stream: BinaryIO, sequences: Sequences, schema: pa.Schema) -> None:
     """Write rows as record batches of `ROWS_PER_BATCH`; the last one may be shorter."""
-    rows = len(sequences.lengths)
+    write_blocks(stream, [sequences], schema)
+
+
+def write_blocks(stream: BinaryIO, blocks: Iterable[Sequences], schema: pa.Schema) -> None:
+    """Write blocks of rows, all but the last of a multiple of `ROWS_PER_BATCH` rows."""
     with pa.ipc.new_stream(stream, schema) as writer:
-        for start in range(0, rows, ROWS_PER_BATCH):
-            writer.write_batch(_batch(sequences, start, min(start + ROWS_PER_BATCH, rows), schema))
+        for sequences in blocks:
+            rows = len(sequences.lengths)
+            for start in range(0, rows, ROWS_PER_BATCH):
+                stop = min(start + ROWS_PER_BATCH, rows)
+                writer.write_batch(_batch(sequences, start, stop, schema))
 
 
 def _batch(sequences: Sequences, start: int, stop: int, schema: pa.Schema) -> pa.RecordBatch:
@@ -89,18 +142,29 @@ def _batch(sequences: Sequences, start: int, stop: int, schema: pa.Schema) -> pa
         flat = pa.array(np.ascontiguousarray(values).reshape(-1), field.type.value_type)
         return pa.FixedSizeListArray.from_arrays(flat, type=field.type)
 
-    offsets = sequences.document_offsets[start : stop + 1]
-    starts = sequences.document_starts[offsets[0] : offsets[-1]]
+    def lists(
+        name: str, offsets: npt.NDArray[np.int32], values: npt.NDArray[np.generic]
+    ) -> pa.Array:
+        field = schema.field(name)
+        ends = offsets[start : stop + 1]
+        return pa.ListArray.from_arrays(
+            pa.array(np.asarray(ends - ends[0], np.int32)),
+            pa.array(np.array(values[ends[0] : ends[-1]]), field.type.value_type),
+            type=field.type,
+        )
+
     columns = [
         fixed("token_ids", sequences.token_ids[start:stop]),
         pa.array(np.array(sequences.lengths[start:stop], np.int32)),
-        pa.ListArray.from_arrays(
-            pa.array(np.asarray(offsets - offsets[0], np.int32)),
-            pa.array(np.array(starts, np.uint16)),
-            type=schema.field("document_starts").type,
-        ),
+        lists("document_starts", sequences.document_offsets, sequences.document_starts),
         fixed("word_starts", sequences.word_starts[start:stop]),
     ]
+    if sequences.next_sentence is not None:
+        columns.append(pa.array(np.array(sequences.next_sentence[start:stop], np.uint8)))
+    if sequences.provenance is not None:
+        row_offsets, documents, places = sequences.provenance
+        columns.append(lists("piece_documents", row_offsets, documents))
+        columns.append(lists("piece_offsets", row_offsets, places))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
@@ -126,6 +190,7 @@ class Shard:
             raise ValueError(f"{path} has format version {found}, expected {FORMAT_VERSION}")
         self.tokenizer_fingerprint: str = metadata[b"tokenizer"].decode()
         self.sequence_length = int(metadata[b"sequence_length"])
+        self.packing: str = metadata[b"format"].decode()
         self.rows = sum(batch.num_rows for batch in self.batches)
 
     @cached_property
@@ -143,6 +208,12 @@ class Shard:
         """Real tokens of every row, special tokens included: int32 [rows]."""
         parts = [batch.column("length").to_numpy() for batch in self.batches]
         return np.concatenate([np.empty(0, np.int32), *parts])
+
+    @cached_property
+    def next_sentence(self) -> npt.NDArray[np.uint8]:
+        """For pairs, whether the second half follows: [rows], see `Sequences`."""
+        parts = [batch.column("next_sentence").to_numpy() for batch in self.batches]
+        return np.concatenate([np.empty(0, np.uint8), *parts])
 
     def token_ids(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> TokenIds:
         """Gather rows: [len(rows), sequence_length]; `IndexError` for one that is not there."""
@@ -167,3 +238,47 @@ class Shard:
             column = self.batches[row // ROWS_PER_BATCH].column("word_starts")
             gathered[i] = column[row % ROWS_PER_BATCH].values.to_numpy(zero_copy_only=False)
         return gathered
+
+    def segment_starts(self, row: int) -> Int64s:
+        """Return where the parts of a row begin that attention may keep apart, the first at 0.
+
+        Where every piece is a sequence of its own it begins with its `<s>`; else a document begins
+        after its separator. The halves of a pair are one part.
+        """
+        if self.packing in SEPARATE:
+            return np.flatnonzero(self.token_ids([row])[0] == BOS_ID)
+        starts = self.document_starts(row).astype(np.int64)
+        inner = starts[starts > 1] if self.packing not in PAIRED else starts[:0]
+        return np.concatenate([np.zeros(1, np.int64), inner])
+
+    def pieces(self) -> Pieces:
+        """Find every part of a document, with the document it is of and its place in it."""
+        rows, starts, stops, begins = self._stretches()
+        if self.packing in REORDERED:
+            documents = self._numbers("piece_documents")
+            offsets = self._numbers("piece_offsets")
+        else:
+            documents = np.cumsum(begins) - 1
+            before = np.cumsum(stops - starts) - (stops - starts)
+            offsets = before - before[np.flatnonzero(begins)][documents]
+        return Pieces(rows, starts, stops, documents, offsets)
+
+    def _numbers(self, name: str) -> Int64s:
+        parts = [batch.column(name).flatten().to_numpy() for batch in self.batches]
+        return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64)
+
+    def _stretches(self) -> tuple[Int64s, Int64s, Int64s, npt.NDArray[np.bool_]]:
+        """Find the stretches of text between special tokens, and which of them begin a document."""
+        found = [np.empty((4, 0), np.int64)]
+        for number, (ids, batch) in enumerate(zip(self._token_views, self.batches, strict=True)):
+            text = np.zeros((len(ids), self.sequence_length + 1), np.int8)
+            text[:, :-1] = ids >= len(LEADING_SPECIALS)
+            edges = np.diff(text, axis=1, prepend=np.int8(0))
+            rows, starts = np.nonzero(edges == 1)
+            column = batch.column("document_starts")
+            marks = np.zeros(text.shape, np.bool_)
+            marks[column.value_parent_indices().to_numpy(), column.flatten().to_numpy()] = True
+            home = rows + number * ROWS_PER_BATCH
+            found.append(np.stack([home, starts, np.nonzero(edges == -1)[1], marks[rows, starts]]))
+        rows, starts, stops, begins = np.concatenate(found, axis=1)
+        return rows, starts, stops, begins.astype(np.bool_)

@@ -6,6 +6,7 @@ as the characters it is, never as a special token. Decoding gives back the bytes
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from corpus.files import exists, join, read_bytes
 BOS, PAD, EOS, UNK, MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 LEADING_SPECIALS = (BOS, PAD, EOS, UNK)
+
+# What fairseq published with RoBERTa: GPT-2's vocabulary and merges, and RoBERTa's order of them.
+ROBERTA_FILES = ("encoder.json", "vocab.bpe", "dict.txt")
 
 # Texts that every tokenizer must give back: spaces, several scripts, spelt special tokens.
 _PROBES = ("Cut  here\n\tna\u00efve", "\u4f60\u597d \U0001f600", "<s><mask> </s>", " ", "e\u0301")
@@ -39,6 +43,11 @@ class Tokenizer:
         self.fingerprint = hashlib.sha256(definition).hexdigest()
         self.vocab_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         self.mask_id: int = self.vocab_size - 1
+        fields: Mapping[str, Any] = orjson.loads(definition)
+        if fields["model"].get("dropout"):
+            raise ValueError("the tokenizer has a dropout: it would encode a text anew every time")
+        # Then no token reaches over the place between a character and white space after it.
+        self.splits_as_gpt2 = _splits_as_gpt2(fields["pre_tokenizer"])
         expected = dict(zip(LEADING_SPECIALS, range(4), strict=True)) | {MASK: self.mask_id}
         for token, position in expected.items():
             found = self._tokenizer.token_to_id(token)
@@ -79,6 +88,7 @@ class Tokenizer:
         return begins, ends
 
 
+@cache
 def byte_alphabet() -> dict[int, str]:
     """Return the printable character that stands for each byte (GPT-2's table, by its rule)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -87,12 +97,46 @@ def byte_alphabet() -> dict[int, str]:
     return stand_ins | {byte: chr(256 + n) for n, byte in enumerate(others)}
 
 
+def split_words(text: str) -> list[bytes]:
+    """Split a text as GPT-2's tokenizer does before it merges: `"a b's"` -> a, ␣b, 's."""
+    to_byte = {char: byte for byte, char in byte_alphabet().items()}
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(text)
+    return [bytes(map(to_byte.__getitem__, word)) for word, _ in words]
+
+
+def _splits_as_gpt2(pre_tokenizer: Mapping[str, Any] | None) -> bool:
+    return (
+        pre_tokenizer is not None
+        and pre_tokenizer["type"] == "ByteLevel"
+        and not pre_tokenizer["add_prefix_space"]
+        and bool(pre_tokenizer.get("use_regex", True))
+    )
+
+
 def build_definition(merges: Sequence[tuple[str, str]]) -> bytes:
     """Build a tokenizer.json from merges: specials, 256 bytes, merges in order, <mask> last."""
     tokens = [*LEADING_SPECIALS, *sorted(byte_alphabet().values())]
     tokens += [left + right for left, right in merges]
-    vocabulary = {token: position for position, token in enumerate([*tokens, MASK])}
-    tokenizer = FastTokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
+    return _define({token: n for n, token in enumerate([*tokens, MASK])}, merges)
+
+
+def roberta_definition(encoder: bytes, merges: bytes, dictionary: bytes) -> bytes:
+    """Build RoBERTa's own tokenizer from GPT-2's two files and fairseq's dictionary.
+
+    `encoder` is encoder.json (token -> GPT-2 id), `merges` is vocab.bpe. Line n of `dictionary`,
+    dict.txt, names the token with RoBERTa id n + 4: a GPT-2 id, or itself where it is a filler.
+    """
+    tokens = {str(number): token for token, number in orjson.loads(encoder).items()}
+    names = [line.split()[0] for line in dictionary.decode().splitlines()]
+    ordered = [*LEADING_SPECIALS, *(tokens.get(name, name) for name in names), MASK]
+    pairs = [tuple(line.split()) for line in merges.decode().splitlines()[1:] if line]
+    return _define(
+        {token: n for n, token in enumerate(ordered)}, [(left, right) for left, right in pairs]
+    )
+
+
+def _define(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> bytes:
+    tokenizer = FastTokenizer(models.BPE(vocab=dict(vocabulary), merges=list(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.RobertaProcessing(
@@ -130,11 +174,14 @@ def tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
 
 
 def open_tokenizer(directory: str) -> Tokenizer:
-    """Open the tokenizer.json of a directory."""
+    """Open the tokenizer.json of a directory, or GPT-2's files with RoBERTa's dictionary."""
     path = join(directory, "tokenizer.json")
-    if not exists(path):
-        raise ValueError(f"{directory} holds no tokenizer.json")
-    return Tokenizer(canonical_definition(read_bytes(path)))
+    if exists(path):
+        return Tokenizer(canonical_definition(read_bytes(path)))
+    paths = [join(directory, name) for name in ROBERTA_FILES]
+    if all(map(exists, paths)):
+        return Tokenizer(roberta_definition(*map(read_bytes, paths)))
+    raise ValueError(f"{directory} holds no tokenizer.json, nor all of {', '.join(ROBERTA_FILES)}")
 
 
 def local_tokenizer(definition: bytes, directory: Path) -> None:

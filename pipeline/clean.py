@@ -1,14 +1,12 @@
 """Clean: one raw file becomes documents that passed the rules, drop records and an index.
 
-The cleaned text is NFC with Unix newlines, without control characters, stripped. A document's text
-and verdict depend on that document and the recipe alone. A file's rows are written in parts of
-bounded size, each sorted by (id, file, position), so memory does not grow with the file; the parts
-follow from the file's content, never from who did the work.
+A document's text and verdict depend on that document and the recipe alone; `pipeline/chain.py` is
+what is done to it. A file's rows are written in parts of bounded size, each sorted by (id, file,
+position), so memory does not grow with the file; the parts follow from the file's content, never
+from who did the work.
 """
 
 import hashlib
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -22,50 +20,32 @@ from corpus.documents import (
     DOCUMENT_SCHEMA,
     DROP_SCHEMA,
     digest_table,
-    document_id,
     drop_row,
     drops_table,
     format_digest,
-    text_hash,
 )
 from corpus.files import is_remote, read_bytes, writing
 from corpus.forgotten import Forgotten
 from corpus.readers import Damage, InputFile, Record, read_records
 from corpus.recipe import Clean, Dedup
 from corpus.snapshots import Input, Tree
+from pipeline.chain import Chain, open_chain, record_id
+from pipeline.hashes import text_hashes
 from pipeline.jobs import Output
-from pipeline.rules import Failure, gopher_quality
+from pipeline.rules import Failure
 from pipeline.signatures import write_index
 
-# Raised by hand when the cleaned text changes.
-VERSION = 1
+# Raised by hand when rows, parts or their order change.
+VERSION = 2
 
 _NOTHING = Forgotten()
 
 # What a part holds; a task needs a few times this. Guess that fits 2 GB a task.
 PART_BYTES = 128 * 2**20
+# What goes through the chain at a time, raw: large beside the cost of a call, small beside a part.
+_BATCH_RECORDS, _BATCH_BYTES = 1024, 4 * 2**20
 # What a row takes beside its text and meta, also a dropped one's: measured with tracemalloc, 1 KB.
 _ROW_BYTES = 1024
-
-# Every control character but tab and newline, and the byte-order mark.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")
-# What `str.splitlines` takes for the end of a line: form feeds, say, part words too.
-_NEWLINES = re.compile("\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
-
-
-def clean_text(text: str) -> str:
-    """Return the text as it is kept."""
-    text = _CONTROLS.sub("", _NEWLINES.sub("\n", text))
-    return unicodedata.normalize("NFC", text).strip()
-
-
-def judge(text: str, config: Clean) -> Failure | None:
-    """Return the rule that a cleaned text fails, or None."""
-    if not text:
-        return Failure("empty", 0, 1)
-    if config.preset == "gopher_quality":
-        return gopher_quality(text)
-    return None
 
 
 class Origin(NamedTuple):
@@ -80,69 +60,131 @@ class Origin(NamedTuple):
 class Rows:
     """Documents and drops of one part of a file, in the order they were read."""
 
-    documents: list[dict[str, Any]] = field(default_factory=list)
+    tables: list[pa.Table] = field(default_factory=list)
     drops: list[dict[str, Any]] = field(default_factory=list)
+    changed: dict[str, int] = field(default_factory=dict)
     text_bytes: int = 0
     held_bytes: int = 0
 
-    def tables(self) -> tuple[pa.Table, pa.Table]:
-        """Return documents and drops as tables in canonical order."""
-        self.documents.sort(key=lambda row: (row["id"], row["file"], row["position"]))
-        documents = pa.Table.from_pylist(self.documents, schema=DOCUMENT_SCHEMA)
-        return documents, drops_table(self.drops)
+    def documents(self) -> pa.Table:
+        """Return the documents in canonical order."""
+        documents = pa.concat_tables([DOCUMENT_SCHEMA.empty_table(), *self.tables])
+        keys = [(name, "ascending") for name in ("id", "file", "position")]
+        return documents.take(pa.compute.sort_indices(documents, keys)).combine_chunks()
+
+    def dropped(self) -> pa.Table:
+        """Return the drops in canonical order."""
+        return drops_table(self.drops)
 
 
-def clean_records(
-    records: Iterable[Record | Damage],
-    origin: Origin,
-    config: Clean,
-    forgotten: Forgotten = _NOTHING,
-) -> Iterator[Rows]:
-    """Turn records into parts; every record becomes one document or one drop."""
-    part = Rows()
-    for record in records:
-        place = origin._asdict() | {"position": record.position}
-        _add(part, record, place, (config, forgotten))
-        if part.held_bytes >= PART_BYTES:
-            yield part
-            part = Rows()
-    yield part
+class Cleaner(NamedTuple):
+    """What a task cleans with: where its records come from, the chain and what stays out."""
 
+    origin: Origin
+    chain: Chain
+    forgotten: Forgotten = _NOTHING
 
-def _add(
-    part: Rows,
-    record: Record | Damage,
-    place: dict[str, Any],
-    lineage: tuple[Clean, Forgotten],
-) -> None:
-    config, forgotten = lineage
-    part.held_bytes += _ROW_BYTES
-    if isinstance(record, Damage):
-        part.drops.append(
-            drop_row(
-                **place,
-                stage="read",
-                rule=record.rule,
-                value=record.value,
-                threshold=record.threshold,
-                detail=record.detail,
-            )
+    def parts(self, records: Iterable[Record | Damage]) -> Iterator[Rows]:
+        """Turn records into parts; every record becomes one document or one drop."""
+        part = Rows()
+        for batch in _batches(records):
+            self._add(part, batch)
+            if part.held_bytes >= PART_BYTES:
+                yield part
+                part = Rows()
+        yield part
+
+    def _add(self, part: Rows, batch: list[Record | Damage]) -> None:
+        part.held_bytes += _ROW_BYTES * len(batch)
+        part.drops += [self._damage_row(each) for each in batch if isinstance(each, Damage)]
+        records = [each for each in batch if isinstance(each, Record)]
+        if not records:
+            return
+        judged = self.chain.clean(records, self.origin.source)
+        part.drops += [
+            self._failure_row(record, failure)
+            for record, failure in zip(records, judged.failures, strict=True)
+            if failure is not None
+        ]
+        passed = [records[row] for row in judged.rows.tolist()]
+        languages = [judged.languages[row] for row in judged.rows.tolist()]
+        documents = self._without_forgotten(part, self._table(passed, languages, judged.texts))
+        size = pa.compute.sum(pa.compute.binary_length(documents["text"])).as_py() or 0
+        metas = pa.compute.sum(pa.compute.binary_length(documents["meta"])).as_py() or 0
+        part.tables.append(documents)
+        part.text_bytes += size
+        part.held_bytes += size + metas
+        for what, count in judged.counts.items():
+            part.changed[what] = part.changed.get(what, 0) + count
+
+    def _place(self, position: int) -> dict[str, Any]:
+        return self.origin._asdict() | {"position": position}
+
+    def _damage_row(self, damage: Damage) -> dict[str, Any]:
+        return drop_row(
+            **self._place(damage.position),
+            stage="read",
+            rule=damage.rule,
+            value=damage.value,
+            threshold=damage.threshold,
+            detail=damage.detail,
         )
-        return
-    place["id"] = document_id(place["source"], record.key, record.text)
-    text = clean_text(record.text)
-    failure = judge(text, config)
-    if failure is not None:
-        part.drops.append(drop_row(**place, stage="clean", **_as_floats(failure)))
-        return
-    document = _document(record, text, place)
-    if forgotten.covers(document):
-        part.drops.append(forgotten_row(document))
-        return
-    part.documents.append(document)
-    text_bytes = len(text.encode())
-    part.text_bytes += text_bytes
-    part.held_bytes += text_bytes + len(record.meta or "")
+
+    def _failure_row(self, record: Record, failure: Failure) -> dict[str, Any]:
+        return drop_row(
+            **self._place(record.position),
+            id=record_id(self.origin.source, record),
+            stage="clean",
+            rule=failure.rule,
+            value=_float(failure.value),
+            threshold=_float(failure.threshold),
+            detail=failure.detail,
+        )
+
+    def _table(
+        self, records: list[Record], languages: list[str | None], texts: pa.LargeStringArray
+    ) -> pa.Table:
+        origin, count = self.origin, len(records)
+        columns = {
+            "id": [record_id(origin.source, record) for record in records],
+            "text": texts.cast(pa.string()),
+            "source": [origin.source] * count,
+            "url": [record.url for record in records],
+            "language": languages,
+            "meta": [record.meta for record in records],
+            "snapshot": [origin.snapshot] * count,
+            "file": [origin.file] * count,
+            "position": [record.position for record in records],
+            "text_hash": text_hashes(texts),
+        }
+        return pa.Table.from_pydict(columns, schema=DOCUMENT_SCHEMA)
+
+    def _without_forgotten(self, part: Rows, documents: pa.Table) -> pa.Table:
+        if self.forgotten.is_empty:
+            return documents
+        columns = ["id", "source", "url", "text_hash", "snapshot", "file", "position"]
+        rows = documents.select(columns).to_pylist()
+        covered = [self.forgotten.covers(row) for row in rows]
+        part.drops += [forgotten_row(row) for row, is_covered in zip(rows, covered) if is_covered]
+        return documents.filter(pa.array([not each for each in covered], pa.bool_()))
+
+
+def _batches(records: Iterable[Record | Damage]) -> Iterator[list[Record | Damage]]:
+    batch: list[Record | Damage] = []
+    held = 0
+    for record in records:
+        batch.append(record)
+        if isinstance(record, Record):
+            held += len(record.text) + len(record.page)
+        if len(batch) == _BATCH_RECORDS or held >= _BATCH_BYTES:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def _float(value: float | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def forgotten_row(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,40 +193,28 @@ def forgotten_row(document: Mapping[str, Any]) -> dict[str, Any]:
     return drop_row(**place, stage="clean", rule="forgotten")
 
 
-def _as_floats(failure: Failure) -> dict[str, Any]:
-    return {
-        "rule": failure.rule,
-        "value": float(failure.value),
-        "threshold": float(failure.threshold),
-    }
+class Lineage(NamedTuple):
+    """What cleaning depends on beside the input: the recipe's part, its lists, what stays out."""
+
+    store: str
+    clean: Clean
+    dedup: Dedup
+    forgotten: Forgotten = _NOTHING
 
 
-def _document(record: Record, text: str, place: dict[str, Any]) -> dict[str, Any]:
-    return {
-        **place,
-        "text": text,
-        "url": record.url,
-        "language": record.language,
-        "meta": record.meta,
-        "text_hash": text_hash(text),
-    }
-
-
-def clean_file(
-    tree: Tree, _task: str, source: Input, lineage: tuple[Clean, Dedup], forgotten: Forgotten
-) -> Output:
+def clean_file(tree: Tree, _task: str, source: Input, lineage: Lineage) -> Output:
     """Clean one raw file into numbered parts below a snapshot's directory."""
-    clean, dedup = lineage
     origin = Origin(source.snapshot, source.source, source.name)
+    cleaner = Cleaner(origin, open_chain(lineage.store, lineage.clean), lineage.forgotten)
     paths: list[str] = []
     parts: list[dict[str, Any]] = []
     file = InputFile(source.path)
     try:
-        records = read_records(file, source.format, clean.max_record_bytes)
-        for number, part in enumerate(clean_records(records, origin, clean, forgotten)):
+        records = read_records(file, source.format, lineage.clean.max_record_bytes)
+        for number, part in enumerate(cleaner.parts(records)):
             name = f"{input_name(source)}-{number:05d}"
-            documents, drops = part.tables()
-            paths += write_part(tree, name, documents, drops, dedup)
+            documents, drops = part.documents(), part.dropped()
+            paths += write_part(tree, name, documents, drops, lineage.dedup)
             parts.append(_count(name, part, documents, drops))
         _check_unchanged(file, source)
     finally:
@@ -213,6 +243,7 @@ def _count(name: str, part: Rows, documents: pa.Table, drops: pa.Table) -> dict[
         "name": name,
         "documents": len(documents),
         "text_bytes": part.text_bytes,
+        "changed": dict(sorted(part.changed.items())),
         "dropped": count_rules(drops),
         "dropped_digest": format_digest(digest_table(drops, DROP_SCHEMA.names)),
     }

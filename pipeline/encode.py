@@ -1,80 +1,182 @@
 """Encode: the kept documents of a part become token ids with sentence and word starts.
 
-Sentences end at a full stop, question or exclamation mark (also the ideographic ones) or at a line
-end, each followed by white space; the white space opens the next sentence. A text is cut only
-there, between a character and white space, where byte-level BPE never merges: the pieces' ids one
-after another are the whole text's ids, and decoding them gives the text back exactly.
+Sentences are those of `pipeline/sentences.py`, which cuts a text only where GPT-2's splitting into
+words always cuts too: so documents are encoded whole, and the bytes that each token stands for,
+added up, say at which token a sentence starts. That sum must end at each cut and at the end of
+every document, else the job stops. A tokenizer that splits words in another way encodes sentence by
+sentence.
 
 A word starts at a token that begins with white space, and after one that ends with it. Rows are
 sorted by the hash that deals documents to shards, so a shard is one range of every file.
+
+Every part compares its first documents in that order, a sample by hash, with the reference
+encoder. Text stays in Arrow's buffers from Parquet to the tokens file; what it costs is gigatoken's
+time and half as much again (`python -m benchmarks.encoding`).
 """
 
-import re
+import os
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from corpus.documents import KEPT_COLUMNS, deal_hash, digest_table, format_digest
+from corpus.encoding import FlatEncoder, Tokens, encode_by_reference
 from corpus.shards import token_dtype
 from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
 from pipeline.clean import kept_mask, read_table
 from pipeline.jobs import Output
+from pipeline.sentences import sentence_cuts
 from pipeline.signatures import write_arrow
 
 # Raised by hand when ids, sentence starts or word starts change.
-VERSION = 1
+VERSION = 2
 
-# The place between the end of a sentence and the white space after it.
-_SENTENCE_END = re.compile(r"(?<=[.!?\u3002\uff01\uff1f])(?=\s)|(?<=\S)(?=[ \t]*\n)")
-_DOCUMENTS_PER_BATCH = 256
+UInt8s = npt.NDArray[np.uint8]
+Int64s = npt.NDArray[np.int64]
+
+# Text that is encoded in one go; the working arrays take some ten times it. Guess.
+_BATCH_BYTES = 8 * 2**20
+# Text of each part that the reference encodes too: 8 ms of it at 2 MB/s.
+CHECKED_BYTES = 16 * 2**10
+
+
+class Texts(NamedTuple):
+    """UTF-8 texts one after another, cut into sentences.
+
+    offsets: [texts + 1] places in `data`; cuts: places in `data` at which every sentence but the
+    first of each text starts; cut_offsets: [texts + 1] which of them are a text's.
+    """
+
+    data: UInt8s
+    offsets: Int64s
+    cuts: Int64s
+    cut_offsets: Int64s
 
 
 class Encoded(NamedTuple):
-    """One document's ids with the positions at which sentences and words start."""
+    """Texts as a tokens file holds them.
 
-    token_ids: npt.NDArray[np.int64]
-    sentence_starts: npt.NDArray[np.int64]
+    token_ids: all texts' one after another; token_offsets: [texts + 1]; sentence_starts: positions
+    within the text's tokens; sentence_offsets: [texts + 1]; word_starts: one for each token.
+    """
+
+    token_ids: npt.NDArray[np.unsignedinteger[Any]]
+    token_offsets: Int64s
+    sentence_starts: npt.NDArray[np.uint32]
+    sentence_offsets: Int64s
     word_starts: npt.NDArray[np.bool_]
 
 
-def split_sentences(text: str) -> list[str]:
-    """Cut a text into sentences that joined give the text: `"A b. C"` -> `["A b.", " C"]`."""
-    return [piece for piece in _SENTENCE_END.split(text) if piece]
+def cut_texts(data: UInt8s, offsets: Int64s) -> Texts:
+    """Cut texts into their sentences."""
+    return Texts(data, offsets, *sentence_cuts(data, offsets))
 
 
 class Encoder:
     """Encodes documents with one tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Prepare the tables that tell word starts."""
+        """Prepare the tables of the bytes that tokens stand for."""
+        self.flat = FlatEncoder(tokenizer)
         self.tokenizer = tokenizer
+        self._lengths = np.array([len(piece) for piece in tokenizer.token_bytes()], np.int64)
         self._begins, self._ends = tokenizer.spaces()
+        self._dtype = token_dtype(tokenizer.vocab_size)
 
-    def encode(self, texts: list[str]) -> list[Encoded]:
-        """Encode documents, each cut into its sentences."""
-        sentences = [split_sentences(text) for text in texts]
-        flat = self.tokenizer.encode([piece for pieces in sentences for piece in pieces])
-        encoded, start = [], 0
-        for pieces in sentences:
-            encoded.append(self._join(flat[start : start + len(pieces)]))
-            start += len(pieces)
-        return encoded
+    def encode(self, texts: Texts) -> Encoded:
+        """Encode texts; `ValueError` where a cut is inside a token or bytes are lost."""
+        whole = self.tokenizer.splits_as_gpt2
+        tokens = self.flat.encode(*texts[:2]) if whole else self._encode_sentences(texts)
+        words = np.empty(len(tokens.ids), np.bool_)
+        sentences = np.empty(len(texts.cuts) + len(texts.offsets) - 1, np.uint32)
+        tables = (self._lengths, self._begins, self._ends)
+        wrong = _place_starts(tokens, texts, tables, sentences, words)
+        if wrong >= 0:
+            raise ValueError(
+                f"text {wrong} of a batch: the bytes of its tokens ({self.flat.library}) do not "
+                "end where its sentences and the text end"
+            )
+        offsets = texts.cut_offsets + np.arange(len(texts.offsets))
+        return Encoded(tokens.ids.astype(self._dtype), tokens.offsets, sentences, offsets, words)
 
-    def _join(self, pieces: list[list[int]]) -> Encoded:
-        lengths = [len(piece) for piece in pieces]
-        ids = np.fromiter((token for piece in pieces for token in piece), np.int64, sum(lengths))
-        words = self._begins[ids].copy()
-        words[1:] |= self._ends[ids[:-1]]
-        words[:1] = True
-        return Encoded(ids, np.cumsum([0, *lengths[:-1]]), words)
+    def check(self, texts: Texts, encoded: Encoded, names: list[str]) -> None:
+        """Compare the first of these texts with the reference; `ValueError` names a difference."""
+        if self.flat.is_reference:
+            return
+        for n, high in _sample(texts):
+            low = int(texts.offsets[n])
+            bounds = np.array([low, high], np.int64)
+            expected = encode_by_reference(self.tokenizer, texts.data, bounds).ids
+            found = encoded.token_ids[slice(*encoded.token_offsets[n : n + 2])]
+            if high < texts.offsets[n + 1]:
+                found = found[: len(expected)]
+            if not np.array_equal(found, expected):
+                raise ValueError(self._explain(names[n], found, expected))
+
+    def _encode_sentences(self, texts: Texts) -> Tokens:
+        bounds = np.sort(np.concatenate([texts.offsets, texts.cuts]))
+        pieces = self.flat.encode(texts.data, bounds)
+        first = texts.cut_offsets + np.arange(len(texts.offsets))
+        return Tokens(pieces.ids, pieces.offsets[first])
+
+    def _explain(self, name: str, found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> str:
+        common = min(len(found), len(expected))
+        differs = found[:common] != expected[:common]
+        at = int(differs.argmax()) if differs.any() else common
+        place = int(self._lengths[expected[:at]].sum())
+        return (
+            f"document {name}, byte {place}: {self.flat.library} gives the ids "
+            f"{found[at : at + 3].tolist()}, tokenizers gives {expected[at : at + 3].tolist()}: "
+            "report it to gigatoken, and uninstall it here to encode with tokenizers alone"
+        )
+
+
+def _sample(texts: Texts) -> Iterator[tuple[int, int]]:
+    """Give the texts to check, each with the place up to which: a sentence's start, or its end."""
+    left = CHECKED_BYTES
+    for n, (low, high) in enumerate(zip(texts.offsets[:-1], texts.offsets[1:], strict=True)):
+        if left <= 0:
+            return
+        cuts = texts.cuts[texts.cut_offsets[n] : texts.cut_offsets[n + 1]]
+        stop = int(min([high, *cuts[cuts >= low + left][:1]]))
+        left -= stop - int(low)
+        yield n, stop
+
+
+@numba.njit(cache=True)
+def _place_starts(tokens, texts, tables, sentence_starts, word_starts):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Fill in where sentences and words start; return a text whose bytes do not fit, or -1."""
+    ids, token_offsets = tokens
+    _, offsets, cuts, cut_offsets = texts
+    lengths, begins, ends = tables
+    for text in range(len(offsets) - 1):
+        first, cut, stop = token_offsets[text], cut_offsets[text], cut_offsets[text + 1]
+        place, after_space = offsets[text], True
+        sentence_starts[cut + text] = 0
+        for n in range(first, token_offsets[text + 1]):
+            token = ids[n]
+            if cut < stop and cuts[cut] == place:
+                cut += 1
+                sentence_starts[cut + text] = n - first
+            word_starts[n] = after_space or begins[token]
+            after_space = ends[token]
+            place += lengths[token]
+        if cut < stop or place != offsets[text + 1]:
+            return text
+    return -1
 
 
 @lru_cache(maxsize=2)
 def _encoder(directory: str) -> Encoder:
+    # A task has one core, also where the reference encodes.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return Encoder(open_tokenizer(directory))
 
 
@@ -96,40 +198,74 @@ def encode_part(tree: Tree, _task: str, name: str, tokenizer: tuple[str, str]) -
     """Encode the kept documents of one part with a store's tokenizer (store, fingerprint)."""
     store, fingerprint = tokenizer
     encoder = _encoder(tokenizer_root(store, fingerprint))
-    documents = read_table(tree.find(f"clean/{name}.parquet"))
-    documents = documents.filter(kept_mask(tree, name, len(documents)))
-    ids = documents["id"].to_pylist()
-    hashes = [deal_hash(identity) for identity in ids]
-    order = sorted(range(len(ids)), key=lambda row: (hashes[row], ids[row]))
-    documents = documents.take(pa.array(order, pa.int64()))
-    encoded: list[Encoded] = []
-    for batch in documents.to_batches(max_chunksize=_DOCUMENTS_PER_BATCH):
-        encoded += encoder.encode(batch.column("text").to_pylist())
-    table = pa.table(
-        {
-            "id": documents["id"],
-            "hash": pa.array([hashes[row] for row in order], pa.uint64()),
-            "token_ids": _lists([each.token_ids for each in encoded]),
-            "sentence_starts": _lists([each.sentence_starts for each in encoded]),
-            "word_starts": _lists([each.word_starts for each in encoded]),
-        }
-    ).cast(tokens_schema(encoder.tokenizer.vocab_size))
+    # One thread, as a task has one core; without the buffer ahead reading is three times as fast.
+    documents = read_table(
+        tree.find(f"clean/{name}.parquet"),
+        columns=list(KEPT_COLUMNS),
+        use_threads=False,
+        pre_buffer=False,
+    )
+    # In one chunk, as `take` would join them anew for every batch.
+    documents = documents.filter(kept_mask(tree, name, len(documents))).combine_chunks()
+    hashes = pa.array([deal_hash(each) for each in documents["id"].to_pylist()], pa.uint64())
+    keys = pa.table({"hash": hashes, "id": documents["id"]})
+    order = pc.sort_indices(keys, sort_keys=[("hash", "ascending"), ("id", "ascending")])
+    batches, digest, text_bytes = [], 0, 0
+    for first, rows in _cut_rows(documents["text"], order):
+        batch = documents.take(rows)
+        texts = cut_texts(*text_buffer(batch["text"]))
+        encoded = encoder.encode(texts)
+        if first:
+            encoder.check(texts, encoded, batch["id"].to_pylist())
+        batches.append(_table(batch["id"], hashes.take(rows), encoded))
+        digest += digest_table(batch, KEPT_COLUMNS)
+        text_bytes += int(texts.offsets[-1] - texts.offsets[0])
+    schema = tokens_schema(encoder.tokenizer.vocab_size)
+    table = pa.concat_tables([schema.empty_table(), *(batch.cast(schema) for batch in batches)])
     path = f"tokens/{name}.arrow"
     write_arrow(tree.own(path), table)
-    return Output((path,), _count(name, documents, encoded))
-
-
-def _lists(arrays: list[npt.NDArray[Any]]) -> pa.Array:
-    offsets = np.cumsum([0, *map(len, arrays)])
-    values = np.concatenate(arrays) if arrays else np.empty(0, np.int64)
-    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values))
-
-
-def _count(name: str, documents: pa.Table, encoded: list[Encoded]) -> dict[str, Any]:
-    return {
+    counts = {
         "name": name,
         "documents": len(documents),
-        "tokens": sum(len(each.token_ids) for each in encoded),
-        "text_bytes": sum(len(text.encode()) for text in documents["text"].to_pylist()),
-        "kept_digest": format_digest(digest_table(documents, KEPT_COLUMNS)),
+        "tokens": sum(len(chunk.values) for chunk in table["token_ids"].chunks),
+        "text_bytes": text_bytes,
+        "kept_digest": format_digest(digest),
     }
+    return Output((path,), counts)
+
+
+def _cut_rows(texts: pa.ChunkedArray, order: pa.Array) -> Iterator[tuple[bool, pa.Array]]:
+    """Cut rows into batches of bounded text; tell which batch is the first."""
+    sizes = pc.binary_length(texts).to_numpy()[order.to_numpy()].astype(np.int64)
+    ends, start = np.cumsum(sizes), 0
+    while start < len(order):
+        before = ends[start] - sizes[start]
+        stop = max(start + 1, int(np.searchsorted(ends, before + _BATCH_BYTES, side="right")))
+        yield start == 0, order[start:stop]
+        start = stop
+
+
+def text_buffer(column: pa.ChunkedArray) -> tuple[UInt8s, Int64s]:
+    """Return a column of texts as the bytes of all and [texts + 1] offsets, uncopied if it can."""
+    texts = column.cast(pa.large_string()).combine_chunks()
+    if not len(texts):
+        return np.empty(0, np.uint8), np.zeros(1, np.int64)
+    _, offsets, data = texts.buffers()
+    places = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    return np.frombuffer(data, np.uint8), places
+
+
+def _table(ids: pa.ChunkedArray, hashes: pa.Array, encoded: Encoded) -> pa.Table:
+    return pa.table(
+        {
+            "id": ids,
+            "hash": hashes,
+            "token_ids": _lists(encoded.token_ids, encoded.token_offsets),
+            "sentence_starts": _lists(encoded.sentence_starts, encoded.sentence_offsets),
+            "word_starts": _lists(encoded.word_starts, encoded.token_offsets),
+        }
+    )
+
+
+def _lists(values: npt.NDArray[Any], offsets: Int64s) -> pa.Array:
+    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values))

@@ -33,7 +33,8 @@ def _mix(value: np.uint64) -> np.uint64:
 
 
 @numba.njit(cache=True)
-def _decode(data: UInt8s, i: int) -> tuple[np.int64, int]:
+def decode(data: UInt8s, i: int) -> tuple[np.int64, int]:
+    """Return the code point at byte i, which is not ASCII, and how many bytes it takes."""
     # The input is valid UTF-8 by construction, and not ASCII at i.
     first = data[i]
     if first < 0xE0:
@@ -46,6 +47,27 @@ def _decode(data: UInt8s, i: int) -> tuple[np.int64, int]:
 
 
 @numba.njit(cache=True)
+def encode(code: int, out: UInt8s, i: int) -> int:
+    """Write a code point as UTF-8 at byte i; return where the next one goes."""
+    if code < 0x80:
+        out[i] = code
+        return i + 1
+    if code < 0x800:
+        out[i] = 0xC0 | (code >> 6)
+    else:
+        if code < 0x10000:
+            out[i] = 0xE0 | (code >> 12)
+        else:
+            out[i] = 0xF0 | (code >> 18)
+            out[i + 1] = 0x80 | ((code >> 12) & 0x3F)
+            i += 1
+        out[i + 1] = 0x80 | ((code >> 6) & 0x3F)
+        i += 1
+    out[i + 1] = 0x80 | (code & 0x3F)
+    return i + 2
+
+
+@numba.njit(cache=True)
 def _words(data: UInt8s, start: int, stop: int, letters: UInt32s, out: UInt64s) -> int:
     """Write the hash of every word of a text; return how many there are."""
     count, i, inside = 0, start, 0
@@ -53,7 +75,7 @@ def _words(data: UInt8s, start: int, stop: int, letters: UInt32s, out: UInt64s) 
     while i < stop:
         code, width = np.int64(data[i]), 1
         if code >= 0x80:
-            code, width = _decode(data, i)
+            code, width = decode(data, i)
         i += width
         letter = letters[code]
         if letter >= np.uint32(SINGLE):

@@ -1,17 +1,13 @@
 """Pack: token ids become fixed-length sequences in shards.
 
-FULL-SENTENCES of the RoBERTa paper (arXiv 1907.11692, section 4.2): `<s>`, contiguous whole
-sentences, `</s>`; a row may cross documents, with an extra `</s>` between them. A sentence that
-does not fit opens the next row; only one longer than a row is split, and it fills the rows it is
-split over. Rows never cross sources, splits or shards.
-
 A document is dealt by a hash of its id: the lowest `validation_fraction` of the hash space is the
 validation split, the rest is train, and each split is cut into equal ranges, its shards. Within a
 shard documents lie in the order of their hashes. So a shard is a range of every tokens file, and
-which documents it holds depends on nothing but their ids and the number of shards.
+which documents it holds depends on nothing but their ids and the number of shards. How they lie in
+rows is the format's matter (formats.py); rows never cross sources, splits or shards.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numba
@@ -21,9 +17,9 @@ import pyarrow as pa
 
 from corpus.files import writing
 from corpus.recipe import Pack
-from corpus.shards import Sequences, TokenIds, shard_schema, write_shard
+from corpus.shards import TokenIds, shard_schema, write_blocks
 from corpus.snapshots import Tree
-from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID
+from pipeline.formats import Documents, lay_documents, write_rows
 from pipeline.index import open_arrow
 from pipeline.jobs import Output
 
@@ -33,6 +29,7 @@ VERSION = 1
 SPLITS = ("train", "validation")
 _HASH_SPACE = 2**64
 Int64s = npt.NDArray[np.int64]
+UInt64s = npt.NDArray[np.uint64]
 
 
 class ShardPlan(NamedTuple):
@@ -54,19 +51,6 @@ class ShardPlan(NamedTuple):
     def path(self) -> str:
         """Path of the shard below the snapshot."""
         return f"shards/{self.snapshot}/{self.source}/{self.split}-{self.number:05d}.arrow"
-
-
-class Documents(NamedTuple):
-    """Documents in the order of packing.
-
-    token_ids and word_starts: all tokens; sentences: [n + 1] token offsets of the sentences;
-    documents: [m + 1] sentence offsets of the documents.
-    """
-
-    token_ids: TokenIds
-    word_starts: npt.NDArray[np.bool_]
-    sentences: Int64s
-    documents: Int64s
 
 
 def split_range(split: str, validation_fraction: float) -> tuple[int, int]:
@@ -103,9 +87,9 @@ def _count_range(tree: Tree, parts: Sequence[str], low: int, high: int) -> tuple
     tokens = documents = 0
     for part in parts:
         table, start, stop = _open_range(tree, part, low, high)
-        offsets = _flat(table["token_ids"])[1]
+        offsets = _offsets(table["token_ids"], start, stop)
         documents += stop - start
-        tokens += int(offsets[stop] - offsets[start])
+        tokens += int(offsets[-1] - offsets[0])
     return tokens, documents
 
 
@@ -117,12 +101,11 @@ def _open_range(tree: Tree, part: str, low: int, high: int) -> tuple[pa.Table, i
     return table, start, stop
 
 
-def _flat(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.generic], Int64s]:
-    """Return the values of a list column and its [rows + 1] offsets."""
-    if not column.num_chunks:
-        return np.empty(0, column.type.value_type.to_pandas_dtype()), np.zeros(1, np.int64)
-    lists = column.chunk(0)
-    return lists.values.to_numpy(zero_copy_only=False), lists.offsets.to_numpy()
+def _offsets(column: pa.ChunkedArray, start: int, stop: int) -> Int64s:
+    """Return the offsets of a list column's rows from start to stop, into its values."""
+    return (
+        column.chunk(0).offsets.to_numpy()[start : stop + 1] if stop > start else np.zeros(1, int)
+    )
 
 
 def document_ids(tree: Tree, parts: Sequence[str], low: int, high: int) -> list[str]:
@@ -137,35 +120,83 @@ def document_ids(tree: Tree, parts: Sequence[str], low: int, high: int) -> list[
 
 def read_documents(tree: Tree, parts: Sequence[str], low: int, high: int) -> Documents:
     """Read the documents of a hash range in packing order."""
-    found = []
-    for part in parts:
-        found += list(_documents_of(tree, part, low, high))
-    found.sort(key=lambda document: document[:2])
-    lengths = [len(document[2]) for document in found]
-    bases = np.cumsum([0, *lengths])
-    sentences = [
-        base + document[3].astype(np.int64)
-        for base, document in zip(bases[:-1], found, strict=True)
-    ]
-    return Documents(
-        np.concatenate([np.empty(0, np.uint16), *(document[2] for document in found)]),
-        np.concatenate([np.empty(0, np.bool_), *(document[4] for document in found)]),
-        np.concatenate([np.empty(0, np.int64), *sentences, bases[-1:]]),
-        np.cumsum([0, *map(len, sentences)]),
+    ranges = [_read_range(tree, part, low, high) for part in parts]
+    order = _packing_order(ranges)
+    lengths = np.concatenate([_NONE, *(np.diff(each.token_offsets) for each in ranges)])
+    counts = np.concatenate([_NONE, *(np.diff(each.sentence_offsets) for each in ranges)])
+    # Where each document, in the order of the parts, goes among tokens and sentences.
+    tokens, sentences = np.empty_like(lengths), np.empty_like(counts)
+    tokens[order] = np.cumsum(lengths[order]) - lengths[order]
+    sentences[order] = np.cumsum(counts[order]) - counts[order]
+    ids = [np.empty(0, np.uint16), *(each.token_ids[:0] for each in ranges)]
+    merged = Documents(
+        np.empty(int(lengths.sum()), np.result_type(*ids)),
+        np.empty(int(lengths.sum()), np.bool_),
+        np.full(int(counts.sum()) + 1, lengths.sum()),
+        np.concatenate([np.zeros(1, np.int64), np.cumsum(counts[order])]),
+    )
+    done = 0
+    for each in ranges:
+        there = slice(done, done + len(each.hashes))
+        done = there.stop
+        _merge_range(tuple(each[2:]), tokens[there], sentences[there], tuple(merged[:3]))
+    return merged
+
+
+_NONE = np.empty(0, np.int64)
+
+
+class _Range(NamedTuple):
+    """The documents of a hash range in one tokens file; offsets are into the arrays here."""
+
+    hashes: UInt64s
+    ids: pa.ChunkedArray
+    token_ids: TokenIds
+    word_starts: npt.NDArray[np.bool_]
+    token_offsets: Int64s
+    sentence_starts: npt.NDArray[np.uint32]
+    sentence_offsets: Int64s
+
+
+def _read_range(tree: Tree, part: str, low: int, high: int) -> _Range:
+    table, start, stop = _open_range(tree, part, low, high)
+    arrays = []
+    for name in ("token_ids", "word_starts", "sentence_starts"):
+        offsets = _offsets(table[name], start, stop)
+        values = pa.array([], table[name].type.value_type)
+        if stop > start:
+            values = table[name].chunk(0).values.slice(offsets[0], offsets[-1] - offsets[0])
+        arrays.append((values.to_numpy(zero_copy_only=False), offsets - offsets[0]))
+    (ids, token_offsets), (words, _), (sentences, sentence_offsets) = arrays
+    rows = table.slice(start, stop - start)
+    return _Range(
+        rows["hash"].to_numpy(), rows["id"], ids, words, token_offsets, sentences, sentence_offsets
     )
 
 
-_Document = tuple[
-    int, str, npt.NDArray[np.generic], npt.NDArray[np.generic], npt.NDArray[np.generic]
-]
+def _packing_order(ranges: Sequence[_Range]) -> Int64s:
+    """Sort the documents of all ranges by hash, those of one hash by id."""
+    hashes = np.concatenate([np.empty(0, np.uint64), *(each.hashes for each in ranges)])
+    order = np.argsort(hashes, kind="stable")
+    sorted_hashes = hashes[order]
+    if (sorted_hashes[1:] == sorted_hashes[:-1]).any():
+        ids = [identity for each in ranges for identity in each.ids.to_pylist()]
+        order = np.array(sorted(order.tolist(), key=lambda place: (hashes[place], ids[place])))
+    return order
 
 
-def _documents_of(tree: Tree, part: str, low: int, high: int) -> Iterator[_Document]:
-    table, start, stop = _open_range(tree, part, low, high)
-    columns = [_flat(table[name]) for name in ("token_ids", "sentence_starts", "word_starts")]
-    for row in range(start, stop):
-        values = [flat[offsets[row] : offsets[row + 1]] for flat, offsets in columns]
-        yield table["hash"][row].as_py(), table["id"][row].as_py(), *values
+@numba.njit(cache=True)
+def _merge_range(given, tokens, sentences, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Copy a part's documents to their places among the tokens and the sentences."""
+    ids, words, token_offsets, starts, start_offsets = given
+    for document in range(len(tokens)):
+        low, high, at = token_offsets[document], token_offsets[document + 1], tokens[document]
+        out[0][at : at + high - low] = ids[low:high]
+        out[1][at : at + high - low] = words[low:high]
+        place = sentences[document]
+        for sentence in range(start_offsets[document], start_offsets[document + 1]):
+            out[2][place] = at + starts[sentence]
+            place += 1
 
 
 def pack_shard(
@@ -174,86 +205,17 @@ def pack_shard(
     """Pack one shard; `made` is the tokenizer's fingerprint, its size and the source's parts."""
     fingerprint, vocab_size, parts = made
     documents = read_documents(tree, parts, plan.low, plan.high)
-    sequences = pack_full_sentences(documents, config.sequence_length)
+    layout = lay_documents(documents, config.format, config.sequence_length)
+    blocks = write_rows(documents, layout, config.format, config.sequence_length)
     dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
     schema = shard_schema(config.sequence_length, dtype, fingerprint, config.format)
     with writing(tree.own(plan.path)) as stream:
-        write_shard(stream, sequences, schema)
+        write_blocks(stream, blocks, schema)
     counts = {
         "snapshot": plan.snapshot,
         "source": plan.source,
         "split": plan.split,
-        "rows": len(sequences.lengths),
+        "rows": layout.row_count,
         "tokens": len(documents.token_ids),
     }
     return Output((plan.path,), counts)
-
-
-def pack_full_sentences(documents: Documents, sequence_length: int) -> Sequences:
-    """Lay documents into rows of whole sentences.
-
-    Length 8, documents [[a b] [c d e]] and [[f]] -> `<s> a b c d e </s> <pad>`,
-    `<s> f </s> <pad> ...`: the separator and f would need two more places than there are.
-    """
-    tokens, sentences = len(documents.token_ids), len(documents.sentences) - 1
-    # A row is closed only before a sentence that does not fit, so two neighbouring rows together
-    # hold more than one row's places; a document adds at most one separator.
-    rows = 2 * (tokens + len(documents.documents)) // (sequence_length - 2) + min(sentences, 1) + 1
-    ids = np.full((rows, sequence_length), PAD_ID, documents.token_ids.dtype)
-    words = np.zeros((rows, sequence_length), np.bool_)
-    used, lengths, starts, counts = _lay(documents, ids, words)
-    offsets = np.concatenate([[0], np.cumsum(counts[:used])]).astype(np.int32)
-    return Sequences(ids[:used], lengths[:used], words[:used], starts, offsets)
-
-
-def _lay(
-    documents: Documents, ids: TokenIds, words: npt.NDArray[np.bool_]
-) -> tuple[int, npt.NDArray[np.int32], npt.NDArray[np.uint16], npt.NDArray[np.int32]]:
-    lengths = np.zeros(len(ids), np.int32)
-    starts = np.zeros(len(documents.documents), np.uint16)
-    counts = np.zeros(len(ids), np.int32)
-    used, begun = _lay_rows(tuple(documents), ids, words, (lengths, starts, counts))
-    return used, lengths, starts[:begun], counts
-
-
-@numba.njit(cache=True)
-def _lay_rows(documents, ids, words, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    token_ids, word_starts, sentences, document_ends = documents
-    lengths, starts, counts = out
-    limit = ids.shape[1] - 1  # the last place is for </s>
-    row, at, begun = 0, 0, 0  # at: the next free place of the row; 0 where it is not open
-    for document in range(len(document_ends) - 1):
-        fresh = True
-        for sentence in range(document_ends[document], document_ends[document + 1]):
-            start, stop = sentences[sentence], sentences[sentence + 1]
-            while start < stop:
-                separator = 1 if fresh and at > 1 else 0
-                room = limit - at - separator
-                whole = stop - start <= limit - 1
-                if at > 0 and (room < stop - start if whole else room < 1):
-                    ids[row, at] = EOS_ID
-                    lengths[row] = at + 1
-                    row, at = row + 1, 0
-                    continue
-                if at == 0:
-                    ids[row, 0] = BOS_ID
-                    at, separator = 1, 0
-                if separator:
-                    ids[row, at] = EOS_ID
-                    at += 1
-                if fresh:
-                    starts[begun] = at
-                    begun += 1
-                    counts[row] += 1
-                    fresh = False
-                taken = min(stop - start, limit - at)
-                for k in range(taken):
-                    ids[row, at + k] = token_ids[start + k]
-                    words[row, at + k] = word_starts[start + k]
-                at += taken
-                start += taken
-    if at > 0:
-        ids[row, at] = EOS_ID
-        lengths[row] = at + 1
-        row += 1
-    return row, begun

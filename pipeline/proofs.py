@@ -35,7 +35,8 @@ from corpus.recipe import Dedup
 from corpus.shards import Shard
 from corpus.snapshots import Input, Part, ShardEntry, tokenizer_root
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer, open_tokenizer
-from pipeline.clean import Origin, clean_records, input_name, read_table
+from pipeline.chain import open_chain
+from pipeline.clean import Cleaner, Origin, input_name, read_table
 from pipeline.dedup import read_nodes
 from pipeline.explain import Store, row_stretches, shard_documents
 from pipeline.index import KeySearch, UInt64s, find_buckets
@@ -120,10 +121,10 @@ def _clean_again(file: InputFile, source: Input, given: tuple[Store, Forgotten])
     records = read_records(file, source.format, config.max_record_bytes)
     origin = Origin(source.snapshot, source.source, source.name)
     documents = drops = 0
-    for part in clean_records(records, origin, config, forgotten):
-        document_table, drop_table = part.tables()
-        documents += digest_table(document_table, KEPT_COLUMNS)
-        drops += digest_table(drop_table, DROP_SCHEMA.names)
+    cleaner = Cleaner(origin, open_chain(store.root, config), forgotten)
+    for part in cleaner.parts(records):
+        documents += digest_table(part.documents(), KEPT_COLUMNS)
+        drops += digest_table(part.dropped(), DROP_SCHEMA.names)
     return documents, drops
 
 

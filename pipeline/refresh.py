@@ -11,6 +11,7 @@ import os
 import time
 import unicodedata
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import orjson
@@ -31,15 +32,39 @@ from corpus.snapshots import (
     write_head,
 )
 from corpus.tokenizer import open_tokenizer
-from pipeline import clean, dedup, encode, pack, pairs, preference, rules, signatures, vocabulary
+from pipeline import (
+    boilerplate,
+    chain,
+    clean,
+    contamination,
+    custom,
+    dedup,
+    encode,
+    html,
+    languages,
+    normalize,
+    pack,
+    pairs,
+    preference,
+    privacy,
+    rules,
+    signatures,
+    urls,
+    vocabulary,
+    wikitext,
+)
 from pipeline.build import Job, build, commit
 from pipeline.inputs import find_inputs, note_inputs
 from pipeline.jobs import Stages
 from pipeline.report import add_report
+from pipeline.settled import copy_lists, keep_lists, settle
 
 logger = logging.getLogger(__name__)
 
 _LINEAGE = "lineage.json"
+
+# What text, labels and verdicts depend on beside our own code.
+_LIBRARIES = ("ftfy", "mwparserfromhell", "pycld2", "resiliparse")
 
 
 class Outcome(NamedTuple):
@@ -55,7 +80,7 @@ def refresh(recipe: Recipe) -> Outcome:
     """Bring the store to the recipe's snapshot; do nothing where there is nothing to do."""
     start = time.perf_counter()
     check_absolute_in_job("store", recipe.store)
-    recipe = with_absolute_store(recipe)
+    recipe, lists = _settle(with_absolute_store(recipe))
     lineage = _lineage(recipe)
     if exists(join(recipe.store, _LINEAGE)):
         _check_lineage(recipe.store, lineage)
@@ -78,6 +103,7 @@ def refresh(recipe: Recipe) -> Outcome:
         if parent is not None and not new:  # another command has just delivered them
             return Outcome(parent, 0, time.perf_counter() - start, {})
         _begin(recipe.store, lineage)
+        keep_lists(recipe.store, lists)
         note_inputs(recipe.store, inputs, states)
         deliveries = (*(parent.deliveries if parent else ()), recipe.snapshot)
         job = Job(recipe, parent, deliveries, new, read_forgotten(recipe.store))
@@ -96,6 +122,7 @@ def rebuild(store: str, into: str, workers: int | None = None) -> Outcome:
         raise ValueError(f"{into} is the store itself: rebuild into an empty one")
     job = _rebuilding(store, original, recipe)
     _begin(recipe.store, _lineage_now(store))
+    copy_lists(store, recipe.store, recipe.clean)
     complete = find_snapshot(recipe.store, recipe.snapshot)
     if complete is not None:
         _point_head_at(recipe.store, complete)
@@ -106,6 +133,12 @@ def rebuild(store: str, into: str, workers: int | None = None) -> Outcome:
         create(forgotten_path(recipe.store, original.label), job.forgotten.to_bytes())
     with holding(recipe.store, f"rebuild of {recipe.snapshot}") as lease:
         return run(job, lease)
+
+
+def _settle(recipe: Recipe) -> tuple[Recipe, dict[str, bytes]]:
+    """Read the lists that a recipe names; it goes on naming them by fingerprint."""
+    clean_config, lists = settle(recipe.clean)
+    return recipe.model_copy(update={"clean": clean_config}), lists
 
 
 def _rebuilding(store: str, original: Snapshot, recipe: Recipe) -> Job:
@@ -131,8 +164,7 @@ def run(job: Job, lease: Lease) -> Outcome:
         snapshot = build(job, stages)
     finally:
         stages.close()
-    stats = orjson.loads(read_bytes(job.tree.own("stats.json")))
-    snapshot = add_report(job.recipe.store, snapshot, job.parent, stats["recall"])
+    snapshot = add_report(job.recipe.store, snapshot, job.parent)
     commit(job, snapshot, lease)
     return Outcome(snapshot, stages.tasks_run, time.perf_counter() - start, stages.seconds)
 
@@ -207,12 +239,15 @@ def _lineage(recipe: Recipe) -> dict[str, Any]:
 
 
 def _code_versions() -> dict[str, Any]:
+    """Return the versions of code, libraries and Unicode that a result depends on."""
     modules = (
-        documents_module, readers_module, clean, rules, signatures, preference, pairs, dedup,
-        vocabulary, encode, pack,
+        documents_module, readers_module, chain, clean, urls, html, wikitext, normalize,
+        boilerplate, privacy, languages, rules, contamination, custom, signatures, preference,
+        pairs, dedup, vocabulary, encode, pack,
     )  # fmt: skip
     versions = {f"{module.__name__} (code)": module.VERSION for module in modules}
-    return versions | {"unicode": unicodedata.unidata_version}
+    libraries = {f"{name} (library)": version(name) for name in _LIBRARIES}
+    return versions | libraries | {"unicode": unicodedata.unidata_version}
 
 
 def _begin(store: str, lineage: Mapping[str, Any]) -> None:

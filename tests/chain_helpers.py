@@ -138,7 +138,7 @@ class Chain:
                 "store": self.store,
                 "snapshot": delivery.label,
                 "sources": sources,
-                "clean": {"preset": "none"},
+                "clean": {"rules": []},
                 "dedup": self.config,
                 "tokenizer": {"vocab_size": 280},
                 "pack": {

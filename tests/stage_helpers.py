@@ -10,17 +10,22 @@ from hypothesis import settings
 
 from corpus.documents import text_hash
 from corpus.readers import Record
-from corpus.recipe import Clean, Dedup
+from corpus.recipe import Clean, Dedup, Languages
 from corpus.snapshots import Part, Tree
-from pipeline.clean import Origin, clean_records, clean_text, read_table, write_part
+from pipeline.chain import open_chain
+from pipeline.clean import Cleaner, Origin, read_table, write_part
 from pipeline.dedup import resolve
 from pipeline.index import Corpus
 from pipeline.jobs import Stages, Task, run_task
+from pipeline.normalize import normalize_text
 from pipeline.pairs import group_partition, verify_share
 from pipeline.signatures import reference_shingles, sign
 
 # Four agents or a busy CI machine share two cores: how long an example takes proves nothing.
 unhurried = settings(deadline=None)
+
+# Cleans text and asks nothing of it.
+PLAIN = open_chain("", Clean(rules=(), languages=Languages(identify=False)))
 
 Place = tuple[str, str, int]  # id, file, position
 
@@ -47,9 +52,9 @@ def clean_parts(
     names = []
     for number, part in enumerate(parts):
         records = [Record(n, given.key, given.text, None, None, None) for n, given in part]
-        (made,) = clean_records(records, Origin("first", "s", "f"), Clean(preset="none"))
+        (made,) = Cleaner(Origin("first", "s", "f"), PLAIN).parts(records)
         names.append(f"s-{number:016x}-00000")
-        write_part(tree, names[-1], *made.tables(), config)
+        write_part(tree, names[-1], made.documents(), made.dropped(), config)
     return names
 
 
@@ -96,7 +101,7 @@ class Oracle:
     def __init__(self, documents: Sequence[Given], config: Dedup) -> None:
         self.config = config
         self.texts = {
-            (f"s/{given.key}", "f", n): clean_text(given.text)
+            (f"s/{given.key}", "f", n): normalize_text(given.text, fix_mojibake=True)
             for n, given in enumerate(documents, 1)
         }
         self.sets = {

@@ -66,7 +66,7 @@ def test_relative_store_in_a_ray_job(
     ("override", "message"),
     [
         ("dedup.threshold=0.7", "dedup.threshold was 0.8 when this store was begun and is 0.7 now"),
-        ("clean.preset=none", "clean.preset was 'gopher_quality'"),
+        ("clean.rules=[]", "clean.rules was ['gopher_quality']"),
         ("pack.sequence_length=64", "pack.sequence_length was 128"),
         ("tokenizer.vocab_size=2000", "tokenizer.vocab_size was 1000"),
     ],

@@ -3,7 +3,7 @@
 import gzip
 import hashlib
 import json
-import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,70 +16,26 @@ from corpus.documents import DOCUMENT_SCHEMA, text_hash
 from corpus.files import checksum, list_names
 from corpus.forgotten import Forgotten, hash_id
 from corpus.readers import Damage, Record
-from corpus.recipe import Clean, Dedup
+from corpus.recipe import Clean, Dedup, Languages
 from corpus.snapshots import Input, Tree
 from pipeline import clean
-from pipeline.clean import (
-    Origin,
-    clean_file,
-    clean_records,
-    clean_text,
-    input_name,
-    judge,
-    read_table,
-)
+from pipeline.chain import Chain
+from pipeline.clean import Cleaner, Lineage, Origin, Rows, clean_file, input_name, read_table
 from pipeline.jobs import Output
-from pipeline.rules import Failure
+from pipeline.settled import Lists
 
 DEDUP = Dedup(bands=2, rows=2)
-NONE = Clean(preset="none")
+NONE = Clean(rules=(), languages=Languages(identify=False))
 HERE = Origin("first", "s", "f")
 
 
-@pytest.mark.parametrize(
-    ("raw", "kept"),
-    [
-        ("  a b\n", "a b"),
-        ("a\r\nb\rc\n\r\nd", "a\nb\nc\n\nd"),
-        ("a\x00b\x07c\x7fd\x9ff", "abcdf"),
-        ("a\x0bb\x0cc\x1cd\x85e\u2028f\u2029g", "a\nb\nc\nd\ne\nf\ng"),
-        ("\ufeffa\ufeffb", "ab"),
-        ("a\tb\nc", "a\tb\nc"),
-        ("e\u0301", "\u00e9"),
-        ("e\x00\u0301", "\u00e9"),
-        ("\u1e9b\u0323", "\u1e9b\u0323"),
-        ("\u3000\u00a0a\u2003b\u3000", "a\u2003b"),
-        ("\x00 \n", ""),
-    ],
-)
-def test_cleaned_text(raw: str, kept: str) -> None:
-    assert clean_text(raw) == kept
-
-
-@unhurried
-@given(st.text())
-def test_cleaned_text_is_canonical(raw: str) -> None:
-    text = clean_text(raw)
-    assert clean_text(text) == text
-    assert text == text.strip()
-    assert unicodedata.is_normalized("NFC", text)
-    controls = {c for c in text if unicodedata.category(c) == "Cc"}
-    assert controls <= {"\t", "\n"}
-
-
-@unhurried
-@given(st.text(), st.sampled_from(["\x00", "\x08", "\x1b", "\x9f", "\ufeff"]), st.integers(0))
-def test_a_control_character_leaves_no_trace(raw: str, control: str, place: int) -> None:
-    raw = raw.replace("\r", "")
-    place %= len(raw) + 1
-    assert clean_text(raw[:place] + control + raw[place:]) == clean_text(raw)
-
-
-def test_judge() -> None:
-    assert judge("", NONE) == Failure("empty", 0, 1)
-    assert judge("x", NONE) is None
-    assert judge("", Clean()) == Failure("empty", 0, 1)
-    assert judge("x", Clean()) == Failure("gopher_min_words", 1, 50)
+def parts_of(
+    records: Iterable[Record | Damage],
+    config: Clean = NONE,
+    origin: Origin = HERE,
+    forgotten: Forgotten = Forgotten(),  # noqa: B008 - frozen
+) -> list[Rows]:
+    return list(Cleaner(origin, Chain(config, Lists()), forgotten).parts(records))
 
 
 def records_of(*texts: str) -> list[Record | Damage]:
@@ -94,8 +50,8 @@ def test_rows_by_hand() -> None:
         Record(4, "e", "\x00", None, None, None),
         Record(5, None, "A\r\n", None, None, None),
     ]
-    (part,) = clean_records(records, Origin("first", "src", "file"), NONE)
-    documents, drops = part.tables()
+    (part,) = parts_of(records, NONE, Origin("first", "src", "file"))
+    documents, drops = part.documents(), part.dropped()
     hashed = hashlib.sha256(b"A\r\n").hexdigest()[:32]
     assert documents.schema == DOCUMENT_SCHEMA
     assert documents.to_pylist() == [
@@ -135,8 +91,8 @@ def test_what_was_taken_down_leaves_its_place_only() -> None:
         texts=frozenset([text_hash("two").hex()]),
         url_prefixes=frozenset(["https://gone.example/"]),
     )
-    (part,) = clean_records(records, HERE, NONE, forgotten)
-    documents, drops = part.tables()
+    (part,) = parts_of(records, forgotten=forgotten)
+    documents, drops = part.documents(), part.dropped()
     assert documents["id"].to_pylist() == ["s/d"]
     gone = {row["position"]: row for row in drops.to_pylist()}
     assert {n: row["rule"] for n, row in gone.items()} == {
@@ -145,65 +101,81 @@ def test_what_was_taken_down_leaves_its_place_only() -> None:
     place = {"source": "s", "snapshot": "first", "file": "f", "position": 1}
     values = {name: value for name, value in gone[1].items() if value is not None}
     assert values == place | {"stage": "clean", "rule": "forgotten"}
-    (part,) = clean_records(records, HERE, NONE, Forgotten(sources=frozenset("s")))
-    assert part.documents == []
+    (part,) = parts_of(records, forgotten=Forgotten(sources=frozenset("s")))
+    assert len(part.documents()) == 0
 
 
 def test_an_id_by_hash_comes_from_the_raw_text() -> None:
     """Two raw texts that clean to the same one are two documents, the same raw text is one id."""
-    (part,) = clean_records(records_of("a", "a ", "a"), HERE, NONE)
-    ids = [row["id"] for row in part.documents]
+    (part,) = parts_of(records_of("a", "a ", "a"))
+    rows = sorted(part.documents().to_pylist(), key=lambda row: row["position"])
+    ids = [row["id"] for row in rows]
     assert ids[0] == ids[2] != ids[1]
-    assert len({row["text_hash"] for row in part.documents}) == 1
+    assert len({row["text_hash"] for row in rows}) == 1
 
 
 RECORDS = st.lists(
     st.one_of(
-        st.builds(Record, st.just(0), st.none() | st.sampled_from("abc"),
-                  st.text("ab \x00", max_size=30), st.none(), st.none(), st.none()),
-        st.builds(Damage, st.just(0), st.just("invalid_json"), st.just("x")),
+        st.tuples(st.none() | st.sampled_from("abc"), st.text("ab \x00", max_size=30)).map(
+            lambda given: Record(0, *given, None, None, None)
+        ),
+        st.just(Damage(0, "invalid_json", "x")),
     )
 ).map(lambda found: [each._replace(position=n) for n, each in enumerate(found, 1)])  # fmt: skip
 
 
+def all_rows(parts: Iterable[Rows]) -> list[dict[str, Any]]:
+    """Return documents and drops of all parts by their place."""
+    tables = [table for part in parts for table in (part.documents(), part.dropped())]
+    rows = [row for table in tables for row in table.to_pylist()]
+    return sorted(rows, key=lambda row: row["position"])
+
+
 @unhurried
-@given(RECORDS, st.integers(1, 60))
+@given(RECORDS, st.integers(1, 60), st.integers(1, 5))
 def test_every_record_is_one_document_or_one_drop_in_whatever_parts(
-    records: list[Record | Damage], part_bytes: int
+    records: list[Record | Damage], part_bytes: int, batch: int
 ) -> None:
-    (whole,) = clean_records(records, HERE, NONE)
+    (whole,) = parts_of(records)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clean, "PART_BYTES", part_bytes)
         patch.setattr(clean, "_ROW_BYTES", 5)
-        parts = list(clean_records(records, HERE, NONE))
-    places = sorted(row["position"] for part in parts for row in part.documents + part.drops)
-    assert places == [each.position for each in records]
-    for kind in ("documents", "drops"):
-        rows = [row for part in parts for row in getattr(part, kind)]
-        assert rows == getattr(whole, kind)
-    for part in parts[:-1]:
-        assert part.held_bytes >= part_bytes
-        texts = sum(len(row["text"].encode()) for row in part.documents)
+        patch.setattr(clean, "_BATCH_RECORDS", batch)
+        parts = parts_of(records)
+    assert all_rows(parts) == all_rows([whole])
+    assert [row["position"] for row in all_rows(parts)] == [each.position for each in records]
+    for part in parts:
+        texts = sum(len(text.encode()) for text in part.documents()["text"].to_pylist())
         assert part.text_bytes == texts
-        assert part.held_bytes == texts + 5 * len(part.documents + part.drops)
+        assert part.held_bytes == texts + 5 * (len(part.documents()) + len(part.drops))
+    assert all(part.held_bytes >= part_bytes for part in parts[:-1])
 
 
 def test_a_part_is_closed_by_whatever_fills_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is bounded where nothing is kept, and where meta is larger than text."""
     monkeypatch.setattr(clean, "PART_BYTES", 20 * clean._ROW_BYTES)
+    monkeypatch.setattr(clean, "_BATCH_RECORDS", 10)
     damaged = [Damage(n, "invalid_json", "x") for n in range(1, 101)]
-    assert [len(part.drops) for part in clean_records(damaged, HERE, NONE)] == [20] * 5 + [0]
+    assert [len(part.drops) for part in parts_of(damaged)] == [20] * 5 + [0]
     failing = records_of(*["too short"] * 30)
-    assert [len(part.drops) for part in clean_records(failing, HERE, Clean())] == [20, 10]
+    assert [len(part.drops) for part in parts_of(failing, Clean())] == [20, 10]
+    monkeypatch.setattr(clean, "_BATCH_RECORDS", 1)
     heavy = [Record(n, None, "x", None, None, "m" * 9 * 1024) for n in range(1, 6)]
-    assert [len(part.documents) for part in clean_records(heavy, HERE, NONE)] == [2, 2, 1]
+    assert [len(part.documents()) for part in parts_of(heavy)] == [2, 2, 1]
+
+
+def test_a_batch_is_closed_by_large_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clean, "_BATCH_BYTES", 10)
+    page = Record(4, None, "", None, None, None, page=b"0123456789")
+    batches = list(clean._batches([*records_of("a" * 6, "b" * 6, "c"), page]))
+    assert [[each.position for each in batch] for batch in batches] == [[1, 2], [3, 4]]
 
 
 @unhurried
 @given(RECORDS)
 def test_tables_are_in_canonical_order(records: list[Record | Damage]) -> None:
-    (part,) = clean_records(records, HERE, NONE)
-    for table in part.tables():
+    (part,) = parts_of(records)
+    for table in (part.documents(), part.dropped()):
         keys = [(row["id"] or "", row["file"], row["position"]) for row in table.to_pylist()]
         assert keys == sorted(keys)
 
@@ -211,10 +183,8 @@ def test_tables_are_in_canonical_order(records: list[Record | Damage]) -> None:
 @unhurried
 @given(RECORDS)
 def test_a_verdict_depends_on_the_document_alone(records: list[Record | Damage]) -> None:
-    (together,) = clean_records(records, HERE, NONE)
-    alone = [next(iter(clean_records([each], HERE, NONE))) for each in records]
-    assert together.documents == [row for part in alone for row in part.documents]
-    assert together.drops == [row for part in alone for row in part.drops]
+    alone = [part for each in records for part in parts_of([each])]
+    assert all_rows(parts_of(records)) == all_rows(alone)
 
 
 def write_input(path: Path, data: bytes) -> Input:
@@ -226,7 +196,7 @@ def write_input(path: Path, data: bytes) -> Input:
 
 
 def cleaned(root: Path, source: Input, config: Clean) -> Output:
-    return clean_file(Tree(str(root)), "task", source, (config, DEDUP), Forgotten())
+    return clean_file(Tree(str(root)), "task", source, Lineage(str(root), config, DEDUP))
 
 
 def some_lines(count: int) -> bytes:
@@ -237,6 +207,7 @@ def some_lines(count: int) -> bytes:
 
 def test_clean_file_writes_what_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clean, "PART_BYTES", 15 * clean._ROW_BYTES)
+    monkeypatch.setattr(clean, "_BATCH_RECORDS", 5)
     source = write_input(tmp_path / "a.jsonl.gz", gzip.compress(some_lines(50)))
     output = cleaned(tmp_path / "out", source, NONE)
     parts: list[dict[str, Any]] = output.counts["parts"]

@@ -1,9 +1,10 @@
 """Pieces give the ids of the whole text; starts are where they should be; rows are in order."""
 
-from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
@@ -11,13 +12,24 @@ from hypothesis import strategies as st
 from stage_helpers import Given, clean_parts, deduplicate, spread, unhurried
 
 from corpus.documents import KEPT_COLUMNS, deal_hash, digest_table, format_digest
+from corpus.encoding import FlatEncoder, Tokens, flat_texts
 from corpus.recipe import Dedup
 from corpus.recipe import Tokenizer as TokenizerConfig
 from corpus.snapshots import Tree
 from corpus.tokenizer import Tokenizer, build_definition
-from pipeline.clean import clean_text, kept_mask, read_table
-from pipeline.encode import Encoder, encode_part, split_sentences, tokens_schema
+from pipeline import encode
+from pipeline.clean import kept_mask, read_table
+from pipeline.encode import (
+    CHECKED_BYTES,
+    Encoder,
+    Texts,
+    cut_texts,
+    encode_part,
+    tokens_schema,
+)
 from pipeline.index import open_arrow
+from pipeline.normalize import normalize_text
+from pipeline.sentences import split_sentences
 from pipeline.vocabulary import make_tokenizer
 
 # Merges over every boundary that a cut could harm: spaces, newlines, full stops.
@@ -36,64 +48,148 @@ NASTY = st.text(
 ) | st.text(max_size=60)
 
 
+def cleaned(text: str) -> str:
+    return normalize_text(text, fix_mojibake=False)
+
+
+class One(NamedTuple):
+    """What a tokens file says of one document."""
+
+    token_ids: list[int]
+    sentence_starts: list[int]
+    word_starts: list[bool]
+
+
+def encode_texts(encoder: Encoder, texts: list[str]) -> list[One]:
+    found = encoder.encode(cut_texts(*flat_texts(texts)))
+    columns = [
+        (found.token_ids, found.token_offsets),
+        (found.sentence_starts, found.sentence_offsets),
+        (found.word_starts, found.token_offsets),
+    ]
+    return [
+        One(*(flat[slice(*offsets[n : n + 2])].tolist() for flat, offsets in columns))
+        for n in range(len(texts))
+    ]
+
+
+def by_the_definition(tokenizer: Tokenizer, text: str) -> One:
+    """Sentence by sentence with the reference, as the module's first lines define it."""
+    pieces = tokenizer.encode(split_sentences(text))
+    ids = [token for piece in pieces for token in piece]
+    begins, ends = tokenizer.spaces()
+    words = [n == 0 or bool(begins[token] or ends[ids[n - 1]]) for n, token in enumerate(ids)]
+    return One(ids, np.cumsum([0, *map(len, pieces)])[:-1].tolist(), words)
+
+
 @settings(unhurried, max_examples=400)
-@given(st.lists(NASTY.map(clean_text).filter(bool), min_size=1, max_size=4))
+@given(st.lists(NASTY.map(cleaned).filter(bool), max_size=4))
 @example(["a.  b. \n\n c?\u3000d\u3002 e\u00a0.\n f"])
 @example(["<s>.\n<mask>. <mask>"])
-@example(["it's. 's\n's"])
-def test_pieces_are_the_whole(texts: list[str]) -> None:
+@example(["it's. 's\n's", "x"])
+@example([])
+def test_the_whole_text_gives_what_its_sentences_give(texts: list[str]) -> None:
     special = {0, 1, 2, 3, TOKENIZER.mask_id}
-    for text, found, whole in zip(
-        texts, ENCODER.encode(texts), TOKENIZER.encode(texts), strict=True
-    ):
-        assert found.token_ids.tolist() == whole
-        assert TOKENIZER.decode(found.token_ids.tolist()) == text
-        assert not special & set(whole)
-        assert len(found.word_starts) == len(whole)
-        assert found.sentence_starts[0] == 0
-        assert (np.diff(found.sentence_starts) > 0).all()
-        assert found.sentence_starts[-1] < len(whole)
+    found = encode_texts(ENCODER, texts)
+    assert found == [by_the_definition(TOKENIZER, text) for text in texts]
+    for text, one in zip(texts, found, strict=True):
+        assert TOKENIZER.decode(one.token_ids) == text
+        assert not special & set(one.token_ids)
+
+
+def with_splitter(pre_tokenizer: dict[str, object]) -> Tokenizer:
+    fields = orjson.loads(TOKENIZER.definition) | {"pre_tokenizer": pre_tokenizer}
+    return Tokenizer(orjson.dumps(fields))
+
+
+# One piece whatever it holds: its merges reach over the ends of sentences.
+WHOLE = with_splitter(
+    {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+)
 
 
 @unhurried
-@given(NASTY)
-def test_sentences_joined_are_the_text(text: str) -> None:
-    pieces = split_sentences(text)
-    assert "".join(pieces) == text
-    assert all(pieces)
-    for before, after in pairwise(pieces):
-        assert after[0].isspace()
-        assert not before[-1].isspace()
+@given(st.lists(NASTY.map(cleaned).filter(bool), max_size=4))
+@example(["a. a.\n\n a"])
+def test_another_splitter_encodes_sentence_by_sentence(texts: list[str]) -> None:
+    encoder = Encoder(WHOLE)
+    assert encoder.flat.is_reference
+    assert encode_texts(encoder, texts) == [by_the_definition(WHOLE, text) for text in texts]
 
 
-@pytest.mark.parametrize(
-    ("text", "pieces"),
-    [
-        ("A b. C", ["A b.", " C"]),
-        ("One! Two? Three.", ["One!", " Two?", " Three."]),
-        ("Line one\nline two\n\nline three", ["Line one", "\nline two", "\n\nline three"]),
-        ("End.\n Next", ["End.", "\n Next"]),
-        ("Trailing  \n next", ["Trailing", "  \n next"]),
-        ("3.14 and e.g. this", ["3.14 and e.g.", " this"]),
-        ("\u4f60\u3002 \u597d\uff01\n\u597d", ["\u4f60\u3002", " \u597d\uff01", "\n\u597d"]),
-        ("no end", ["no end"]),
-        ("", []),
-        ("...", ["..."]),
-    ],
-)  # fmt: skip
-def test_sentences_by_hand(text: str, pieces: list[str]) -> None:
-    assert split_sentences(text) == pieces
+def test_a_cut_inside_a_token_stops_the_job() -> None:
+    data, offsets = flat_texts(["ab", "a\u3000b"])
+    cuts = np.array([1])
+    with pytest.raises(ValueError, match=r"text 0 of a batch: the bytes of its tokens \(gigatok"):
+        ENCODER.encode(Texts(data, offsets, cuts, np.array([0, 1, 1])))
+    with pytest.raises(ValueError, match=r"text 1 of a batch"):
+        ENCODER.encode(Texts(data, offsets, cuts + 3, np.array([0, 0, 1])))
+
+
+def test_lost_bytes_stop_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shorter(_: FlatEncoder, data: np.ndarray, offsets: np.ndarray) -> Tokens:
+        tokens = flat_encode(ENCODER.flat, data, offsets)
+        return Tokens(tokens.ids, np.minimum(tokens.offsets, tokens.offsets[-1] - 1))
+
+    flat_encode = FlatEncoder.encode
+    monkeypatch.setattr(FlatEncoder, "encode", shorter)
+    with pytest.raises(ValueError, match=r"text 1 of a batch"):
+        ENCODER.encode(cut_texts(*flat_texts(["ab a", "ab"])))
+
+
+@pytest.mark.parametrize("changed", [0, 700])
+def test_a_difference_from_the_reference_is_named(changed: int) -> None:
+    """Token n of "ab ab ..." from the second on is "␣a", "b" by turns: 700 is at byte 1049."""
+    texts = cut_texts(*flat_texts(["one", "ab " * 400 + "a."]))
+    encoded = ENCODER.encode(texts)
+    ENCODER.check(texts, encoded, ["s/first", "s/second"])
+    ids = encoded.token_ids.copy()
+    start = int(encoded.token_offsets[1])
+    ids[start + changed] += 1
+    place = sum(
+        len(TOKENIZER.token_bytes()[token]) for token in encoded.token_ids[start:][:changed]
+    )
+    with pytest.raises(
+        ValueError, match=rf"document s/second, byte {place}: gigatoken .* gives the ids .*, tok"
+    ):
+        ENCODER.check(texts, encoded._replace(token_ids=ids), ["s/first", "s/second"])
+
+
+def test_a_token_too_few_is_a_difference() -> None:
+    texts = cut_texts(*flat_texts(["ab a"]))
+    encoded = ENCODER.encode(texts)
+    fewer = encoded._replace(token_offsets=encoded.token_offsets - np.array([0, 1]))
+    with pytest.raises(ValueError, match=r"document s/0, byte 2: .* gives the ids \[\], tok"):
+        ENCODER.check(texts, fewer, ["s/0"])
+
+
+def test_the_sample_is_bounded() -> None:
+    """Long documents are checked up to a sentence's start; those after the bound are not."""
+    half = CHECKED_BYTES // 2
+    texts = ["a" * half + ".", ("b" * (half + 5) + ". ") * 3, "c"]
+    cut = cut_texts(*flat_texts(texts))
+    sampled = list(encode._sample(cut))
+    assert sampled == [(0, half + 1), (1, (half + 1) + (half + 6))]
+    encoded = ENCODER.encode(cut)
+    for n, seen in ((half + 3, True), (len(encoded.token_ids) - 1, False)):
+        ids = encoded.token_ids.copy()
+        ids[n] += 1
+        if seen:
+            with pytest.raises(ValueError, match=r"document s/1, byte"):
+                ENCODER.check(cut, encoded._replace(token_ids=ids), ["s/0", "s/1", "s/2"])
+        else:
+            ENCODER.check(cut, encoded._replace(token_ids=ids), ["s/0", "s/1", "s/2"])
 
 
 def test_starts_by_hand() -> None:
-    """Tokens ab | . | ␣a | . | \\n | ab | ␣␣ | ␣ | b of "ab. a.\\nab   b"."""
-    (found,) = ENCODER.encode(["ab. a.\nab   b"])
+    """Tokens ab | ! | ␣a | . | \\n | ab | ␣␣ | ␣ | b of "ab! a.\\nab   b"."""
+    (found,) = encode_texts(ENCODER, ["ab! a.\nab   b"])
     pieces = TOKENIZER.token_bytes()
     assert [pieces[token] for token in found.token_ids] == [
-        b"ab", b".", b" a", b".", b"\n", b"ab", b"  ", b" ", b"b",
+        b"ab", b"!", b" a", b".", b"\n", b"ab", b"  ", b" ", b"b",
     ]  # fmt: skip
-    assert found.sentence_starts.tolist() == [0, 2, 4]
-    assert found.word_starts.tolist() == [
+    assert found.sentence_starts == [0, 2, 4]
+    assert found.word_starts == [
         True, False, True, False, True, True, True, True, True,
     ]  # fmt: skip
 
@@ -142,6 +238,24 @@ def test_a_part_is_encoded_whole(
         seen += len(rows)
     assert seen == 40
     assert counts[names[0]]["documents"] == 0
+
+
+def test_batches_do_not_show(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    encoded: tuple[list[str], dict[str, dict[str, object]], Tokenizer],
+) -> None:
+    names, counts, tokenizer = encoded
+    location = (str(tmp_path / "store"), tokenizer.fingerprint)
+    tree = Tree(str(tmp_path))
+    for size in (1, 100, 10**6):
+        monkeypatch.setattr(encode, "_BATCH_BYTES", size)
+        for name in names:
+            path = tmp_path / "tokens" / f"{name}.arrow"
+            before = path.read_bytes()
+            path.unlink()
+            assert encode_part(tree, "again", name, location).counts == counts[name]
+            assert path.read_bytes() == before
 
 
 def test_ids_of_a_large_vocabulary_are_wider() -> None:

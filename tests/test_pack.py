@@ -1,202 +1,25 @@
-"""Rows of whole sentences: no token lost or doubled, none split that fits, none placed late."""
+"""Shards part the documents by their hashes; parts and merging do not show in a shard."""
 
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from corpus.recipe import Pack
-from corpus.shards import Sequences, Shard
+from corpus.shards import Shard
 from corpus.snapshots import Tree
-from pipeline import pack
 from pipeline.encode import tokens_schema
 from pipeline.pack import (
-    Documents,
     ShardPlan,
     document_ids,
-    pack_full_sentences,
     pack_shard,
     plan_shards,
     read_documents,
     split_range,
 )
 from pipeline.signatures import write_arrow
-
-BOS, PAD, EOS = 0, 1, 2
-
-
-def lay_out(lengths: Sequence[Sequence[int]], first: int = 10) -> Documents:
-    """Return documents with sentences of these lengths, whose tokens count up from `first`."""
-    flat = [length for document in lengths for length in document]
-    total = sum(flat)
-    return Documents(
-        (np.arange(total) % 60_000 + first).astype(np.uint16),
-        np.arange(total) % 3 == 0,
-        np.cumsum([0, *flat]),
-        np.cumsum([0, *map(len, lengths)]),
-    )
-
-
-def rows_of(sequences: Sequences) -> list[str]:
-    """Return rows readable: letters for tokens, <, > and . for the special ones."""
-    signs = {BOS: "<", EOS: ">", PAD: "."} | {n + 10: chr(ord("a") + n) for n in range(26)}
-    return ["".join(map(signs.__getitem__, row)) for row in sequences.token_ids.tolist()]
-
-
-def starts_of(sequences: Sequences) -> list[list[int]]:
-    return [
-        sequences.document_starts[start:stop].tolist()
-        for start, stop in pairwise(sequences.document_offsets)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("lengths", "rows", "starts"),
-    [
-        # The example of the docstring: separator and f would need two more places.
-        ([[2, 3], [1]], ["<abcde>.", "<f>....."], [[1], [1]]),
-        # Documents cross with a separator between them.
-        ([[2], [2]], ["<ab>cd>."], [[1, 4]]),
-        ([[2], [3], [1]], ["<ab>cde>", "<f>....."], [[1, 4], [1]]),
-        ([[1], [1], [1]], ["<a>b>c>."], [[1, 3, 5]]),
-        # A sentence that fills a row exactly, alone and with others.
-        ([[6]], ["<abcdef>"], [[1]]),
-        ([[6], [6]], ["<abcdef>", "<ghijkl>"], [[1], [1]]),
-        ([[2, 4], [1]], ["<abcdef>", "<g>....."], [[1], [1]]),
-        # What does not fit opens the next row, even where most of it would fit.
-        ([[3, 4]], ["<abc>...", "<defg>.."], [[1], []]),
-        # Only a sentence longer than a row is split; it fills rows and its tail stays open.
-        ([[7]], ["<abcdef>", "<g>....."], [[1], []]),
-        ([[2, 8]], ["<abcdef>", "<ghij>.."], [[1], []]),
-        ([[15], [1]], ["<abcdef>", "<ghijkl>", "<mno>p>."], [[1], [], [5]]),
-        ([[3], [7]], ["<abc>de>", "<fghij>."], [[1, 5], []]),
-        # No place for the separator and one token: the next document opens a row.
-        ([[5], [7]], ["<abcde>.", "<fghijk>", "<l>....."], [[1], [1], []]),
-        ([[4], [7]], ["<abcd>e>", "<fghijk>"], [[1, 6], []]),
-    ],
-)
-def test_rows_by_hand(lengths: list[list[int]], rows: list[str], starts: list[list[int]]) -> None:
-    sequences = pack_full_sentences(lay_out(lengths), 8)
-    assert rows_of(sequences) == rows
-    assert starts_of(sequences) == starts
-    assert sequences.lengths.tolist() == [len(row.rstrip(".")) for row in rows]
-
-
-def test_nothing_gives_no_rows() -> None:
-    sequences = pack_full_sentences(lay_out([]), 8)
-    assert sequences.token_ids.shape == (0, 8)
-    assert sequences.document_offsets.tolist() == [0]
-
-
-LENGTHS = st.lists(st.lists(st.integers(1, 20), min_size=1, max_size=6), max_size=12)
-
-
-def reference_rows(lengths: Sequence[Sequence[int]], size: int) -> list[list[tuple[int, int]]]:
-    """Lay sentences greedily, written for reading: rows of (document, tokens)."""
-    rows: list[list[tuple[int, int]]] = []
-    room = 0
-    for document, sentences in enumerate(lengths):
-        for sentence in sentences:
-            left = sentence
-            while left:
-                separator = int(bool(rows) and rows[-1][-1][0] != document)
-                fits = sentence if sentence <= size - 2 else 1
-                if not rows or room < separator + min(left, fits):
-                    rows.append([])
-                    room, separator = size - 2, 0
-                taken = min(left, room - separator)
-                rows[-1].append((document, taken))
-                room -= taken + separator
-                left -= taken
-    return rows
-
-
-@settings(unhurried, max_examples=300)
-@given(LENGTHS, st.integers(8, 14))
-@example([[6, 7], [1], [13], [1, 1]], 8)
-def test_packing_is_the_greedy_reference(lengths: list[list[int]], size: int) -> None:
-    documents = lay_out(lengths)
-    sequences = pack_full_sentences(documents, size)
-    rows = reference_rows(lengths, size)
-    at = begun = 0
-    for row, expected in enumerate(rows):
-        ids = [BOS]
-        words = [False]
-        starts: list[int] = []
-        previous = None
-        for document, taken in expected:
-            if previous is not None and document != previous:
-                ids.append(EOS)
-                words.append(False)
-            if document == begun:
-                starts.append(len(ids))
-                begun += 1
-            ids += documents.token_ids[at : at + taken].tolist()
-            words += documents.word_starts[at : at + taken].tolist()
-            at += taken
-            previous = document
-        ids.append(EOS)
-        words += [False] * (size - len(words))
-        assert sequences.token_ids[row].tolist() == ids + [PAD] * (size - len(ids))
-        assert sequences.lengths[row] == len(ids)
-        assert sequences.word_starts[row].tolist() == words
-        assert starts_of(sequences)[row] == starts
-    assert len(sequences.lengths) == len(rows)
-    assert at == len(documents.token_ids)
-    assert begun == len(lengths)
-
-
-@settings(unhurried, max_examples=300)
-@given(LENGTHS, st.integers(8, 14))
-def test_what_the_format_promises(lengths: list[list[int]], size: int) -> None:
-    """Each token once and in order; no sentence split that fits; no row closed too early."""
-    documents = lay_out(lengths)
-    sequences = pack_full_sentences(documents, size)
-    assert (sequences.lengths <= size).all()
-    place: dict[int, int] = {}
-    rows = []
-    for row, (ids, length) in enumerate(zip(sequences.token_ids, sequences.lengths, strict=True)):
-        real = [int(token) for token in ids[1 : length - 1] if token >= 10]
-        rows.append(real)
-        place |= dict.fromkeys(real, row)
-    assert [token for row in rows for token in row] == documents.token_ids.tolist()
-    firsts = set(documents.sentences[documents.documents[:-1]].tolist())
-    for start, stop in pairwise(documents.sentences.tolist()):
-        tokens = documents.token_ids[start:stop].tolist()
-        if len(tokens) <= size - 2:
-            assert place[tokens[0]] == place[tokens[-1]]
-        row = place[tokens[0]]
-        if row and rows[row][0] == tokens[0]:
-            need = 1 if len(tokens) > size - 2 else len(tokens)
-            assert sequences.lengths[row - 1] + (start in firsts) + need > size
-
-
-@settings(unhurried, max_examples=200)
-@given(
-    st.lists(st.lists(st.integers(1, 13), min_size=1, max_size=4), max_size=25),
-    st.sampled_from([8, 9]),
-)
-@example([[1, 6]] * 30, 8)
-@example([[6], [1]] * 30, 8)
-@example([[1], [6]] * 30, 8)
-@example([[5, 2]] * 30, 8)
-@example([[1]] * 50, 8)
-@example([[7]] * 40, 8)
-@example([[5], [7]] * 40, 8)
-def test_the_bound_on_rows_holds(lengths: list[list[int]], size: int) -> None:
-    """Plain Python checks every index, which the compiled loop does not."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pack, "_lay_rows", pack._lay_rows.py_func)
-        checked = pack_full_sentences(lay_out(lengths), size)
-    compiled = pack_full_sentences(lay_out(lengths), size)
-    for field in ("token_ids", "lengths", "word_starts", "document_starts", "document_offsets"):
-        assert (getattr(checked, field) == getattr(compiled, field)).all()
 
 
 def write_tokens(

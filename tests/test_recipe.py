@@ -75,7 +75,7 @@ def test_every_key_says_what_it_is() -> None:
     [
         ({"stores": 1}, "unknown key stores: did you mean store?"),
         ({"workerz": 1}, "unknown key workerz: did you mean workers?"),
-        ({"clean": {"preste": "none"}}, "unknown key clean.preste: did you mean preset?"),
+        ({"clean": {"ruels": []}}, "unknown key clean.ruels: did you mean rules?"),
         ({"dedup": {"treshold": 1}}, "unknown key dedup.treshold: did you mean threshold?"),
         (
             {"tokenizer": {"vocabsize": 1}},
@@ -132,7 +132,7 @@ def test_a_missing_key_of_a_source_is_the_only_complaint(path: Path) -> None:
         ("pack.sequence_length=7", r"pack\.sequence_length: .* 8, found 7"),
         ("pack.sequence_length=65536", r"pack\.sequence_length: .* 65535, found 65536"),
         ("pack.validation_fraction=1", r"pack\.validation_fraction: .* less than 1, found 1"),
-        ("pack.format=stream", r"pack\.format: .*full-sentences"),
+        ("pack.format=streams", r"pack\.format: .*full-sentences"),
         ("pretrain.zero_stage=4", r"pretrain\.zero_stage: "),
         ("pretrain.max_steps=1.5", r"pretrain\.max_steps: .*integer.*found 1\.5"),
         ("pretrain.warmup_steps=500001", "warmup_steps is 500001, more than max_steps 500000"),

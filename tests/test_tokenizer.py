@@ -18,6 +18,8 @@ from corpus.tokenizer import (
     canonical_definition,
     local_tokenizer,
     open_tokenizer,
+    roberta_definition,
+    split_words,
     tokenizer_files,
 )
 
@@ -69,6 +71,11 @@ def test_spaces_of_tokens() -> None:
     assert begins.dtype == np.bool_
 
 
+def test_words_by_hand() -> None:
+    words = [b"I", b"'ll", b" say", b" ", b" x", b"12", b"?!", b"\n", b"\n", "\u00e9".encode()]
+    assert split_words("I'll say  x12?!\n\n\u00e9") == words
+
+
 def test_specials_in_other_places_are_refused() -> None:
     fields = orjson.loads(TOKENIZER.definition)
     vocabulary = fields["model"]["vocab"]
@@ -106,7 +113,7 @@ def test_equal_tokenizers_have_one_fingerprint(tmp_path: Path) -> None:
 
 
 def test_a_directory_without_a_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds no tokenizer\.json"):
+    with pytest.raises(ValueError, match=r"holds no tokenizer\.json, nor all of encoder\.json"):
         open_tokenizer(str(tmp_path))
 
 
@@ -120,25 +127,63 @@ def test_the_files_say_the_same(tmp_path: Path) -> None:
     assert open_tokenizer(str(tmp_path)).definition == TOKENIZER.definition
 
 
-def test_gpt2s_known_vectors(shared_data: Path) -> None:
-    """Text and ids that other projects' tests state, through RoBERTa's order of GPT-2's entries."""
+@pytest.fixture(scope="module")
+def published(shared_data: Path) -> Path:
     directory = shared_data / "bpe"
     if not directory.is_dir():
         pytest.skip(f"no {directory}")
-    lines = (directory / "vocab.bpe").read_text().splitlines()[1:]
-    tokenizer = Tokenizer(build_definition([(a, b) for a, b in map(str.split, lines)]))
-    assert tokenizer.vocab_size == 50_000 + 256 + 5 == 50_261
-    gpt2: dict[str, int] = json.loads((directory / "encoder.json").read_text())
-    pieces = tokenizer.token_bytes()
-    to_byte = {char: byte for byte, char in byte_alphabet().items()}
-    gpt2_id = {
-        bytes(map(to_byte.__getitem__, token)): number
-        for token, number in gpt2.items()
-        if token != "<|endoftext|>"
-    }
-    vectors = json.loads((directory / "vectors.json").read_text())
-    stated = [vector for vector in vectors if vector["scheme"] == "gpt2"]
-    assert len(stated) >= 7
-    for vector in stated:
+    return directory
+
+
+def test_robertas_known_vectors(published: Path) -> None:
+    """Text and ids that other projects' tests state, as RoBERTa's ids and as GPT-2's."""
+    tokenizer = open_tokenizer(str(published))
+    assert (tokenizer.vocab_size, tokenizer.mask_id) == (50_265, 50_264)
+    names = [line.split()[0] for line in (published / "dict.txt").read_text().splitlines()]
+    from_gpt2 = {name: number for number, name in enumerate(names, 4)}
+    vectors = json.loads((published / "vectors.json").read_text())
+    assert {vector["scheme"] for vector in vectors} == {"gpt2", "roberta"}
+    for vector in vectors:
         (ids,) = tokenizer.encode([vector["text"]])
-        assert [gpt2_id[pieces[token]] for token in ids] == vector["ids"]
+        if vector["scheme"] == "roberta":
+            assert [0, *ids, 2] == vector["ids"]
+        else:
+            assert ids == [from_gpt2[str(number)] for number in vector["ids"]]
+
+
+def test_robertas_entries_are_gpt2s_in_its_own_order(published: Path, tmp_path: Path) -> None:
+    tokenizer = open_tokenizer(str(published))
+    local_tokenizer(tokenizer.definition, tmp_path)
+    assert open_tokenizer(str(tmp_path)).definition == tokenizer.definition
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text())
+    gpt2 = json.loads((published / "encoder.json").read_text())
+    added = {"<s>", "<pad>", "</s>", "<unk>", "<mask>"} | {f"madeupword000{n}" for n in range(3)}
+    assert set(vocabulary) == set(gpt2) | added
+    assert sorted(vocabulary.values()) == list(range(50_265))
+    merges = (published / "vocab.bpe").read_text().splitlines()[1:]
+    assert (tmp_path / "merges.txt").read_text().splitlines()[1:] == merges
+
+
+def test_a_dictionary_by_hand() -> None:
+    letters = sorted(byte_alphabet().values())
+    encoder = json.dumps({token: n for n, token in enumerate([*letters, "th"])}).encode()
+    order = [256, *range(256)]  # the merged token is the most frequent
+    dictionary = "".join(f"{number} 1\n" for number in [*order, "filler"]).encode()
+    tokenizer = Tokenizer(roberta_definition(encoder, b"#version: 0.2\nt h\n", dictionary))
+    assert tokenizer.encode(["th"]) == [[4]]
+    assert tokenizer.vocab_size == 4 + 257 + 1 + 1
+    assert tokenizer.token_bytes()[4 + 257] == b"filler"
+
+
+def test_a_dropout_is_refused() -> None:
+    fields = orjson.loads(TOKENIZER.definition)
+    fields["model"]["dropout"] = 0.1
+    with pytest.raises(ValueError, match=r"the tokenizer has a dropout"):
+        Tokenizer(orjson.dumps(fields))
+
+
+def test_only_gpt2s_splitter_is_taken_for_it() -> None:
+    assert TOKENIZER.splits_as_gpt2
+    fields = orjson.loads(TOKENIZER.definition)
+    fields["pre_tokenizer"]["use_regex"] = False
+    assert not Tokenizer(orjson.dumps(fields)).splits_as_gpt2

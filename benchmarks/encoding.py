@@ -1,0 +1,163 @@
+"""Kept documents in Parquet become tokens files: speed of one core on text not seen before.
+
+`python -m benchmarks.encoding TOKENIZER FILE...` cuts the texts of JSON-lines files into documents
+of about 5 kB, writes one part a file and encodes each once, all in one process. It prints MB/s
+(10^6 bytes of UTF-8 per CPU second) of every part and its steps, and beside it `tokenizers` on the
+first documents, in the same run. TOKENIZER is a directory with a tokenizer, trained or RoBERTa's.
+
+`--fuzz N` instead compares N random strings with the reference and ends with 1 on a difference;
+`--whole` compares every document of the files with the reference and takes it back to its bytes.
+
+Not measured: several cores, object stores, other machines.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.signatures import documents
+from corpus.documents import DOCUMENT_SCHEMA, DUPLICATE_SCHEMA
+from corpus.encoding import FlatEncoder, encode_by_reference, flat_texts
+from corpus.files import create, join
+from corpus.snapshots import Tree, tokenizer_root
+from corpus.tokenizer import Tokenizer, open_tokenizer, tokenizer_files
+from pipeline import encode
+from pipeline.clean import write_table
+
+_REFERENCE_BYTES = 4_000_000  # what the slow reference encodes: two seconds
+# Characters that splitting and merging treat in different ways, beside letters of many scripts.
+_ODD = " \t\n\r\u00a0\u2028\u3000'\u2019\"<>s|.!?0123456789²½Ⅷ_-=\u0301\u200d\u200b\ufeff\U0001f600"
+_STEMS = ("the", " and", "'s", "'ll", "<s>", "<mask>", "\n\n", "  ", "ing", "=====", "http://", "é")
+
+
+def write_part(tree: Tree, name: str, texts: list[str]) -> None:
+    """Write texts as a clean part without duplicates."""
+    fixed = {"source": "s", "snapshot": "first", "file": "f", "text_hash": bytes(16)}
+    rows = [
+        {**fixed, "id": f"s/{n:08d}", "text": text, "position": n} for n, text in enumerate(texts)
+    ]
+    write_table(tree.own(f"clean/{name}.parquet"), pa.Table.from_pylist(rows, DOCUMENT_SCHEMA))
+    nothing = pa.Table.from_pylist([], DUPLICATE_SCHEMA)
+    write_table(tree.own(f"duplicates/{name}.parquet"), nothing)
+
+
+@contextmanager
+def timing(places: list[tuple[Any, str]], seconds: dict[str, float]) -> Iterator[None]:
+    """Add up the CPU seconds of functions, each inside its module or class."""
+    originals = [(owner, name, getattr(owner, name)) for owner, name in places]
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - any function's
+            start = time.process_time()
+            try:
+                return function(*arguments, **options)
+            finally:
+                seconds[name] += time.process_time() - start
+
+        return run
+
+    for owner, name, function in originals:
+        setattr(owner, name, timed(name, function))
+    try:
+        yield
+    finally:
+        for owner, name, function in originals:
+            setattr(owner, name, function)
+
+
+def measure(tokenizer: Tokenizer, paths: list[str], folder: str) -> None:
+    """Encode a part a file and print the table."""
+    tree, location = Tree(join(folder, "tree")), (join(folder, "store"), tokenizer.fingerprint)
+    for name, content in tokenizer_files(tokenizer).items():
+        create(join(tokenizer_root(*location), name), content)
+    write_part(tree, "warm-up", ["Compiled before. And measured after."])
+    encode.encode_part(tree, "t", "warm-up", location)
+    steps = [
+        (encode, "read_table"), (encode, "cut_texts"), (encode.Encoder, "encode"),
+        (encode.Encoder, "check"), (encode, "digest_table"), (encode, "write_arrow"),
+    ]  # fmt: skip
+    names = ["encode_part", *(name for _, name in steps)]
+    print(f"{'MB/s of one core':<32}" + "".join(f"{name:>13}" for name in names))
+    for n, path in enumerate(paths):
+        texts = list(documents([path], 10**10))
+        write_part(tree, f"part-{n}", texts)
+        seconds = defaultdict[str, float](float)
+        with timing([(encode, "encode_part"), *steps], seconds):
+            output = encode.encode_part(tree, "t", f"part-{n}", location)
+        size = output.counts["text_bytes"] / 1e6
+        label = f"{Path(path).name} {size:.1f} MB"
+        print(f"{label:<32}" + "".join(f"{size / seconds[name]:13.1f}" for name in names))
+    data, offsets = flat_texts(list(documents(paths[:1], _REFERENCE_BYTES)))
+    start = time.process_time()
+    encode_by_reference(tokenizer, data, offsets)
+    print(f"tokenizers: {len(data) / 1e6 / (time.process_time() - start):.2f} MB/s of one core")
+
+
+def differences(encoder: FlatEncoder, texts: list[str]) -> int:
+    """Count texts whose ids differ from the reference's or do not give the text's bytes back."""
+    data, offsets = flat_texts(texts)
+    found = encoder.encode(data, offsets)
+    expected = encode_by_reference(encoder.tokenizer, data, offsets)
+    pieces = encoder.tokenizer.token_bytes()
+    wrong = 0
+    for n, text in enumerate(texts):
+        ids = found.ids[slice(*found.offsets[n : n + 2])]
+        same = np.array_equal(ids, expected.ids[slice(*expected.offsets[n : n + 2])])
+        if not same or b"".join(pieces[token] for token in ids) != text.encode():
+            print(f"differs: {text!r}")
+            wrong += 1
+    return wrong
+
+
+def random_text(random: np.random.Generator) -> str:
+    """Make a text of odd characters, words and any code points."""
+    parts = []
+    for kind in random.integers(0, 4, random.integers(1, 30)):
+        if kind == 0:
+            parts.append("".join(random.choice(list(_ODD), random.integers(1, 6))))
+        elif kind == 1:
+            parts.append(str(random.choice(_STEMS)))
+        elif kind == 2:
+            parts.append("".join(map(chr, random.integers(97, 123, random.integers(1, 25)))))
+        else:
+            codes = random.integers(1, random.choice([0x250, 0x3100, 0xD800, 0x110000]), 4)
+            parts.append("".join(chr(code) for code in codes if not 0xD800 <= code < 0xE000))
+    return "".join(parts)
+
+
+def main() -> int:
+    """Measure, or compare, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tokenizer")
+    parser.add_argument("files", nargs="*")
+    parser.add_argument("--fuzz", type=int, default=0, help="random strings to compare")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--whole", action="store_true", help="compare whole files")
+    parsed = parser.parse_args()
+    tokenizer = open_tokenizer(parsed.tokenizer)
+    if not parsed.fuzz and not parsed.whole:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(tokenizer, parsed.files, folder)
+        return 0
+    encoder, random = FlatEncoder(tokenizer), np.random.default_rng(parsed.seed)
+    wrong = count = size = 0
+    batches = [min(1000, parsed.fuzz - n) for n in range(0, parsed.fuzz, 1000)]
+    fuzzed = ([random_text(random) for _ in range(batch)] for batch in batches)
+    for texts in fuzzed if parsed.fuzz else ([*documents([path], 10**10)] for path in parsed.files):
+        wrong += differences(encoder, texts)
+        count, size = count + len(texts), size + sum(len(text.encode()) for text in texts)
+    print(f"{encoder.library}: {wrong} of {count} texts ({size / 1e6:.1f} MB) differ")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""From raw `.jsonl.zst` to cleaned Parquet, and on to packed shards, beside datatrove on one core.
+
+`python -m benchmarks.half --peers PYTHON [--mb N] [--peer-mb M] FILE...` cuts the texts of
+JSON-lines files into documents of a web page's size, writes them as one `.jsonl.zst` with every
+tenth document delivered twice, changed in a few words, and runs on it, in this process:
+
+- *clean*: language and all four sets of rules, to Parquet;
+- *half*: the same with signatures, deduplication, our own tokenizer trained on the way, and shards.
+
+The peer runs on the first M of the N megabytes, as its rates do not grow with them: datatrove's
+reader, Gopher repetition, Gopher quality, C4 and FineWeb filters to JSON lines, then its four
+MinHash stages and its tokenizing stage with a tokenizer of 50,265 entries trained before, not
+counted. Once as shipped (spaCy words), once with words by `str.split`. It identifies no language
+(its model has to be downloaded) and packs nothing: both in its favour. CPU seconds throughout, so
+that what else the machine does is not counted; compiled kernels are loaded before, in both.
+
+PYTHON is the interpreter of an environment with datatrove[io], spacy, tokenizers, xxhash<4.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import orjson
+import zstandard
+
+from benchmarks.signatures import documents
+from corpus.files import checksum
+from corpus.recipe import Clean, Dedup, Pack, Recipe, Source
+from corpus.snapshots import Input, Tree
+from pipeline import jobs
+from pipeline.clean import Lineage, clean_file
+from pipeline.jobs import Stages, Task
+from pipeline.refresh import refresh
+
+_RULES = ("gopher_repetition", "gopher_quality", "c4", "fineweb")
+
+# Runs in the peer's interpreter: raw folder, tokenizer, work folder, "split" or "shipped"; prints
+# CPU seconds by step.
+_PEER = """
+import json, sys, time
+raw, tokenizer, out, words = sys.argv[1:]
+if words == "split":
+    from datatrove.utils import text, word_tokenizers
+
+    class Split(word_tokenizers.WordTokenizer):
+        def word_tokenize(self, text):
+            return text.split()
+
+        def sent_tokenize(self, text):
+            return text.split(". ")
+
+        def span_tokenize(self, text):
+            return []
+
+    word_tokenizers.load_word_tokenizer = lambda _: Split()
+    text.load_word_tokenizer = word_tokenizers.load_word_tokenizer
+
+from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.pipeline.dedup import minhash
+from datatrove.pipeline.filters import (
+    C4QualityFilter, FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter,
+)
+from datatrove.pipeline.readers import JsonlReader
+from datatrove.pipeline.tokens import DocumentTokenizer
+from datatrove.pipeline.writers.jsonl import JsonlWriter
+
+if words == "split":
+    minhash.load_word_tokenizer = word_tokenizers.load_word_tokenizer
+
+seconds = {}
+
+def run(name, *steps, tasks=1):
+    start = time.process_time()
+    logs = f"{out}/{name}-log"
+    LocalPipelineExecutor(pipeline=list(steps), tasks=tasks, workers=1, logging_dir=logs).run()
+    seconds[name] = time.process_time() - start
+
+def read(name):
+    return JsonlReader(f"{out}/{name}")
+
+def write(name):
+    return JsonlWriter(f"{out}/{name}", compression=None)
+
+run(
+    "filters", JsonlReader(raw, compression="zstd"), GopherRepetitionFilter(),
+    GopherQualityFilter(), C4QualityFilter(filter_no_terminal_punct=False), FineWebQualityFilter(),
+    write("kept"),
+)
+config = minhash.MinhashConfig(n_grams=5, num_buckets=32, hashes_per_bucket=8)
+signatures, buckets, remove = (f"{out}/{name}" for name in ("signatures", "buckets", "remove"))
+run("signatures", read("kept"), minhash.MinhashDedupSignature(signatures, config=config))
+run("buckets", minhash.MinhashDedupBuckets(signatures, buckets, config=config), tasks=32)
+run("cluster", minhash.MinhashDedupCluster(buckets, remove, config=config))
+run("remove", read("kept"), minhash.MinhashDedupFilter(remove), write("unique"))
+tokens = DocumentTokenizer(f"{out}/tokens", tokenizer_name_or_path=tokenizer)
+run("tokenize", read("unique"), tokens)
+print(json.dumps(seconds))
+"""
+
+
+def with_copies(texts: Sequence[str]) -> Iterator[str]:
+    """Give every text, and after every tenth a copy with three words changed."""
+    rng = random.Random(0)
+    for number, text in enumerate(texts):
+        yield text
+        if number % 10 == 0:
+            words = text.split(" ")
+            for place in rng.sample(range(len(words)), min(3, len(words))):
+                words[place] = "changed"
+            yield " ".join(words)
+
+
+def write_raw(path: Path, texts: Sequence[str]) -> int:
+    """Write documents as `.jsonl.zst`; return the bytes of their text."""
+    lines = [orjson.dumps({"id": str(n), "text": text}) + b"\n" for n, text in enumerate(texts)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(zstandard.ZstdCompressor(level=3).compress(b"".join(lines)))
+    return sum(len(text.encode()) for text in texts)
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Return the CPU time of one run."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def clean_only(path: Path, out: Path) -> None:
+    """Clean one file with language and all rules, to Parquet; its index is written too."""
+    source = Input(
+        snapshot="first", source="s", name=path.name, format="jsonl",
+        size_bytes=path.stat().st_size, checksum=checksum(str(path)), path=str(path),
+    )  # fmt: skip
+    lineage = Lineage(str(out), Clean(rules=_RULES), Dedup())
+    clean_file(Tree(str(out)), "task", source, lineage)
+
+
+def whole_half(path: Path, out: Path) -> None:
+    """Run a refresh from the raw file to packed shards."""
+    recipe = Recipe(
+        store=str(out / "store"), snapshot="first",
+        sources=(Source(name="s", paths=(str(path),)),),
+        clean=Clean(rules=_RULES), dedup=Dedup(partitions=1), pack=Pack(), workers=1,
+    )  # fmt: skip
+    refresh(recipe)
+
+
+def run_here(stages: Stages, stage: str, missing: Sequence[Task]) -> None:
+    """Run tasks in this process, so that their CPU time is counted."""
+    for task in missing:
+        start = time.process_time()
+        jobs.run_task(stages.tree, stage, task)
+        stages.seconds[stage] = stages.seconds.get(stage, 0.0) + time.process_time() - start
+
+
+def main() -> int:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="+")
+    parser.add_argument("--peers", help="interpreter of the peer's environment")
+    parser.add_argument("--mb", type=float, default=100, help="10^6 bytes of text")
+    parser.add_argument("--peer-mb", type=float, default=5, help="10^6 bytes for the peer")
+    parsed = parser.parse_args()
+    texts = list(with_copies(list(documents(parsed.files, int(parsed.mb * 1e6)))))
+    few = list(with_copies(list(documents(parsed.files, int(parsed.peer_mb * 1e6)))))
+    Stages._run_missing = run_here  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        size = write_raw(root / "raw" / "a.jsonl.zst", texts)
+        small = write_raw(root / "few" / "a.jsonl.zst", few)
+        print(f"{size / 1e6:.1f} MB in {len(texts)} documents; the peer: {small / 1e6:.1f} MB")
+        whole_half(root / "few" / "a.jsonl.zst", root / "warm")
+        raw = root / "raw" / "a.jsonl.zst"
+        rates = {
+            "clean": size / 1e6 / cpu_seconds(lambda: clean_only(raw, root / "clean")),
+            "half": size / 1e6 / cpu_seconds(lambda: whole_half(raw, root / "half")),
+        }
+        for name, rate in rates.items():
+            print(f"{name:>28} {rate:8.2f} MB/s")
+        if parsed.peers:
+            tell_peers(parsed.peers, root, small, rates)
+    return 0
+
+
+def tell_peers(python: str, root: Path, size: int, rates: dict[str, float]) -> None:
+    """Run the peer both ways and print its rates and how many times slower it is."""
+    (tokenizer,) = (root / "warm" / "store" / "tokenizer").glob("*/tokenizer.json")
+    for words in ("shipped", "split"):
+        out = root / f"peer-{words}"
+        done = subprocess.run(
+            [python, "-c", _PEER, str(root / "few"), str(tokenizer), str(out), words],
+            check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        seconds: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        for name, steps in (("clean", ["filters"]), ("half", list(seconds))):
+            rate = size / 1e6 / sum(seconds[step] for step in steps)
+            print(f"datatrove {words:>8} {name:>9} {rate:8.3f} MB/s, 1/{rates[name] / rate:.1f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,269 @@
+"""Batches of texts judged by the rules, from Arrow buffers to verdicts.
+
+The sets of rules run in the order of the recipe over pieces of about a megabyte. Texts that a rule
+failed go no further than C4, which makes new texts of the lines it leaves. Counts come from
+`pipeline/statistics.py` and `pipeline/lines.py`; `pipeline/reference.py` gives the same verdicts.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from corpus.recipe import Clean
+from pipeline.kernels import Int64s, UInt8s
+from pipeline.lines import LINE_COUNTS, choose, cut_citations, find_citations, join
+from pipeline.rules import BY_NAME, EMPTY, RULES, Failure, Limits, Rule, is_english, thresholds
+from pipeline.statistics import COUNTS, Scan, scan
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Counts = dict[str, Int64s]
+
+_PIECE_BYTES = 2**20  # of text a pass; keeps its words and lines in the cache's neighbourhood
+
+
+class Judged(NamedTuple):
+    """What the rules say of a batch of texts.
+
+    texts: large_string, as later stages see them; a text that failed is as it came in.
+    removed_lines: how many lines of the texts that passed each rule on lines took out.
+    """
+
+    texts: pa.LargeStringArray
+    failures: list[Failure | None]
+    removed_lines: dict[str, int]
+
+
+def judge_batch(
+    texts: pa.Array, config: Clean, languages: Sequence[str | None] | None = None
+) -> Judged:
+    """Judge cleaned texts; a verdict depends on the text, its language and the recipe alone."""
+    all_texts = texts.cast(pa.large_string())
+    english = np.array([is_english(each) for each in languages or [None] * len(texts)], np.bool_)
+    parts = []
+    for start, stop in _pieces(all_texts):
+        parts.append(_judge(all_texts[start:stop], config, english[start:stop]))
+    names = [name for name in thresholds(config) if BY_NAME[name].on_lines]
+    return Judged(
+        pa.concat_arrays([all_texts[:0], *(part.texts for part in parts)]),
+        [failure for part in parts for failure in part.failures],
+        {name: sum(part.removed_lines[name] for part in parts) for name in names},
+    )
+
+
+def _pieces(texts: pa.LargeStringArray) -> Iterator[tuple[int, int]]:
+    """Cut a batch into ranges of about `_PIECE_BYTES`, at least one text each."""
+    ends, start = flat(texts)[1], 0
+    while start < len(texts):
+        stop = int(np.searchsorted(ends, ends[start] + _PIECE_BYTES))
+        stop = min(max(stop, start + 1), len(texts))
+        yield start, stop
+        start = stop
+
+
+def flat(texts: pa.LargeStringArray) -> tuple[UInt8s, Int64s]:
+    """Return the bytes and [texts + 1] offsets of an array without nulls, not copied."""
+    _, offsets, data = texts.buffers()
+    ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    flat_data = np.frombuffer(data or b"", np.uint8)
+    for each in (flat_data, ends):
+        each.setflags(write=False)  # some buffers are, and kernels are compiled for one kind
+    return flat_data, ends
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """Texts on their way through the sets of rules.
+
+    rows: which texts of the buffers they are; numbers: which of the piece that came in;
+    english: whether English stop words are asked for.
+    """
+
+    config: Clean
+    data: UInt8s
+    ends: Int64s
+    scanned: Scan
+    rows: Int64s
+    numbers: Int64s
+    english: Bools
+
+    def only(self, mask: Bools) -> "_Flow":
+        """Go on with some of the texts."""
+        chosen = {name: getattr(self, name)[mask] for name in ("rows", "numbers", "english")}
+        return replace(self, **chosen)
+
+    def changed(self, data: UInt8s, ends: Int64s, step: int) -> "_Flow":
+        """Go on with new texts in the place of these, from a step on."""
+        scanned = _scan(data, ends, self.config.rules[step:])
+        return replace(self, data=data, ends=ends, scanned=scanned, rows=np.arange(len(ends) - 1))
+
+    def split(self, step: int) -> "list[_Flow]":
+        """Part texts with citations, and cut these out, from the others."""
+        cited = find_citations(self.data, self.ends)[self.rows]
+        with_them = self.only(cited)
+        cut = cut_citations(self.data, self.ends, with_them.rows)
+        return [self.only(~cited), with_them.changed(*cut, step)]
+
+    def count(self, step: int) -> tuple[Counts, Bools]:
+        """Return the counts that the rules of a set need, by name, and the lines that C4 keeps."""
+        found = self.scanned.counts[self.rows]
+        counts: Counts = dict(zip(COUNTS, found.T, strict=True))
+        if self.config.rules[step] != "c4":
+            return counts, np.empty(0, np.bool_)
+        limits = _line_limits(thresholds(self.config), _scopes(counts, self.english))
+        chosen = choose(self.data, self.ends, self.scanned, self.rows, limits)
+        return counts | dict(zip(LINE_COUNTS, chosen.counts.T, strict=True)), chosen.kept
+
+    def without_lines(self, kept: Bools, step: int) -> "_Flow":
+        """Go on with the lines that C4 keeps, from a step on."""
+        return self.changed(*join(self.data, self.scanned, kept, self.rows), step)
+
+
+def _flow(texts: pa.LargeStringArray, config: Clean, english: Bools) -> _Flow:
+    data, ends = flat(texts)
+    rows = np.arange(len(texts))
+    ngrams = "gopher_repetition" in config.rules
+    scanned = scan(data, ends, ngrams=ngrams)  # also without rules: a text without words goes
+    return _Flow(config, data, ends, scanned, rows, rows, english)
+
+
+def _scan(data: UInt8s, ends: Int64s, rules: Sequence[str]) -> Scan:
+    """Count texts for the sets up to C4, which makes new texts; n-grams only where they ask.
+
+    Where no set is left there is nothing to count.
+    """
+    same = rules[: rules.index("c4")] if "c4" in rules else rules
+    return scan(data, ends if rules else ends[:1], ngrams="gopher_repetition" in same)
+
+
+def _scopes(counts: Counts, english: Bools) -> dict[str, Bools]:
+    spaced = 2 * counts["unspaced_words"] <= counts["words"]
+    return {
+        "all": np.ones_like(spaced),
+        "spaced": spaced,
+        "marked": 2 * counts["unmarked_words"] <= counts["words"],
+        "english": spaced & english,
+    }
+
+
+def _line_limits(limits: Limits, scopes: dict[str, Bools]) -> Floats:
+    """Return the thresholds of the rules on lines for each text, infinite where not judged."""
+    columns = []
+    for rule in RULES:
+        if rule.on_lines:
+            limit, beyond = limits[rule.name], np.inf if rule.side == "max" else -np.inf
+            judged = scopes[rule.scope] & (limit is not None)
+            columns.append(np.where(judged, limit or 0, beyond))
+    return np.stack(columns, axis=1)
+
+
+def _values(rule: Rule, counts: Counts) -> Floats:
+    """Return a rule's statistic of every text; NaN where there is nothing to divide by."""
+    if rule.over is None:
+        return counts[rule.counted].astype(np.float64)
+    over = counts[rule.over]
+    return np.divide(counts[rule.counted], over, out=np.full(len(over), np.nan), where=over > 0)
+
+
+def _fail(flow: _Flow, preset: str, counts: Counts, failures: list[Failure | None]) -> None:
+    """Write the first rule of a set that each text fails, where none is written yet."""
+    limits, scopes = thresholds(flow.config), _scopes(counts, flow.english)
+    for rule in RULES:
+        limit = limits.get(rule.name)
+        if rule.preset != preset or rule.on_lines or limit is None:
+            continue
+        values = _values(rule, counts)
+        beyond = values < limit if rule.side == "min" else values > limit
+        for row in np.flatnonzero(beyond & scopes[rule.scope]):
+            number = flow.numbers[row]
+            if failures[number] is None:
+                failures[number] = Failure(rule.name, float(values[row]), float(limit))
+
+
+def _judge(texts: pa.LargeStringArray, config: Clean, english: Bools) -> Judged:
+    """Judge a piece of a batch."""
+    failures: list[Failure | None] = [None] * len(texts)
+    removed = np.zeros((len(texts), len(LINE_COUNTS)), np.int64)
+    flows = [_flow(texts, config, english)]
+    for number in np.flatnonzero(flows[0].scanned.counts[:, COUNTS.index("words")] == 0):
+        failures[number] = EMPTY
+    for step, preset in enumerate(config.rules):
+        if preset == "c4":
+            passing = [flow.only(_passing(flow, failures)) for flow in flows]
+            flows = [part for flow in passing for part in flow.split(step)]
+        for at, flow in enumerate(flows):
+            counts, kept = flow.count(step)
+            _fail(flow, preset, counts, failures)
+            if preset == "c4":
+                removed[flow.numbers] = np.stack([counts[name] for name in LINE_COUNTS], axis=1)
+                flows[at] = flow.only(_passing(flow, failures)).without_lines(kept, step + 1)
+                for number in flows[at].numbers[np.diff(flows[at].ends) == 0]:
+                    failures[number] = EMPTY
+    passed = np.array([failure is None for failure in failures], np.bool_)
+    totals = dict(zip(LINE_COUNTS, removed[passed].sum(axis=0).tolist(), strict=True))
+    return Judged(
+        _results(texts, flows, passed) if "c4" in config.rules else texts,
+        failures,
+        {rule.name: totals[rule.counted] for rule in RULES if rule.on_lines},
+    )
+
+
+def _passing(flow: _Flow, failures: list[Failure | None]) -> Bools:
+    return np.array([failures[number] is None for number in flow.numbers], np.bool_)
+
+
+def _results(
+    texts: pa.LargeStringArray, flows: Sequence[_Flow], passed: Bools
+) -> pa.LargeStringArray:
+    """Return the texts with what C4 left of those that passed."""
+    arrays, chosen = [texts], np.arange(len(texts))
+    for flow in flows:
+        buffers = pa.py_buffer(flow.ends), pa.py_buffer(flow.data)
+        start = sum(map(len, arrays))
+        arrays.append(pa.LargeStringArray.from_buffers(len(flow.rows), *buffers))
+        chosen[flow.numbers] = start + np.arange(len(flow.rows))
+    chosen = np.where(passed, chosen, np.arange(len(texts)))
+    return pa.concat_arrays(arrays).take(pa.array(chosen))
+
+
+def statistics_table(
+    texts: pa.Array, config: Clean, languages: Sequence[str | None] | None = None
+) -> pa.Table:
+    """Return every rule's value of every text by the rule's name, float64; nothing is dropped.
+
+    Null where a rule is not judged for a script or language, or where C4 left nothing to divide.
+    The value of a rule on lines is the number of lines it takes out.
+    """
+    all_texts = texts.cast(pa.large_string())
+    english = np.array([is_english(each) for each in languages or [None] * len(texts)], np.bool_)
+    tables = [_schema(config).empty_table()]
+    for start, stop in _pieces(all_texts):
+        tables.append(_tabulate(all_texts[start:stop], config, english[start:stop]))
+    return pa.concat_tables(tables)
+
+
+def _tabulate(texts: pa.LargeStringArray, config: Clean, english: Bools) -> pa.Table:
+    columns = {name: np.full(len(texts), np.nan) for name in thresholds(config)}
+    flows = [_flow(texts, config, english)]
+    for step, preset in enumerate(config.rules):
+        if preset == "c4":
+            flows = [part for flow in flows for part in flow.split(step)]
+        for at, flow in enumerate(flows):
+            counts, kept = flow.count(step)
+            scopes = _scopes(counts, flow.english)
+            for rule in RULES:
+                if rule.preset == preset:
+                    judged = np.where(scopes[rule.scope], _values(rule, counts), np.nan)
+                    columns[rule.name][flow.numbers] = judged
+            if preset == "c4":
+                flows[at] = flow.without_lines(kept, step + 1)
+    arrays = [pa.array(values, mask=np.isnan(values)) for values in columns.values()]
+    return pa.table(arrays, schema=_schema(config))
+
+
+def _schema(config: Clean) -> pa.Schema:
+    return pa.schema([(name, pa.float64()) for name in thresholds(config)])
