@@ -31,6 +31,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -153,12 +154,12 @@ def with_duplicates(texts: list[str]) -> list[str]:
             made.append(text)
         if number % 10 == 0:
             share = rng.random() * 0.04
-            made.append(_WORD.sub(lambda word, p=share: _changed(word, rng, p), text))
+            made.append(_WORD.sub(partial(_changed, rng, share), text))
     rng.shuffle(made)
     return made
 
 
-def _changed(word: re.Match[str], rng: random.Random, share: float) -> str:
+def _changed(rng: random.Random, share: float, word: re.Match[str]) -> str:
     return f"w{rng.randrange(10**9)}" if rng.random() < share else word[0]
 
 
@@ -193,7 +194,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 def write_clean(tree: Tree, texts: list[str]) -> Corpus:
     """Write documents as cleaning leaves them; the id says which text it is."""
-    parts, rows, held = [], list[tuple[int, str]](), 0
+    parts, rows, held = list[Part](), list[tuple[int, str]](), 0
     for number, text in enumerate([*texts, None]):
         if text is None or held >= _PART_BYTES:
             name = f"s-{len(parts):016x}-00000"

@@ -86,7 +86,7 @@ def measure(root: Path, label: str, vocabulary: int) -> dict[str, float]:
             stages.tasks_run += 1
         clock.ends(stage)
 
-    Stages._run_missing = run_here  # type: ignore[method-assign]  # Ray would hide the CPU time
+    Stages._run_missing = run_here  # type: ignore  # Ray would hide the CPU time
     refresh(
         Recipe(
             store=str(root / "store"),

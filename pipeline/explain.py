@@ -17,7 +17,7 @@ import numpy as np
 from corpus.documents import deal_hash
 from corpus.forgotten import hash_id, read_forgotten
 from corpus.recipe import Recipe
-from corpus.shards import Shard, TokenIds
+from corpus.shards import REORDERED, Shard, TokenIds
 from corpus.snapshots import Part, ShardEntry, Snapshot, Tree, open_snapshot, tokenizer_root
 from corpus.tokenizer import open_tokenizer
 from pipeline.build import funnel
@@ -93,20 +93,11 @@ def _part_names(store: Store, entry: ShardEntry) -> list[str]:
 
 def document_rows(shard: Shard) -> list[tuple[int, int]]:
     """Return the first and the last row of every document of a shard, in packing order."""
-    first, last = _document_bounds(shard)
-    return list(zip(first.tolist(), last.tolist(), strict=True))
-
-
-def _document_bounds(shard: Shard) -> tuple[Int64s, Int64s]:
-    """Return the first and the last rows of the documents as arrays."""
-    columns = [batch.column("document_starts") for batch in shard.batches]
-    counts = [np.diff(column.offsets.to_numpy()) for column in columns]
-    starts = [column.flatten().to_numpy() for column in columns]
-    none = np.empty(0, np.int64)
-    first = np.repeat(np.arange(shard.rows), np.concatenate([none, *counts]))
-    # A document ends where the next begins: in the row before, if that begins a row.
-    ends = first - (np.concatenate([none, *starts]) == 1)
-    return first, np.append(ends[1:], shard.rows - 1)[: len(first)]
+    begins: list[tuple[int, int]] = []
+    for row in range(shard.rows):
+        begins += [(row, int(start)) for start in shard.document_starts(row)]
+    ends = [row - 1 if start == 1 else row for row, start in begins[1:]] + [shard.rows - 1]
+    return [(begin[0], end) for begin, end in zip(begins, ends, strict=True)]
 
 
 def explain(store: Store, identity: str) -> Iterator[str]:
@@ -203,9 +194,10 @@ def _explain_kept(store: Store, row: dict[str, Any]) -> Iterator[str]:
     yield _title(row)
     yield f"  kept, {len(row['text']):,} characters"
     entry = shard_of(store, row["snapshot"], row["source"], row["id"])
-    ordinal = _ordinal(store, entry, row["id"])
-    first, last = (rows[ordinal] for rows in _document_bounds(Shard(store.tree.find(entry.path))))
-    yield f"  packed in {entry.path}, rows {first} to {last}"
+    shard = Shard(store.tree.find(entry.path))
+    runs = _runs(shard, _ordinal(store, entry, row["id"]))
+    rows = ", ".join(f"{first} to {last}" for first, last in runs)
+    yield f"  packed in {entry.path}, rows {rows}"
     yield from _excerpt("text", row["text"])
 
 
@@ -239,6 +231,30 @@ def _ordinal(store: Store, entry: ShardEntry, identity: str) -> int:
             f"{store.root} has no tokens for {identity}: run `python -m pipeline audit`"
         )
     return before
+
+
+def _runs(shard: Shard, ordinal: int) -> list[tuple[int, int]]:
+    """Return the rows that hold a document, as runs from a first to a last row; reads no tokens."""
+    if shard.packing in REORDERED:
+        home, document = _listed(shard, "piece_documents")
+        rows = np.unique(home[document == ordinal])
+        breaks = np.flatnonzero(np.diff(rows) > 1)
+        firsts, lasts = rows[np.append(0, breaks + 1)], rows[np.append(breaks, len(rows) - 1)]
+        return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
+    home, start = _listed(shard, "document_starts")
+    if ordinal + 1 == len(home):
+        return [(int(home[ordinal]), shard.rows - 1)]
+    # A document ends where the next begins: in the row before, if that begins a row.
+    last = home[ordinal + 1] - (start[ordinal + 1] == 1)
+    return [(int(home[ordinal]), int(last))]
+
+
+def _listed(shard: Shard, name: str) -> tuple[Int64s, Int64s]:
+    """Return the values of a list column of a shard, and the row of each."""
+    columns = [batch.column(name) for batch in shard.batches]
+    counts = np.concatenate([np.diff(column.offsets.to_numpy()) for column in columns])
+    values = np.concatenate([column.flatten().to_numpy() for column in columns])
+    return np.repeat(np.arange(shard.rows), counts), values.astype(np.int64)
 
 
 def show(store: Store) -> Iterator[str]:
