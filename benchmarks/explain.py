@@ -236,7 +236,7 @@ def make_store(root: str, parts: int, workers: int) -> None:
         shards += [make_shard(job.tree, plan, parts) for plan in plans]
     files = [file for _, written in made for file in written]
     contents = Contents(("0" * 64, _VOCABULARY), shards, [entry for entry, _ in made], files)
-    commit_snapshot(root, assemble(job, contents, ({}, ())))
+    commit_snapshot(root, assemble(job, contents, ({}, {"recall": []})))
 
 
 def command(*arguments: str) -> tuple[float, float]:
