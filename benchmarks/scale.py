@@ -252,15 +252,19 @@ _TEXT_BYTES, _NAME_BYTES, _READ_SHARE, _ZSTD = 4000, 100, 0.5, 0.4
 # Measured with this file at 10 million documents (BENCHMARKS.md), CPU seconds a document; the peak
 # of resolve grows by the second figure a document.
 _GROUP, _VERIFY, _RESOLVE, _RESOLVE_BYTES = 25.6e-6, 26.2e-6, 6.0e-6, 200.0
-# Measured with benchmarks.prose, benchmarks.dedup and benchmarks.refresh_cost: bytes of text a
-# second of one core that cleans; that decodes Parquet; seconds to open one more part's keys.
-_CLEANS, _DECODES, _OPENS = 6.1e6, 400e6, 0.3e-3
-_ROWS_PER_GROUP = 1024  # pipeline.clean.write_table
+# Bytes of text a second of one core that cleans (benchmarks.prose, 2026-11-21) and that decodes a
+# row group of Parquet for one document of it (9.05 ms for 1,024 of 5.2 kB, measured on 60 MB of
+# prose); seconds to open one more part in group (0.96 s for 16 partitions of 101 parts, measured
+# with benchmarks.refresh_cost).
+_CLEANS, _DECODES, _OPENS = 6.1e6, 590e6, 0.6e-3
 _BYTES_PER_KEY, _BYTES_PER_DOCUMENT = 13, 80  # KEY_SCHEMA; INDEX_SCHEMA without its strings
 
 
-def estimate(documents: float, cluster: Cluster) -> Iterator[str]:
-    """Say what a corpus of this size would take, as lines of text."""
+def estimate(documents: float, cluster: Cluster, group_rows: int) -> Iterator[str]:
+    """Say what a corpus of this size would take, as lines of text.
+
+    `group_rows` are the documents of a row group, which verification decodes to read one of them.
+    """
     text = documents * _TEXT_BYTES
     parts = text / (PART_BYTES * _TEXT_BYTES / (_TEXT_BYTES + 1024))
     partitions = 2 ** math.ceil(math.log2(documents * (CONFIG.bands + 3) / 20e6))
@@ -268,7 +272,7 @@ def estimate(documents: float, cluster: Cluster) -> Iterator[str]:
     index = keys + documents * (_BYTES_PER_DOCUMENT + _NAME_BYTES)
     stored = text * _ZSTD + index
     opens = parts * partitions * _OPENS
-    read = documents * _READ_SHARE * _ROWS_PER_GROUP * _TEXT_BYTES
+    read = documents * _READ_SHARE * group_rows * _TEXT_BYTES
     reading = read * _ZSTD / cluster.machines / cluster.read_bytes_per_second
     seconds = {
         "clean and index": text / _CLEANS / cluster.all_cores,
@@ -314,12 +318,14 @@ def main() -> int:
     parser.add_argument("work", nargs="?", help="directory for the index, 1.2 GB a million")
     parser.add_argument("plot", nargs="?", help="PNG file to write")
     parser.add_argument("--estimate", type=float, nargs="+", help="numbers of documents")
+    parser.add_argument("--group-rows", type=int, default=1024, help="as clean.py writes them")
     parser.add_argument("--millions", type=int, nargs="+", default=[1, 2, 5, 10])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--worker", type=int, nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.estimate:
-        print("\n".join(line for count in given.estimate for line in estimate(count, Cluster())))
+        for count in given.estimate:
+            print("\n".join(estimate(count, Cluster(), given.group_rows)))
         return 0
     if given.worker:
         documents, number, workers = given.worker
