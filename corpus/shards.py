@@ -8,18 +8,19 @@ is what both `pyarrow` memory-maps and `datasets.Dataset.from_file` opens; the f
 Record batches have a fixed row count and no nulls, and arrays are built anew before writing, so
 that equal rows are equal bytes.
 
-Reading maps the file and gives numpy views; random access costs one page fault, nothing is parsed
-a row. A remote shard is read whole into memory.
+Reading maps the file and gives numpy views; random access costs one page fault and a copy, nothing
+is parsed a row. A remote shard is read whole into memory.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from numpy.lib.stride_tricks import sliding_window_view
 
 from corpus.files import is_remote, read_bytes
 from corpus.tokenizer import BOS_ID, LEADING_SPECIALS
@@ -182,6 +183,8 @@ class Shard:
             source.seek(source.size() - len(_END_OF_STREAM))
             if source.read() != _END_OF_STREAM:
                 raise pa.ArrowInvalid("its end is missing")
+            source.seek(0)
+            self._file: pa.Buffer = source.read_buffer()
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{path} is not a whole shard: {error}") from error
         metadata = self.schema.metadata or {}
@@ -190,6 +193,7 @@ class Shard:
             raise ValueError(f"{path} has format version {found}, expected {FORMAT_VERSION}")
         self.tokenizer_fingerprint: str = metadata[b"tokenizer"].decode()
         self.sequence_length = int(metadata[b"sequence_length"])
+        self._item = np.dtype(self.schema.field("token_ids").type.value_type.to_pandas_dtype())
         self.packing: str = metadata[b"format"].decode()
         self.rows = sum(batch.num_rows for batch in self.batches)
 
@@ -202,6 +206,24 @@ class Shard:
             .reshape(-1, self.sequence_length)
             for batch in self.batches
         ]
+
+    @cached_property
+    def _token_places(self) -> Int64s:
+        """Where every row's ids begin in the file, in ids."""
+        return self._places("token_ids", self._item.itemsize, self.sequence_length)
+
+    @cached_property
+    def _word_places(self) -> Int64s:
+        """Where every row's word starts begin in the file, in bits."""
+        return self._places("word_starts", 1, self.sequence_length, scale=8)
+
+    def _places(self, name: str, size: int, stride: int, scale: int = 1) -> Int64s:
+        found = [np.empty(0, np.int64)]
+        for batch in self.batches:
+            values = batch.column(name).flatten()
+            first = (values.buffers()[1].address - self._file.address) // size * scale
+            found.append(first + np.arange(batch.num_rows) * stride)
+        return np.concatenate(found)
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int32]:
@@ -217,14 +239,22 @@ class Shard:
 
     def token_ids(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> TokenIds:
         """Gather rows: [len(rows), sequence_length]; `IndexError` for one that is not there."""
-        views = self._token_views
-        dtype = views[0].dtype if views else np.dtype(np.uint16)
-        gathered = np.empty((len(rows), self.sequence_length), dtype)
-        for i, row in enumerate(rows):
-            if not 0 <= row < self.rows:
-                raise IndexError(f"{self.path} has {self.rows} rows, row {row} was asked for")
-            gathered[i] = views[row // ROWS_PER_BATCH][row % ROWS_PER_BATCH]
-        return gathered
+        places = self._token_places[self._checked(rows)]
+        return self._gather(self._item, places, self.sequence_length)
+
+    def _checked(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> Int64s:
+        chosen = np.asarray(rows, np.int64)
+        outside = chosen[(chosen < 0) | (chosen >= self.rows)]
+        if len(outside):
+            raise IndexError(f"{self.path} has {self.rows} rows, row {outside[0]} was asked for")
+        return chosen
+
+    def _gather(self, item: "np.dtype[Any]", places: Int64s, width: int) -> npt.NDArray[Any]:
+        """Copy stretches of the file: every place is a row of a view with a stride of one item."""
+        if not len(places):
+            return np.empty((0, width), item)
+        whole = np.frombuffer(self._file, item, self._file.size // item.itemsize)
+        return sliding_window_view(whole, width)[places]
 
     def document_starts(self, row: int) -> npt.NDArray[np.uint16]:
         """Return the positions in a row at which documents begin."""
@@ -233,10 +263,14 @@ class Shard:
 
     def word_starts(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Gather the word-start bits of rows: bool [len(rows), sequence_length]."""
-        gathered = np.empty((len(rows), self.sequence_length), np.bool_)
-        for i, row in enumerate(rows):
-            column = self.batches[row // ROWS_PER_BATCH].column("word_starts")
-            gathered[i] = column[row % ROWS_PER_BATCH].values.to_numpy(zero_copy_only=False)
+        places = self._word_places[self._checked(rows)]
+        # A row may begin within a byte; the last one is followed by at least the stream's end.
+        held = self._gather(np.dtype(np.uint8), places // 8, self.sequence_length // 8 + 2)
+        bits = np.unpackbits(held, axis=1, bitorder="little").view(np.bool_)
+        gathered = np.empty((len(places), self.sequence_length), np.bool_)
+        for shift in range(8):
+            begun = places % 8 == shift
+            gathered[begun] = bits[begun, shift : shift + self.sequence_length]
         return gathered
 
     def segment_starts(self, row: int) -> Int64s:

@@ -20,7 +20,6 @@ from corpus.recipe import Recipe
 from corpus.shards import REORDERED, Shard, TokenIds
 from corpus.snapshots import Part, ShardEntry, Snapshot, Tree, open_snapshot, tokenizer_root
 from corpus.tokenizer import open_tokenizer
-from pipeline.build import funnel
 from pipeline.index import (
     Corpus,
     Int64s,
@@ -34,6 +33,7 @@ from pipeline.index import (
 from pipeline.pack import SPLITS, ShardPlan, cut_split, document_ids
 from pipeline.preference import scope_of
 from pipeline.signatures import ID_BAND, salt_of
+from pipeline.tallies import funnel
 
 _EXCERPT_CHARACTERS = 400
 

@@ -18,7 +18,8 @@ as whole sentences allow: closing a row only where the next sentence does not fi
 
 Best fit goes by decreasing length (Johnson 1973) within a shard, and only a document longer than a
 row is split: Ding et al. 2024, "Fewer Truncations Improve Language Modeling". It takes a search
-tree over the room that rows have left, so its cost is n log(sequence length).
+tree over the room that rows have left, so its cost is n log(sequence length). What stays open then
+is filled from documents that are split anyhow, as far as there are any.
 """
 
 from collections.abc import Iterator
@@ -44,6 +45,9 @@ _OPENERS = {
 }
 _NO_OPENER = PAD_ID  # what never opens anything
 _NO_LABELS = np.empty(0, np.uint8)
+# A hole of at least this part of a row is worth a fragment of a long document. A guess: web pages
+# fill 99.9 % of rows of 512 with it, 99.3 % without; smaller ones would make more fragments.
+_FRAGMENTS = 16
 
 
 class Documents(NamedTuple):
@@ -211,13 +215,51 @@ def _lay_best_fit(documents: Documents, sequence_length: int) -> Layout:
     longest_first = np.argsort(starts - stops, kind="stable")
     homes = np.empty(len(starts), np.int64)
     _fit(stops - starts + 2, longest_first, sequence_length, homes)
+    blocks = np.flatnonzero((counts[numbers] > 1) & (stops - starts == room))
+    pieces = _spread_blocks(np.stack([homes, starts, stops, numbers]), blocks, sequence_length)
     # Rows in the order of their first pieces, pieces in the order of the text.
+    homes, starts, stops, numbers = pieces[:, np.argsort(pieces[1], kind="stable")]
     _, first = np.unique(homes, return_index=True)
-    rank = np.empty(len(first), np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
+    rank = np.zeros(int(homes.max(initial=-1)) + 1, np.int64)
+    rank[homes[np.sort(first)]] = np.arange(len(first))
     rows = rank[homes]
     order = np.argsort(rows, kind="stable")
     return Layout(rows[order], starts[order], stops[order], numbers[order], _NO_LABELS)
+
+
+def _spread_blocks(pieces: Int64s, blocks: Int64s, sequence_length: int) -> Int64s:
+    """Fill the places that rows have left from whole rows of documents that are split anyhow."""
+    left = sequence_length - 2 - np.bincount(pieces[0], pieces[2] - pieces[1] + 2).astype(np.int64)
+    least = max(1, sequence_length // _FRAGMENTS)
+    holes = np.flatnonzero(left >= least)
+    holes = holes[np.argsort(-left[holes], kind="stable")]
+    out = np.empty((4, len(holes) + 2 * len(blocks)), np.int64)
+    spread, used = _fill_holes(pieces[:, blocks], holes, left[holes], least, out)
+    return np.concatenate([np.delete(pieces, blocks[:spread], axis=1), out[:, :used]], axis=1)
+
+
+@numba.njit(cache=True)
+def _fill_holes(blocks, holes, left, least, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Cut blocks into the holes, the largest first, while holes not begun hold all of the next."""
+    unbegun, room, hole, used = left.sum(), 0, -1, 0
+    for block in range(blocks.shape[1]):
+        start, stop = blocks[1, block], blocks[2, block]
+        if unbegun < stop - start:
+            return block, used
+        while start < stop:
+            if room < least and room < stop - start:
+                hole += 1
+                room = left[hole]
+                unbegun -= room
+            taken = min(stop - start, room)
+            if 0 < stop - start - taken < least:  # too short a rest: leave more, if half at most
+                taken = max(stop - start - least, (stop - start + 1) // 2)
+            out[0, used], out[1, used] = holes[hole], start
+            out[2, used], out[3, used] = start + taken, blocks[3, block]
+            used += 1
+            start += taken
+            room -= taken + 2
+    return blocks.shape[1], used
 
 
 @numba.njit(cache=True)

@@ -14,10 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from corpus.recipe import Clean
+from pipeline.distributions import count_bins
 from pipeline.kernels import Int64s, UInt8s
 from pipeline.lines import LINE_COUNTS, choose, cut_citations, find_citations, join
 from pipeline.rules import BY_NAME, EMPTY, RULES, Failure, Limits, Rule, is_english, thresholds
-from pipeline.statistics import COUNTS, Scan, scan
+from pipeline.statistics import COUNTS, Scan, recount, scan
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -31,11 +32,14 @@ class Judged(NamedTuple):
 
     texts: large_string, as later stages see them; a text that failed is as it came in.
     removed_lines: how many lines of the texts that passed each rule on lines took out.
+    distributions: the values of each rule on texts by bin (`pipeline/distributions.py`), of the
+    texts that came to its set and that it is for.
     """
 
     texts: pa.LargeStringArray
     failures: list[Failure | None]
     removed_lines: dict[str, int]
+    distributions: dict[str, dict[str, int]]
 
 
 def judge_batch(
@@ -44,14 +48,20 @@ def judge_batch(
     """Judge cleaned texts; a verdict depends on the text, its language and the recipe alone."""
     all_texts = texts.cast(pa.large_string())
     english = np.array([is_english(each) for each in languages or [None] * len(texts)], np.bool_)
-    parts = []
+    parts, values = [], dict[str, list[Floats]]()
     for start, stop in _pieces(all_texts):
-        parts.append(_judge(all_texts[start:stop], config, english[start:stop]))
+        parts.append(_judge(all_texts[start:stop], config, english[start:stop], values))
+    limits = thresholds(config)
     names = [name for name in thresholds(config) if BY_NAME[name].on_lines]
     return Judged(
         pa.concat_arrays([all_texts[:0], *(part.texts for part in parts)]),
         [failure for part in parts for failure in part.failures],
         {name: sum(part.removed_lines[name] for part in parts) for name in names},
+        {
+            name: count_bins(np.concatenate(values[name]), limit)
+            for name, limit in limits.items()
+            if limit is not None and name in values
+        },
     )
 
 
@@ -120,7 +130,11 @@ class _Flow:
 
     def without_lines(self, kept: Bools, step: int) -> "_Flow":
         """Go on with the lines that C4 keeps, from a step on."""
-        return self.changed(*join(self.data, self.scanned, kept, self.rows), step)
+        data, ends = join(self.data, self.scanned, kept, self.rows)
+        if self.config.rules[step:] != ("fineweb",):
+            return self.changed(data, ends, step)
+        scanned = recount(self.scanned, kept, self.rows)
+        return replace(self, data=data, ends=ends, scanned=scanned, rows=np.arange(len(ends) - 1))
 
 
 def _flow(texts: pa.LargeStringArray, config: Clean, english: Bools) -> _Flow:
@@ -166,11 +180,22 @@ def _values(rule: Rule, counts: Counts) -> Floats:
     if rule.over is None:
         return counts[rule.counted].astype(np.float64)
     over = counts[rule.over]
-    return np.divide(counts[rule.counted], over, out=np.full(len(over), np.nan), where=over > 0)
+    shares = np.full(len(over), np.nan)
+    np.divide(counts[rule.counted], over, out=shares, where=over > 0)
+    return shares
 
 
-def _fail(flow: _Flow, preset: str, counts: Counts, failures: list[Failure | None]) -> None:
-    """Write the first rule of a set that each text fails, where none is written yet."""
+def _fail(
+    flow: _Flow,
+    preset: str,
+    counts: Counts,
+    failures: list[Failure | None],
+    seen: dict[str, list[Floats]],
+) -> None:
+    """Write the first rule of a set that each text fails, where none is written yet.
+
+    The values that were looked at are added to those seen before.
+    """
     limits, scopes = thresholds(flow.config), _scopes(counts, flow.english)
     for rule in RULES:
         limit = limits.get(rule.name)
@@ -178,38 +203,45 @@ def _fail(flow: _Flow, preset: str, counts: Counts, failures: list[Failure | Non
             continue
         values = _values(rule, counts)
         beyond = values < limit if rule.side == "min" else values > limit
+        seen.setdefault(rule.name, []).append(values[scopes[rule.scope]])
         for row in np.flatnonzero(beyond & scopes[rule.scope]):
             number = flow.numbers[row]
             if failures[number] is None:
                 failures[number] = Failure(rule.name, float(values[row]), float(limit))
 
 
-def _judge(texts: pa.LargeStringArray, config: Clean, english: Bools) -> Judged:
-    """Judge a piece of a batch."""
+def _judge(
+    texts: pa.LargeStringArray, config: Clean, english: Bools, seen: dict[str, list[Floats]]
+) -> Judged:
+    """Judge a piece of a batch; its distributions are left to the batch."""
     failures: list[Failure | None] = [None] * len(texts)
     removed = np.zeros((len(texts), len(LINE_COUNTS)), np.int64)
     flows = [_flow(texts, config, english)]
-    for number in np.flatnonzero(flows[0].scanned.counts[:, COUNTS.index("words")] == 0):
-        failures[number] = EMPTY
+    _fail_empty(flows[0], flows[0].scanned.counts[:, COUNTS.index("words")], failures)
     for step, preset in enumerate(config.rules):
         if preset == "c4":
             passing = [flow.only(_passing(flow, failures)) for flow in flows]
             flows = [part for flow in passing for part in flow.split(step)]
         for at, flow in enumerate(flows):
             counts, kept = flow.count(step)
-            _fail(flow, preset, counts, failures)
+            _fail(flow, preset, counts, failures, seen)
             if preset == "c4":
                 removed[flow.numbers] = np.stack([counts[name] for name in LINE_COUNTS], axis=1)
                 flows[at] = flow.only(_passing(flow, failures)).without_lines(kept, step + 1)
-                for number in flows[at].numbers[np.diff(flows[at].ends) == 0]:
-                    failures[number] = EMPTY
+                _fail_empty(flows[at], np.diff(flows[at].ends), failures)
     passed = np.array([failure is None for failure in failures], np.bool_)
     totals = dict(zip(LINE_COUNTS, removed[passed].sum(axis=0).tolist(), strict=True))
     return Judged(
         _results(texts, flows, passed) if "c4" in config.rules else texts,
         failures,
         {rule.name: totals[rule.counted] for rule in RULES if rule.on_lines},
+        {},
     )
+
+
+def _fail_empty(flow: _Flow, sizes: Int64s, failures: list[Failure | None]) -> None:
+    for number in flow.numbers[sizes == 0]:
+        failures[number] = EMPTY
 
 
 def _passing(flow: _Flow, failures: list[Failure | None]) -> Bools:
@@ -255,10 +287,9 @@ def _tabulate(texts: pa.LargeStringArray, config: Clean, english: Bools) -> pa.T
         for at, flow in enumerate(flows):
             counts, kept = flow.count(step)
             scopes = _scopes(counts, flow.english)
-            for rule in RULES:
-                if rule.preset == preset:
-                    judged = np.where(scopes[rule.scope], _values(rule, counts), np.nan)
-                    columns[rule.name][flow.numbers] = judged
+            for rule in (rule for rule in RULES if rule.preset == preset):
+                judged = np.where(scopes[rule.scope], _values(rule, counts), np.nan)
+                columns[rule.name][flow.numbers] = judged
             if preset == "c4":
                 flows[at] = flow.without_lines(kept, step + 1)
     arrays = [pa.array(values, mask=np.isnan(values)) for values in columns.values()]

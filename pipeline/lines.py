@@ -56,7 +56,7 @@ def _may_hold_phrase(text: UInt8s) -> bool:
             )
             two = np.uint8(text[i + 2] | _CASE) ^ probe[2]
             least = min(least, np.uint8(one | two | (np.uint8(text[i + 3] | _CASE) ^ probe[3])))
-    return least == 0
+    return bool(least == 0)
 
 
 @numba.njit(cache=True)
@@ -64,7 +64,7 @@ def _holds(text: UInt8s, byte: np.uint8) -> bool:
     least = np.uint8(255)
     for i in range(len(text)):
         least = min(least, np.uint8(text[i] ^ byte))
-    return least == 0
+    return bool(least == 0)
 
 
 @numba.njit(cache=True)

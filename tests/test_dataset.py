@@ -6,9 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretrain_helpers import SHARDS, write_snapshot
 
-from corpus.shards import Shard
+from corpus.files import size_bytes, writing
+from corpus.shards import Shard, shard_schema, write_blocks
 from corpus.snapshots import Snapshot, snapshot_root
+from pipeline.formats import Documents, lay_documents, write_rows
 from pretrain.dataset import (
+    Rows,
     Shares,
     derive_keys,
     mix64,
@@ -218,3 +221,31 @@ def test_a_shard_that_is_another_one_is_named(first_shard: Damaged) -> None:
     changed = snapshot.model_copy(update={"shards": (entry,)})
     with pytest.raises(ValueError, match=r"holds \(rows, .*\) \(41, .*manifest says \(40, "):
         open_rows(str(store), changed, "train")
+
+
+@pytest.mark.parametrize(
+    "packing",
+    ["full-sentences", "doc-sentences", "stream", "best-fit", "segment-pair", "sentence-pair"],
+)
+def test_shards_of_every_format_open(tmp_path: Path, packing: str) -> None:
+    """Rows come as they lie in the shard, whatever other columns it has."""
+    snapshot = write_snapshot(tmp_path, shards=(("books", "train", 40),))
+    size, sentences = snapshot.sequence_length, np.arange(0, 2001, 5)
+    documents = Documents(
+        (np.arange(2000) % 200 + 4).astype(np.uint16), np.ones(2000, np.bool_), sentences,
+        np.arange(0, 401, 8),
+    )  # fmt: skip
+    layout = lay_documents(documents, packing, size)
+    path = snapshot.tree(str(tmp_path)).find(snapshot.shards[0].path)
+    with writing(path) as stream:
+        schema = shard_schema(size, np.uint16, snapshot.tokenizer, packing)
+        write_blocks(stream, write_rows(documents, layout, packing, size), schema)
+    entry = snapshot.shards[0].model_copy(
+        update={"rows": layout.row_count, "size_bytes": size_bytes(path)}
+    )
+    rows = Rows(snapshot.tree(str(tmp_path)), [entry], snapshot)
+    tokens, lengths = rows.gather(np.arange(layout.row_count)[::-1])
+    shard = Shard(path)
+    assert (tokens[::-1] == shard.token_ids(range(shard.rows))).all()
+    assert (lengths[::-1] == shard.lengths).all()
+    assert (tokens >= 4).sum() == 2000

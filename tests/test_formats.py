@@ -1,11 +1,15 @@
 """Each token lies in one row; rows are what the format promises, and as few as it allows."""
 
+import hashlib
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from string import ascii_letters
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -52,7 +56,7 @@ def pack_documents(documents: Documents, packing: str, size: int) -> Sequences:
 
 def rows_of(sequences: Sequences) -> list[str]:
     """Return rows readable: letters for tokens, <, > and . for the special ones."""
-    signs = {BOS: "<", EOS: ">", PAD: "."} | {n + 10: chr(ord("a") + n) for n in range(26)}
+    signs = {BOS: "<", EOS: ">", PAD: "."} | dict(enumerate(ascii_letters, 10))
     return ["".join(map(signs.__getitem__, row)) for row in sequences.token_ids.tolist()]
 
 
@@ -115,6 +119,10 @@ HAND_CASES = [
         ([[3], [3], [3]], ["<abc>...", "<def>...", "<ghi>..."], [[1], [1], [1]]),
         ([[7], [1]], ["<abcdef>", "<g><h>.."], [[1], [4]]),
         ([[1], [8]], ["<a><hi>.", "<bcdefg>"], [[1], [1]]),
+        # Holes that together hold a whole row of such a document are filled with it.
+        ([[3], [3], [3], [3], [3], [3], [12]],
+         ["<abc><s>", "<def><t>", "<ghi><u>", "<jkl><v>", "<mno><w>", "<pqr><x>", "<yzABCD>"],
+         [[1, 6], [1], [1], [1], [1], [1], []]),
     ]),
 ]  # fmt: skip
 
@@ -198,7 +206,7 @@ def reference_rows(lengths: Sequence[Sequence[int]], size: int) -> list[list[tup
     return rows
 
 
-@settings(unhurried, max_examples=120)
+@settings(unhurried, max_examples=80)
 @given(LENGTHS, st.integers(8, 14))
 @example([[6, 7], [1], [13], [1, 1]], 8)
 def test_packing_is_the_greedy_reference(lengths: list[list[int]], size: int) -> None:
@@ -233,7 +241,7 @@ def test_packing_is_the_greedy_reference(lengths: list[list[int]], size: int) ->
     assert begun == len(lengths)
 
 
-@settings(unhurried, max_examples=120)
+@settings(unhurried, max_examples=80)
 @given(LENGTHS, st.integers(8, 14))
 def test_what_the_format_promises(lengths: list[list[int]], size: int) -> None:
     """Each token once and in order; no sentence split that fits; no row closed too early."""
@@ -258,7 +266,7 @@ def test_what_the_format_promises(lengths: list[list[int]], size: int) -> None:
             assert sequences.lengths[row - 1] + (start in firsts) + need > size
 
 
-@settings(unhurried, max_examples=150)
+@settings(unhurried, max_examples=100)
 @given(
     st.lists(st.lists(st.integers(1, 13), min_size=1, max_size=4), min_size=1, max_size=25),
     st.sampled_from([8, 9]),
@@ -285,7 +293,7 @@ def test_the_bounds_on_rows_hold(lengths: list[list[int]], size: int, packing: s
 
 
 KERNELS = (
-    (formats, ("_fill_rows", "_write_block", "_fit", "_count", "_least_room")),
+    (formats, ("_fill_rows", "_write_block", "_fit", "_count", "_least_room", "_fill_holes")),
     (partners, ("_open_runs", "_couple")),
 )
 
@@ -317,7 +325,7 @@ def gather_documents(shard: Shard) -> dict[int, list[tuple[int, list[int], list[
     return {document: sorted(found[document]) for document in sorted(found)}
 
 
-@settings(unhurried, max_examples=150)
+@settings(unhurried, max_examples=100)
 @given(SENTENCES, SIZES, st.sampled_from(FORMATS))
 @example([[6, 7], [1], [13], [1, 1]], 8, "best-fit")
 def test_no_token_is_lost_or_doubled(
@@ -337,7 +345,7 @@ def test_no_token_is_lost_or_doubled(
         assert words == documents.word_starts[start:stop].tolist()
 
 
-@settings(unhurried, max_examples=120)
+@settings(unhurried, max_examples=80)
 @given(SENTENCES, SIZES, st.sampled_from(FORMATS))
 def test_what_stands_between_pieces(
     place: Path, lengths: list[list[int]], size: int, packing: str
@@ -371,7 +379,7 @@ def expected_segments(packing: str, bounds: list[tuple[int, int]]) -> list[int]:
     return [0] + [start - (packing in SEPARATE) for start, _ in bounds[1:]]
 
 
-@settings(unhurried, max_examples=120)
+@settings(unhurried, max_examples=80)
 @given(SENTENCES, SIZES, st.sampled_from([each for each in FORMATS if each != "stream"]))
 def test_only_what_is_longer_than_a_row_is_split(
     place: Path, lengths: list[list[int]], size: int, packing: str
@@ -412,7 +420,7 @@ def fewest_rows(lengths: Sequence[Sequence[int]], size: int, joint: int, keep: b
     return rows_from(0)
 
 
-@settings(unhurried, max_examples=200)
+@settings(unhurried, max_examples=100)
 @given(LENGTHS, SIZES, st.sampled_from(["full-sentences", "doc-sentences", "stream"]))
 def test_no_other_cut_needs_fewer_rows(lengths: list[list[int]], size: int, packing: str) -> None:
     joint = 2 if packing == "doc-sentences" else 1
@@ -420,10 +428,10 @@ def test_no_other_cut_needs_fewer_rows(lengths: list[list[int]], size: int, pack
     assert rows == fewest_rows(lengths, size, joint, packing != "stream")
 
 
-@settings(unhurried, max_examples=200)
+@settings(unhurried, max_examples=100)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(8, 20))
 def test_best_fit_is_best_fit_decreasing(lengths: list[int], size: int) -> None:
-    """The readable algorithm, a list of what every row has left, uses as many rows."""
+    """The readable algorithm, a list of what every row has left, gives as full rows, or more."""
     chunks = [min(size - 2, length - at) for length in lengths for at in range(0, length, size - 2)]
     left: list[int] = []
     for need in sorted((chunk + 2 for chunk in chunks), reverse=True):
@@ -433,10 +441,39 @@ def test_best_fit_is_best_fit_decreasing(lengths: list[int], size: int) -> None:
         else:
             left[min(fitting, key=lambda n: left[n])] -= need
     sequences = pack_documents(lay_out([[length] for length in lengths]), "best-fit", size)
-    assert sorted(sequences.lengths.tolist()) == sorted(size - room for room in left)
+    assert len(sequences.lengths) <= len(left)
+    if max(lengths) <= size - 2:
+        assert sorted(sequences.lengths.tolist()) == sorted(size - room for room in left)
 
 
-@settings(unhurried, max_examples=120)
+@settings(unhurried, max_examples=100)
+@given(
+    st.lists(st.integers(1, 60), max_size=9),
+    st.integers(1, 5),
+    st.integers(1, 20),
+    st.integers(0, 99),
+)
+def test_holes_are_filled_by_whole_blocks(
+    holes: list[int], blocks: int, least: int, more: int
+) -> None:
+    """Blocks go in order while holes hold them; no fragment is under half a hole's least."""
+    size = least + more
+    left = np.array(sorted((hole for hole in holes if hole >= least), reverse=True), np.int64)
+    given = np.array([[0, n * size, (n + 1) * size, n] for n in range(blocks)]).T
+    out = np.empty((4, len(left) + 2 * blocks), np.int64)
+    fill: Any = formats._fill_holes
+    spread, used = fill.py_func(given, np.arange(len(left)), left, least, out)
+    rows, starts, stops, numbers = out[:, :used]
+    assert [0, *stops] == [*starts, spread * size]
+    assert (starts // size == numbers).all()
+    assert ((stops - 1) // size == numbers).all()
+    filled = np.bincount(rows, stops - starts + 2, minlength=len(left))
+    assert (filled <= left + 2).all()
+    assert (stops - starts >= least // 2).all()
+    assert spread == blocks or size > left[rows.max(initial=-1) + 1 :].sum()
+
+
+@settings(unhurried, max_examples=80)
 @given(SENTENCES, SIZES, st.sampled_from(PAIRED))
 def test_labels_are_true(place: Path, lengths: list[list[int]], size: int, packing: str) -> None:
     shard = reopen(place, lay_out(lengths), packing, size)
@@ -523,3 +560,27 @@ def test_blocks_are_the_rows(place: Path, packing: str) -> None:
     assert len(found) == 3000
     joined = [token for pieces in found.values() for _, ids, _ in pieces for token in ids]
     assert joined == documents.token_ids.tolist()
+
+
+GOLDEN = {
+    "full-sentences": "2e45808e5dbafaa1", "doc-sentences": "b0dfeeedb0034b4d",
+    "stream": "c2fddebacdede510", "best-fit": "e9a3b7a3d1a9b86b",
+    "segment-pair": "522162070977eb01", "sentence-pair": "92b84967beaad1c7",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("packing", FORMATS)
+def test_rows_stay_what_they_are(packing: str) -> None:
+    """A change of these digests is a change of shards: it needs another `pack.VERSION`."""
+    sizes = [n * 7919 % 23 + 1 for n in range(2000)]
+    bounds = np.cumsum([n % 5 + 1 for n in range(600)])
+    documents = lay_out([sizes[a:b] for a, b in pairwise([0, *bounds])])
+    digest = hashlib.sha256()
+    for block in write_rows(documents, lay_documents(documents, packing, 32), packing, 32):
+        columns: list[npt.NDArray[Any]]
+        columns = [block.token_ids, block.lengths, block.word_starts, block.document_starts]
+        columns += [] if block.next_sentence is None else [block.next_sentence]
+        columns += [] if block.provenance is None else list(block.provenance)
+        for column in columns:
+            digest.update(np.ascontiguousarray(column).tobytes())
+    assert digest.hexdigest()[:16] == GOLDEN[packing]

@@ -21,7 +21,8 @@ bridge &amp; the river</title><style>p {{ color: red }}</style></head><body>
 <div class="cookie-notice"><p>We use cookies. {PARAGRAPH}</p></div>
 <article><h1>The bridge</h1><p>{PARAGRAPH * 2}</p>
 <figure><img alt="A bridge"><figcaption>The bridge in May</figcaption></figure>
-<p>Second: {PARAGRAPH}</p><blockquote>Words of others</blockquote><p>Third: {PARAGRAPH}</p></article>
+<p>Second: {PARAGRAPH}</p>
+<blockquote>Words of others</blockquote><p>Third: {PARAGRAPH}</p></article>
 <p>Share this</p>
 <footer>Imprint</footer><script>document.write("never")</script></body></html>"""
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stage_helpers import unhurried
 
-from corpus import readers
+from corpus import archives, readers
 from corpus.files import checksum, write_bytes
 from corpus.readers import Damage, InputFile, Record, detect_format, read_records
 
@@ -140,7 +140,7 @@ def test_plain_text_that_is_not_utf8_is_damage(tmp_path: Path) -> None:
 def test_the_limit_is_the_longest_line_that_passes(
     tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "_CHUNK_BYTES", chunk)
+    monkeypatch.setattr(archives, "STEP_BYTES", chunk)
     size = len(line("x" * 50)) - 1
     data = line("a") + line("x" * 50) + line("b")
     assert texts(read(tmp_path / "a.jsonl", data, size)) == [(1, "a"), (2, "x" * 50), (3, "b")]
@@ -154,7 +154,7 @@ def test_the_limit_is_the_longest_line_that_passes(
 def test_the_limit_of_plain_text(
     tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "_CHUNK_BYTES", chunk)
+    monkeypatch.setattr(archives, "STEP_BYTES", chunk)
     assert texts(read(tmp_path / "a.txt", b"x" * 50, 50)) == [(1, "x" * 50)]
     assert read(tmp_path / "a.txt", b"x" * 51, 50) == [
         Damage(1, "record_too_long", "bytes", 51.0, 50.0)
@@ -255,7 +255,7 @@ def test_a_failing_disk_is_no_property_of_the_data(
 ) -> None:
     data, _ = many_lines(5000)
     write_bytes(str(tmp_path / name), compress(Path(name).suffix.removeprefix(".jsonl"), data))
-    monkeypatch.setattr(readers, "open_reader", _BrokenDisk)
+    monkeypatch.setattr(archives, "open_reader", _BrokenDisk)
     file = InputFile(str(tmp_path / name))
     with pytest.raises(OSError, match="Input/output error"):
         list(read_records(file, detect_format(name), LIMIT))
@@ -267,7 +267,7 @@ def test_an_unexpected_error_is_not_taken_for_damage(
     def fail(*_: object) -> NoReturn:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(readers, "_record", fail)
+    monkeypatch.setattr(readers, "record_of", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         read(tmp_path / "a.jsonl", line("a"))
 
@@ -309,7 +309,7 @@ def test_chunks_do_not_show(tmp_path: Path, data: bytes) -> None:
     whole = read(tmp_path / "any.jsonl", data, 12)
     for chunk in (1, 2, 3, 5):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(readers, "_CHUNK_BYTES", chunk)
+            patch.setattr(archives, "STEP_BYTES", chunk)
             assert read(tmp_path / "any.jsonl", data, 12) == whole
 
 

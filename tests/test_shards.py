@@ -16,11 +16,15 @@ from stage_helpers import unhurried
 from corpus.files import remove_tree, write_bytes, writing
 from corpus.shards import (
     FORMAT_VERSION,
+    PAIRED,
+    REORDERED,
     ROWS_PER_BATCH,
+    Provenance,
     Sequences,
     Shard,
     shard_schema,
     token_dtype,
+    write_blocks,
     write_shard,
 )
 
@@ -139,6 +143,91 @@ def test_datasets_opens_a_shard(path: Path) -> None:
         assert opened[row]["token_ids"] == written.token_ids[row].tolist()
         assert opened[row]["length"] == written.lengths[row]
         assert opened[row]["word_starts"] == written.word_starts[row].tolist()
+
+
+def with_columns(rows: Sequences, packing: str) -> Sequences:
+    """Add what a format carries besides."""
+    count, rng = len(rows.lengths), np.random.default_rng(1)
+    pieces = np.cumsum([0, *rng.integers(1, 4, count)]).astype(np.int32)
+    numbers = rng.integers(0, 2**32, (2, pieces[-1]), dtype=np.uint32)
+    fields: dict[str, Any] = dict(rows.__dict__)
+    if packing in PAIRED:
+        fields["next_sentence"] = rng.integers(0, 3, count).astype(np.uint8)
+    if packing in REORDERED:
+        fields["provenance"] = Provenance(pieces, *numbers)
+    return Sequences(**fields)
+
+
+@pytest.mark.parametrize(
+    ("packing", "columns"),
+    [
+        ("full-sentences", []),
+        ("doc-sentences", []),
+        ("stream", []),
+        ("best-fit", ["piece_documents", "piece_offsets"]),
+        ("segment-pair", ["next_sentence", "piece_documents", "piece_offsets"]),
+        ("sentence-pair", ["next_sentence", "piece_documents", "piece_offsets"]),
+    ],
+)
+def test_every_format_opens_without_a_copy(path: Path, packing: str, columns: list[str]) -> None:
+    rows = with_columns(some_rows(ROWS_PER_BATCH + 3), packing)
+    schema = shard_schema(LENGTH, np.uint16, "f" * 64, packing)
+    with writing(str(path)) as stream:
+        write_shard(stream, rows, schema)
+    assert schema.names == ["token_ids", "length", "document_starts", "word_starts", *columns]
+    before = pa.total_allocated_bytes()
+    shard = Shard(str(path))
+    views = shard._token_views
+    assert pa.total_allocated_bytes() == before
+    assert not any(view.flags.owndata or view.flags.writeable for view in views)
+    assert shard.packing == packing
+    assert (shard.token_ids(range(shard.rows)) == rows.token_ids).all()
+    opened = datasets.Dataset.from_file(str(path))
+    assert opened.column_names == schema.names
+    for row in (0, ROWS_PER_BATCH - 1, ROWS_PER_BATCH, ROWS_PER_BATCH + 2):
+        if rows.next_sentence is not None:
+            assert (
+                shard.next_sentence[row] == rows.next_sentence[row] == opened[row]["next_sentence"]
+            )
+        if rows.provenance is not None:
+            start, stop = rows.provenance.row_offsets[row : row + 2]
+            assert opened[row]["piece_documents"] == rows.provenance.documents[start:stop].tolist()
+            assert opened[row]["piece_offsets"] == rows.provenance.offsets[start:stop].tolist()
+
+
+def test_blocks_are_the_rows_one_after_another() -> None:
+    """Where each block but the last is a multiple of a batch, blocks do not show."""
+    whole = some_rows(2 * ROWS_PER_BATCH + 7)
+    schema = shard_schema(LENGTH, np.uint16, "f" * 64, "stream")
+    first = ROWS_PER_BATCH
+    ends, starts = whole.document_offsets, whole.document_starts
+    blocks = [
+        Sequences(whole.token_ids[:first], whole.lengths[:first], whole.word_starts[:first],
+                  starts[: ends[first]], ends[: first + 1]),
+        Sequences(whole.token_ids[first:], whole.lengths[first:], whole.word_starts[first:],
+                  starts[ends[first] :], ends[first:] - ends[first]),
+    ]  # fmt: skip
+    streams = [io.BytesIO(), io.BytesIO()]
+    write_shard(streams[0], whole, schema)
+    write_blocks(streams[1], iter(blocks), schema)
+    assert streams[0].getvalue() == streams[1].getvalue()
+
+
+def test_pieces_by_hand(path: Path) -> None:
+    """`<s> a b </s> c </s>` and `<s> c </s> . . .`: c goes on in the second row at its place 1."""
+    rows = Sequences(
+        np.array([[0, 10, 11, 2, 12, 2, 1, 1], [0, 13, 2, 1, 1, 1, 1, 1]], np.uint16),
+        np.array([6, 3], np.int32),
+        np.zeros((2, 8), np.bool_),
+        np.array([1, 4], np.uint16),
+        np.array([0, 2, 2], np.int32),
+    )
+    path.write_bytes(encode(rows))
+    shard = Shard(str(path))
+    assert [column.tolist() for column in shard.pieces()] == [
+        [0, 0, 1], [1, 4, 1], [3, 5, 2], [0, 1, 1], [0, 0, 1],
+    ]  # fmt: skip
+    assert [shard.segment_starts(row).tolist() for row in (0, 1)] == [[0, 4], [0]]
 
 
 def test_a_remote_shard_is_read_whole() -> None:
