@@ -77,3 +77,11 @@ def test_single_rows(tmp_path: Path) -> None:
     ]  # fmt: skip
     with pytest.raises(IndexError, match=r"has 10 rows, row 10 was asked for"):
         read_row(str(path), 10)
+
+
+@pytest.mark.parametrize(("text_bytes", "rows"), [(10, 1024), (5000, 209), (10**6, 64)])
+def test_a_row_group_holds_about_a_mebibyte(tmp_path: Path, text_bytes: int, rows: int) -> None:
+    """Verification and explain decode a whole row group for one document of it."""
+    path = str(tmp_path / "table.parquet")
+    write_table(path, pa.table({"text": ["x" * text_bytes] * 130 * (1 + rows // 100)}))
+    assert pq.read_metadata(path).row_group(0).num_rows == rows
