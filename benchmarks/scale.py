@@ -11,16 +11,21 @@ copy of another, one in a thousand has another's id, and 100,000 documents of al
 band besides: the bucket with 5 x 10^9 pairs. Signatures are computed from the document's number
 where verification would read texts and sign them; nothing else is replaced. So reading and signing
 of texts is what these figures leave out, `benchmarks.prose` has it.
+
+`--estimate 1e9 1e10` measures nothing: it multiplies what was measured up to corpora of such sizes
+on 64 machines of 32 cores and names what would hold them up.
 """
 
 import argparse
 import json
+import math
 import resource
 import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +38,7 @@ from matplotlib import pyplot as plt
 from corpus.recipe import Dedup
 from corpus.snapshots import Part, Tree
 from pipeline import pairs
+from pipeline.clean import PART_BYTES
 from pipeline.dedup import resolve
 from pipeline.index import ROW_BITS, Corpus, Int64s, UInt64s
 from pipeline.kernels import UInt32s, _mix, band_keys
@@ -227,6 +233,66 @@ def measure(root: Path, documents: int, workers: int) -> list[Run]:
     return runs
 
 
+class Cluster(NamedTuple):
+    """What an estimate supposes: machines, their cores, and what each reads of a file system."""
+
+    machines: int = 64
+    cores: int = 32
+    read_bytes_per_second: float = 1e9  # a guess: one NVMe disk, or 10 Gbit/s
+
+    @property
+    def all_cores(self) -> int:
+        """Cores of all machines."""
+        return self.machines * self.cores
+
+
+# Guesses at a corpus: bytes of a page's text, of its id and file name; documents that verification
+# reads one here and one there, as a share of all; what zstd leaves of text.
+_TEXT_BYTES, _NAME_BYTES, _READ_SHARE, _ZSTD = 4000, 100, 0.5, 0.4
+# Measured with this file at 10 million documents (BENCHMARKS.md), CPU seconds a document; the peak
+# of resolve grows by the second figure a document.
+_GROUP, _VERIFY, _RESOLVE, _RESOLVE_BYTES = 25.6e-6, 26.2e-6, 6.0e-6, 200.0
+# Bytes of text a second of one core that cleans (benchmarks.prose, 2026-11-21) and that decodes a
+# row group of Parquet for one document of it (9.05 ms for 1,024 of 5.2 kB, measured on 60 MB of
+# prose); seconds to open one more part in group (0.96 s for 16 partitions of 101 parts, measured
+# with benchmarks.refresh_cost).
+_CLEANS, _DECODES, _OPENS = 6.1e6, 590e6, 0.6e-3
+_BYTES_PER_KEY, _BYTES_PER_DOCUMENT = 13, 80  # KEY_SCHEMA; INDEX_SCHEMA without its strings
+
+
+def estimate(documents: float, cluster: Cluster, group_rows: int) -> Iterator[str]:
+    """Say what a corpus of this size would take, as lines of text.
+
+    `group_rows` are the documents of a row group, which verification decodes to read one of them.
+    """
+    text = documents * _TEXT_BYTES
+    parts = text / (PART_BYTES * _TEXT_BYTES / (_TEXT_BYTES + 1024))
+    partitions = 2 ** math.ceil(math.log2(documents * (CONFIG.bands + 3) / 20e6))
+    keys = documents * (CONFIG.bands + 3) * _BYTES_PER_KEY
+    index = keys + documents * (_BYTES_PER_DOCUMENT + _NAME_BYTES)
+    stored = text * _ZSTD + index
+    opens = parts * partitions * _OPENS
+    read = documents * _READ_SHARE * group_rows * _TEXT_BYTES
+    reading = read * _ZSTD / cluster.machines / cluster.read_bytes_per_second
+    seconds = {
+        "clean and index": text / _CLEANS / cluster.all_cores,
+        "group, comparing": documents * _GROUP / cluster.all_cores,
+        "group, opening": opens / cluster.all_cores,
+        "verify, comparing": documents * _VERIFY / cluster.all_cores,
+        "verify, decoding": read / _DECODES / cluster.all_cores,
+        "verify, reading": reading,
+        "resolve (one task)": documents * _RESOLVE,
+    }
+    yield f"{documents:,.0f} documents, {text / 1e12:,.1f} TB of text, {parts:,.0f} parts"
+    yield f"  {partitions:,} partitions; on disk {stored / 1e12:,.1f} TB with the index"
+    yield f"  index {index / 1e12:,.2f} TB, of it keys, read once by group, {keys / 1e12:,.2f} TB"
+    yield f"  read by verify {read * _ZSTD / 1e12:,.0f} TB"
+    yield f"  memory of resolve: {documents * _RESOLVE_BYTES / 2**30:,.0f} GiB"
+    for name, each in seconds.items():
+        longest = "  <- the longest" if each == max(seconds.values()) else ""
+        yield f"  {name:>20} {each / 3600:10.3f} h{longest}"
+
+
 def draw(path: Path, runs: list[Run]) -> None:
     """Plot microseconds a document and peak memory by the number of documents."""
     mpl.use("Agg")
@@ -249,12 +315,18 @@ def draw(path: Path, runs: list[Run]) -> None:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("work", help="directory for the index, 1.2 GB a million documents")
-    parser.add_argument("plot", help="PNG file to write")
+    parser.add_argument("work", nargs="?", help="directory for the index, 1.2 GB a million")
+    parser.add_argument("plot", nargs="?", help="PNG file to write")
+    parser.add_argument("--estimate", type=float, nargs="+", help="numbers of documents")
+    parser.add_argument("--group-rows", type=int, default=1024, help="as clean.py writes them")
     parser.add_argument("--millions", type=int, nargs="+", default=[1, 2, 5, 10])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--worker", type=int, nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.estimate:
+        for count in given.estimate:
+            print("\n".join(estimate(count, Cluster(), given.group_rows)))
+        return 0
     if given.worker:
         documents, number, workers = given.worker
         counts = work(given.plot, given.work, documents, (number, workers))

@@ -50,6 +50,10 @@ PART_BYTES = 128 * 2**20
 _BATCH_RECORDS, _BATCH_BYTES = 1024, 4 * 2**20
 # What a row takes beside its text and meta, also a dropped one's: measured with tracemalloc, 1 KB.
 _ROW_BYTES = 1024
+# What a row group holds. Measured on 60 MB of prose, documents of 5.2 kB: to read one of them takes
+# 9.1 ms of CPU with groups of 1,024 rows, 2.8 of 256, 2.6 of 128 and 3.8 of 64, where the footer
+# costs more than the group; with 256 the file is 0.4 % larger.
+_GROUP_BYTES, _MIN_GROUP_ROWS, _MAX_GROUP_ROWS = 2**20, 64, 1024
 
 
 class Origin(NamedTuple):
@@ -271,8 +275,14 @@ def _count_values(column: pa.ChunkedArray) -> dict[str, int]:
 
 def write_table(path: str, table: pa.Table) -> None:
     """Commit a table as zstd Parquet with row groups that a few documents can be read from."""
+    rows = len(table) * _GROUP_BYTES // max(table.nbytes, 1)
     with writing(path) as stream:
-        pq.write_table(table, stream, compression="zstd", row_group_size=1024)
+        pq.write_table(
+            table,
+            stream,
+            compression="zstd",
+            row_group_size=min(max(rows, _MIN_GROUP_ROWS), _MAX_GROUP_ROWS),
+        )
 
 
 def read_table(path: str, **options: Any) -> pa.Table:  # noqa: ANN401 - pyarrow's own options

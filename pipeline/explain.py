@@ -1,9 +1,10 @@
 """Explain and show: what a store holds, what became of one document, what a row says.
 
 A document is found through the index, whose keys hold a hash of every id, so a lookup reads a few
-pages of each part of its source and one row group. A shard's documents are not listed anywhere:
-they are those whose hash falls into its range, in the order of the hashes, and the row's document
-starts say where each begins.
+pages of each part of its source and one row group. One that a rule dropped has no key; its row is
+looked for in the drop tables, which are sorted by id, so that their statistics leave one row group
+a part to be read. A shard's documents are not listed anywhere: they are those whose hash falls into
+its range, in the order of the hashes, and the row's document starts say where each begins.
 """
 
 import hashlib
@@ -16,12 +17,20 @@ import numpy as np
 from corpus.documents import deal_hash
 from corpus.forgotten import hash_id, read_forgotten
 from corpus.recipe import Recipe
-from corpus.shards import Shard, TokenIds
+from corpus.shards import REORDERED, Shard, TokenIds
 from corpus.snapshots import Part, ShardEntry, Snapshot, Tree, open_snapshot, tokenizer_root
 from corpus.tokenizer import open_tokenizer
-from pipeline.clean import read_table
-from pipeline.index import Corpus, KeySearch, open_index, read_row
-from pipeline.pack import ShardPlan, cut_split, document_ids
+from pipeline.index import (
+    Corpus,
+    Int64s,
+    KeySearch,
+    column_values,
+    open_arrow,
+    open_index,
+    read_row,
+    rows_where,
+)
+from pipeline.pack import SPLITS, ShardPlan, cut_split, document_ids
 from pipeline.preference import scope_of
 from pipeline.signatures import ID_BAND, salt_of
 from pipeline.tallies import funnel
@@ -56,24 +65,30 @@ def open_store(store: str, label: str | None = None) -> Store:
 def shard_plan(store: Store, entry: ShardEntry) -> ShardPlan:
     """Return the hash range of a shard, from its number and how many shards its split has."""
     place = (entry.snapshot, entry.source, entry.split)
-    siblings = [
-        other.path
-        for other in store.snapshot.shards
-        if (other.snapshot, other.source, other.split) == place
+    siblings = [each.path for each in _siblings(store, place)]
+    return cut_split(place, len(siblings), store.recipe.pack)[siblings.index(entry.path)]
+
+
+def _siblings(store: Store, place: tuple[str, str, str]) -> list[ShardEntry]:
+    """Return the shards of a (snapshot, source, split) by their numbers."""
+    entries = [
+        each for each in store.snapshot.shards if (each.snapshot, each.source, each.split) == place
     ]
-    plans = cut_split(place, len(siblings), store.recipe.pack)
-    return plans[sorted(siblings).index(entry.path)]
+    return sorted(entries, key=lambda each: each.path)
 
 
 def shard_documents(store: Store, entry: ShardEntry) -> list[str]:
     """Return the ids of a shard's documents in packing order."""
     plan = shard_plan(store, entry)
-    parts = [
+    return document_ids(store.tree, _part_names(store, entry), plan.low, plan.high)
+
+
+def _part_names(store: Store, entry: ShardEntry) -> list[str]:
+    return [
         part.name
         for part in store.snapshot.parts
         if (part.snapshot, part.source) == (entry.snapshot, entry.source)
     ]
-    return document_ids(store.tree, parts, plan.low, plan.high)
 
 
 def document_rows(shard: Shard) -> list[tuple[int, int]]:
@@ -87,19 +102,18 @@ def document_rows(shard: Shard) -> list[tuple[int, int]]:
 
 def explain(store: Store, identity: str) -> Iterator[str]:
     """Give the story of every record that has this id, as lines of text."""
-    source = identity.split("/", 1)[0]
-    parts = [part for part in store.snapshot.part_list() if part.source == source]
-    dropped = [row for part in parts for row in _drops(store, part, identity)]
-    documents = list(_documents(store, identity))
+    documents = _documents(store, identity)
+    dropped = list(_drops(store, identity, {name for name, _ in documents}))
     if not dropped and not documents:
         if hash_id(identity) in read_forgotten(store.root).ids:
             yield f"{identity}: was taken down and stays out of this store"
             return
         raise ValueError(f"{store.root} knows no document {identity}")
     gone = {_place(row) for row in dropped}
+    rows = [row for _, row in documents]
     for row in dropped:
-        yield from _explain_drop(store, row, documents)
-    for row in documents:
+        yield from _explain_drop(store, row, rows)
+    for row in rows:
         if _place(row) not in gone:
             yield from _explain_kept(store, row)
 
@@ -108,24 +122,34 @@ def _place(row: Mapping[str, Any]) -> tuple[str, str, int]:
     return row["snapshot"], row["file"], row["position"]
 
 
-def _drops(store: Store, part: Part, identity: str) -> Iterator[dict[str, Any]]:
-    for kind in ("", ".dedup"):
-        path = store.tree.find(f"dropped/{part.name}{kind}.parquet")
-        yield from read_table(path, filters=[("id", "==", identity)]).to_pylist()
-
-
-def _documents(store: Store, identity: str) -> Iterator[dict[str, Any]]:
-    """Find every document with this id that passed the rules."""
+def _parts_of(store: Store, identity: str) -> list[Part]:
     source = identity.split("/", 1)[0]
+    return [part for part in store.snapshot.part_list() if part.source == source]
+
+
+def _drops(store: Store, identity: str, passed: set[str]) -> Iterator[dict[str, Any]]:
+    """Give the drop rows of an id; `passed` names the parts that have it in their index.
+
+    Only a document that passed the rules can be a duplicate.
+    """
+    for part in _parts_of(store, identity):
+        for kind in ("", ".dedup") if part.name in passed else ("",):
+            path = store.tree.find(f"dropped/{part.name}{kind}.parquet")
+            yield from rows_where(path, "id", identity)
+
+
+def _documents(store: Store, identity: str) -> list[tuple[str, dict[str, Any]]]:
+    """Find every document with this id that passed the rules, each with the name of its part."""
+    config, found = store.recipe.dedup, []
     key = np.uint64(int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big"))
-    for part in store.snapshot.part_list():
-        if part.source != source:
-            continue
-        salt = salt_of(scope_of(part.snapshot, part.source, store.recipe.dedup))
-        found = KeySearch(store.tree, Corpus((part,), 0)).matching(0, np.array([key ^ salt]))
-        for row in found.document[found.band == ID_BAND].tolist():
+    for part in _parts_of(store, identity):
+        salt = salt_of(scope_of(part.snapshot, part.source, config))
+        keys = KeySearch(store.tree, Corpus((part,), 0)).matching(0, np.array([key ^ salt]))
+        for row in keys.document[keys.band == ID_BAND].tolist():
             if open_index(store.tree, part)["id"][row].as_py() == identity:
-                yield read_row(store.tree.find(f"clean/{part.name}.parquet"), row)
+                path = store.tree.find(f"clean/{part.name}.parquet")
+                found.append((part.name, read_row(path, row)))
+    return found
 
 
 def _explain_drop(
@@ -145,7 +169,7 @@ def _explain_drop(
     for row in documents:
         if _place(row) == _place(drop):
             yield from _excerpt("dropped", row["text"])
-    for row in _documents(store, drop["witness_id"]):
+    for _, row in _documents(store, drop["witness_id"]):
         if _place(row) == place:
             yield from _excerpt("kept", row["text"])
 
@@ -170,21 +194,67 @@ def _explain_kept(store: Store, row: dict[str, Any]) -> Iterator[str]:
     yield _title(row)
     yield f"  kept, {len(row['text']):,} characters"
     entry = shard_of(store, row["snapshot"], row["source"], row["id"])
-    ordinal = shard_documents(store, entry).index(row["id"])
-    first, last = document_rows(Shard(store.tree.find(entry.path)))[ordinal]
-    yield f"  packed in {entry.path}, rows {first} to {last}"
+    shard = Shard(store.tree.find(entry.path))
+    runs = _runs(shard, _ordinal(store, entry, row["id"]))
+    rows = ", ".join(f"{first} to {last}" for first, last in runs)
+    yield f"  packed in {entry.path}, rows {rows}"
     yield from _excerpt("text", row["text"])
 
 
 def shard_of(store: Store, snapshot: str, source: str, identity: str) -> ShardEntry:
     """Return the shard that holds a kept document."""
-    position = deal_hash(identity)
-    for entry in store.snapshot.shards:
-        plan = shard_plan(store, entry)
-        mine = (entry.snapshot, entry.source) == (snapshot, source)
-        if mine and plan.low <= position < plan.high:
-            return entry
+    position, config = deal_hash(identity), store.recipe.pack
+    for split in SPLITS:
+        place = (snapshot, source, split)
+        entries = _siblings(store, place)
+        plans = cut_split(place, len(entries), config) if entries else ()
+        for entry, plan in zip(entries, plans, strict=True):
+            if plan.low <= position < plan.high:
+                return entry
     raise ValueError(f"{store.root} has no shard for {identity}: run `python -m pipeline audit`")
+
+
+def _ordinal(store: Store, entry: ShardEntry, identity: str) -> int:
+    """Return how many documents of a shard lie before this one."""
+    position, low = np.uint64(deal_hash(identity)), np.uint64(shard_plan(store, entry).low)
+    before, is_there = 0, False
+    for name in _part_names(store, entry):
+        table = open_arrow(store.tree.find(f"tokens/{name}.arrow"))
+        hashes = column_values(table, "hash")
+        begin, start = np.searchsorted(hashes, np.array([low, position])).tolist()
+        stop = int(np.searchsorted(hashes, position, side="right"))
+        equal = table["id"].slice(start, stop - start).to_pylist()
+        before += start - begin + sum(each < identity for each in equal)
+        is_there |= identity in equal
+    if not is_there:
+        raise ValueError(
+            f"{store.root} has no tokens for {identity}: run `python -m pipeline audit`"
+        )
+    return before
+
+
+def _runs(shard: Shard, ordinal: int) -> list[tuple[int, int]]:
+    """Return the rows that hold a document, as runs from a first to a last row; reads no tokens."""
+    if shard.packing in REORDERED:
+        home, document = _listed(shard, "piece_documents")
+        rows = np.unique(home[document == ordinal])
+        breaks = np.flatnonzero(np.diff(rows) > 1)
+        firsts, lasts = rows[np.append(0, breaks + 1)], rows[np.append(breaks, len(rows) - 1)]
+        return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
+    home, start = _listed(shard, "document_starts")
+    if ordinal + 1 == len(home):
+        return [(int(home[ordinal]), shard.rows - 1)]
+    # A document ends where the next begins: in the row before, if that begins a row.
+    last = home[ordinal + 1] - (start[ordinal + 1] == 1)
+    return [(int(home[ordinal]), int(last))]
+
+
+def _listed(shard: Shard, name: str) -> tuple[Int64s, Int64s]:
+    """Return the values of a list column of a shard, and the row of each."""
+    columns = [batch.column(name) for batch in shard.batches]
+    counts = np.concatenate([np.diff(column.offsets.to_numpy()) for column in columns])
+    values = np.concatenate([column.flatten().to_numpy() for column in columns])
+    return np.repeat(np.arange(shard.rows), counts), values.astype(np.int64)
 
 
 def show(store: Store) -> Iterator[str]:

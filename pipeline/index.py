@@ -268,3 +268,34 @@ def read_row(path: str, row: int) -> dict[str, Any]:
                 return dict(table.slice(row - start, 1).to_pylist()[0])
             start = stop
     raise IndexError(f"{path} has {start} rows, row {row} was asked for")
+
+
+def rows_where(path: str, column: str, value: str) -> list[dict[str, Any]]:
+    """Read the rows of a Parquet file of ours whose column has a value.
+
+    Only row groups are opened whose statistics allow it: one at most where no value of a file
+    sorted by the column comes twice. `ValueError` names a damaged file.
+    """
+    found: list[dict[str, Any]] = []
+    try:
+        source = pa.BufferReader(read_bytes(path)) if is_remote(path) else path
+        with pq.ParquetFile(source) as file:
+            metadata = file.metadata
+            place = file.schema_arrow.get_field_index(column)
+            for group in range(metadata.num_row_groups):
+                if not _may_hold(metadata.row_group(group).column(place).statistics, value):
+                    continue
+                values = file.read_row_group(group, columns=[column])[column].to_pylist()
+                rows = [row for row, each in enumerate(values) if each == value]
+                table = file.read_row_group(group) if rows else None
+                found += [table.slice(row, 1).to_pylist()[0] for row in rows if table is not None]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is damaged or missing: {error}") from error
+    return found
+
+
+def _may_hold(statistics: pq.Statistics | None, value: str) -> bool:
+    """Tell whether a column chunk can hold a string; one of very long ones has no statistics."""
+    if statistics is None or not statistics.has_min_max:
+        return True
+    return bool(statistics.min <= value <= statistics.max)

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,8 +28,10 @@ from pipeline.explain import (
     show,
     show_row,
 )
+from pipeline.index import open_arrow
 from pipeline.proofs import audit
 from pipeline.refresh import refresh
+from pipeline.signatures import write_arrow
 
 
 class Made(NamedTuple):
@@ -112,6 +115,43 @@ def test_every_kept_document_has_its_rows(made: Made) -> None:
         assert plan.path == entry.path
         names += ids
     assert sorted(names) == sorted(made.kept)
+
+
+@pytest.mark.parametrize("packing", ["full-sentences", "best-fit", "segment-pair"])
+def test_explain_names_the_rows_of_every_kept_document(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packing: str
+) -> None:
+    store = made.store
+    if packing != "full-sentences":
+        run_stages_here(monkeypatch)
+        store_path = str(tmp_path / "store")
+        refresh(load_recipe(str(made.recipe), [f"store={store_path}", f"pack.format={packing}"]))
+        store = open_store(store_path)
+    told = 0
+    for entry in store.snapshot.shards:
+        pieces = Shard(store.tree.find(entry.path)).pieces()
+        for number, identity in enumerate(shard_documents(store, entry)):
+            lines = list(explain(store, identity))
+            start = f"  packed in {entry.path}, rows "
+            (line,) = [line for line in lines if line.startswith(start)]
+            runs = [run.split(" to ") for run in line.removeprefix(start).split(", ")]
+            named = [row for first, last in runs for row in range(int(first), int(last) + 1)]
+            assert named == sorted(set(pieces.rows[pieces.documents == number].tolist()))
+            told += 1
+    assert told == store.snapshot.counts.documents_kept
+
+
+def test_a_kept_document_that_was_not_packed_is_noticed(made: Made, tmp_path: Path) -> None:
+    identity = min(made.kept)
+    none = made.store.snapshot.model_copy(update={"shards": ()})
+    with pytest.raises(ValueError, match=f"has no shard for {identity}: run `python -m pipe"):
+        list(explain(made.store._replace(snapshot=none), identity))
+    copy = tmp_path / "store"
+    shutil.copytree(made.store.root, copy)
+    for path in copy.glob("snapshots/first/tokens/*.arrow"):
+        write_arrow(str(path), open_arrow(str(path)).slice(0, 0))
+    with pytest.raises(ValueError, match=f"has no tokens for {identity}: run `python -m pipe"):
+        list(explain(open_store(str(copy)), identity))
 
 
 @pytest.mark.parametrize("rule", ["minhash", "exact", "same_id"])
