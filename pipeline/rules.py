@@ -145,12 +145,8 @@ RULES = (
 )
 PRESETS: tuple[Preset, ...] = ("gopher_repetition", "gopher_quality", "c4", "fineweb")
 BY_NAME = {rule.name: rule for rule in RULES}
-BY_NAME = {rule.name: rule for rule in RULES}
 
 
-
-
-def thresholds(config: Clean) -> Limits:
 def thresholds(config: Clean) -> Limits:
     """Return the threshold of every rule of the recipe's sets, in the order they are judged.
 
