@@ -2,13 +2,12 @@
 
 A document is found through the index, whose keys hold a hash of every id, so a lookup reads a few
 pages of each part of its source and one row group. A shard's documents are not listed anywhere:
-they are those whose hash falls into its range, in the order of the hashes, and the row's document
-starts say where each begins.
+they are those whose hash falls into its range, in the order of the hashes, and rows.py tells which
+row holds which of them.
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from corpus.documents import deal_hash
 from corpus.forgotten import hash_id, read_forgotten
 from corpus.recipe import Recipe
-from corpus.shards import Shard, TokenIds
+from corpus.shards import Shard
 from corpus.snapshots import Part, ShardEntry, Snapshot, Tree, open_snapshot, tokenizer_root
 from corpus.tokenizer import open_tokenizer
 from pipeline.build import funnel
@@ -24,6 +23,7 @@ from pipeline.clean import read_table
 from pipeline.index import Corpus, KeySearch, open_index, read_row
 from pipeline.pack import ShardPlan, cut_split, document_ids
 from pipeline.preference import scope_of
+from pipeline.rows import document_rows, row_texts
 from pipeline.signatures import ID_BAND, salt_of
 
 _EXCERPT_CHARACTERS = 400
@@ -74,15 +74,6 @@ def shard_documents(store: Store, entry: ShardEntry) -> list[str]:
         if (part.snapshot, part.source) == (entry.snapshot, entry.source)
     ]
     return document_ids(store.tree, parts, plan.low, plan.high)
-
-
-def document_rows(shard: Shard) -> list[tuple[int, int]]:
-    """Return the first and the last row of every document of a shard, in packing order."""
-    begins: list[tuple[int, int]] = []
-    for row in range(shard.rows):
-        begins += [(row, int(start)) for start in shard.document_starts(row)]
-    ends = [row - 1 if start == 1 else row for row, start in begins[1:]] + [shard.rows - 1]
-    return [(begin[0], end) for begin, end in zip(begins, ends, strict=True)]
 
 
 def explain(store: Store, identity: str) -> Iterator[str]:
@@ -171,8 +162,9 @@ def _explain_kept(store: Store, row: dict[str, Any]) -> Iterator[str]:
     yield f"  kept, {len(row['text']):,} characters"
     entry = shard_of(store, row["snapshot"], row["source"], row["id"])
     ordinal = shard_documents(store, entry).index(row["id"])
-    first, last = document_rows(Shard(store.tree.find(entry.path)))[ordinal]
-    yield f"  packed in {entry.path}, rows {first} to {last}"
+    runs = document_rows(Shard(store.tree.find(entry.path)))[ordinal]
+    rows = ", ".join(f"{first} to {last}" for first, last in runs)
+    yield f"  packed in {entry.path}, rows {rows}"
     yield from _excerpt("text", row["text"])
 
 
@@ -220,30 +212,9 @@ def show_row(store: Store, place: str) -> Iterator[str]:
     row = int(number)
     if row >= shard.rows:
         raise ValueError(f"{path} has {shard.rows} rows, there is no row {row}")
-    before = sum(len(shard.document_starts(earlier)) for earlier in range(row))
     names = shard_documents(store, entries[path])
     tokenizer = open_tokenizer(tokenizer_root(store.root, store.snapshot.tokenizer))
     length = int(shard.lengths[row])
     yield f"{place}: {length} tokens, {shard.sequence_length - length} padding"
-    for stretch in row_stretches(shard, row):
-        before += stretch.begins
-        yield f"  {names[before - 1]}: {tokenizer.decode(stretch.token_ids.tolist())!r}"
-
-
-class Stretch(NamedTuple):
-    """The part of a row that belongs to one document, and whether the document begins there."""
-
-    begins: bool
-    token_ids: TokenIds
-
-
-def row_stretches(shard: Shard, row: int) -> Iterator[Stretch]:
-    """Cut a row into its documents' parts, without separators and other special tokens.
-
-    `<s> a b </s> c d </s> <pad>` with document starts [4] -> a b (continued), c d (begins).
-    """
-    ids, length = shard.token_ids([row])[0], int(shard.lengths[row])
-    starts = shard.document_starts(row).tolist()
-    bounds = starts if starts[:1] == [1] else [1, *starts]
-    for start, stop in pairwise([*bounds, length]):
-        yield Stretch(start in starts, ids[start : stop - 1])
+    for document, text in row_texts(shard, row, tokenizer):
+        yield f"  {names[document]}: {text!r}"
