@@ -14,7 +14,7 @@ from pathlib import Path
 
 import orjson
 
-from corpus.readers import InputFile
+from corpus.archives import InputFile
 from corpus.recipe import Pack, Recipe, Source
 from pipeline.refresh import refresh
 

@@ -1,4 +1,4 @@
-"""Size of shards and speed of reading random rows, beside other formats of the same rows.
+"""Size of shards, speed of packing them and of reading random rows, beside other file formats.
 
 `python -m benchmarks.shards BPE FILE --peers PYTHON [--megabytes 20]` encodes texts of a JSON-lines
 file with the merges of BPE/vocab.bpe, packs them into rows of 512 and writes the rows as one of our
@@ -6,7 +6,9 @@ shards, as a plain array of ids, as Parquet (zstd, row groups of 1,024 rows) and
 streaming's MDS (uint16 arrays without compression). It prints bytes on disk per token and tokens
 per CPU second for rows in random order, batches of 256, every file in the page cache; Parquet and
 MDS read fewer rows, for their time. Ours also holds lengths, document and word starts, which the
-plain array does not; MDS and Parquet hold lengths as well.
+plain array does not; MDS and Parquet hold lengths as well. Then it packs the documents, eight times
+over, from a tokens file to a shard on disk in every packing format, and prints text tokens per CPU
+second, the second of two times; sentence pairs in rows of 128.
 
 PYTHON is the interpreter of an environment with mosaicml-streaming, which the project does not
 install. Not measured: remote stores, shuffled sequential reading, several workers.
@@ -26,10 +28,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.fill import encode_texts, open_merges, read_texts
+from corpus.recipe import Pack
 from corpus.shards import ROWS_PER_BATCH, Shard, shard_schema, write_blocks
-from pipeline.formats import lay_documents, write_rows
+from corpus.snapshots import Tree
+from pipeline.encode import tokens_schema
+from pipeline.formats import Documents, lay_documents, write_rows
+from pipeline.pack import ShardPlan, pack_shard
+from pipeline.signatures import write_arrow
 
 _LENGTH, _BATCH = 512, 256
+_FORMATS = (
+    "full-sentences", "doc-sentences", "stream", "best-fit", "segment-pair", "sentence-pair",
+)  # fmt: skip
+_COPIES = 8
 
 # Runs in the peers' interpreter: writes MDS, reads random samples, prints bytes and seconds.
 _PEERS = """
@@ -106,7 +117,43 @@ def main() -> int:
             schema = shard_schema(_LENGTH, np.uint16, "0" * 64, "full-sentences")
             write_blocks(stream, write_rows(documents, layout, "full-sentences", _LENGTH), schema)
         print_table(directory, parsed.rows, parsed.peers)
+        write_tokens(directory, documents)
+        for packing in _FORMATS:
+            print(f"{packing:>28} {pack(directory, packing) / 1e6:9.1f} Mtok/s packed")
     return 0
+
+
+def write_tokens(directory: Path, documents: Documents) -> None:
+    """Write the tokens file of the documents, several times over."""
+    counts = np.diff(documents.documents)
+    firsts = np.repeat(documents.bounds[:-1], counts)
+    columns = {
+        "token_ids": (documents.token_ids, documents.bounds),
+        "sentence_starts": (documents.sentences[:-1] - firsts, documents.documents),
+        "word_starts": (documents.word_starts, documents.bounds),
+    }
+    lists = {
+        name: pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
+        for name, (values, offsets) in columns.items()
+    }
+    copies = {name: pa.concat_arrays([array] * _COPIES) for name, array in lists.items()}
+    rows = len(counts) * _COPIES
+    keys = {"id": [f"s/{n}" for n in range(rows)], "hash": np.arange(rows, dtype=np.uint64)}
+    table = pa.table(keys | copies).cast(tokens_schema(50265))
+    write_arrow(str(directory / "tokens" / "s-0-0.arrow"), table)
+
+
+def pack(directory: Path, packing: str) -> float:
+    """Return text tokens per CPU second from the tokens file to a shard."""
+    length = 128 if packing == "sentence-pair" else _LENGTH
+    config = Pack.model_validate({"format": packing, "sequence_length": length})
+    plan = ShardPlan("first", "s", "train", 0, 0, 2**64)
+    for _ in range(2):
+        start = time.process_time()
+        made = ("0" * 64, 50265, ["s-0-0"])
+        output = pack_shard(Tree(str(directory)), plan.name, plan, config, made)
+        seconds = time.process_time() - start
+    return float(output.counts["tokens"]) / seconds
 
 
 def print_table(directory: Path, rows: int, peers: str) -> None:

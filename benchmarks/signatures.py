@@ -23,7 +23,7 @@ from pathlib import Path
 import orjson
 import pyarrow as pa
 
-from corpus.readers import InputFile
+from corpus.archives import InputFile
 from corpus.recipe import Dedup
 from corpus.snapshots import Tree
 from pipeline.signatures import sign, write_index

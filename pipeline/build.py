@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from corpus.documents import add_digests
-from corpus.files import write_bytes
+from corpus.files import exists, join, read_bytes, write_bytes
 from corpus.forgotten import Forgotten
 from corpus.lease import Lease
 from corpus.recipe import Dedup, Recipe
@@ -38,12 +38,15 @@ from corpus.snapshots import (
     snapshot_root,
 )
 from pipeline import canaries, clean, dedup, encode, pack, pairs, vocabulary
+from pipeline.distributions import add_counts
 from pipeline.index import Corpus
 from pipeline.jobs import Output, Record, Stages, Task, describe_file, sweep
 
 logger = logging.getLogger(__name__)
 
 _LIBRARIES = ("maskline", "numba", "numpy", "pyarrow", "ray", "tokenizers")
+
+_STATS = "stats.json"
 
 Records = dict[str, Record]
 
@@ -101,9 +104,8 @@ def build(job: Job, stages: Stages) -> Snapshot:
         ],
     )
     records = {"clean": cleaned, "resolve": resolved, "encode": encoded, "pack": packed}
-    return assemble(
-        job, _contents(job, corpus, made, records), (_made_with(records), _bins(recall))
-    )
+    stats = {"recall": _bins(recall), **_describe(job, cleaned)}
+    return assemble(job, _contents(job, corpus, made, records), (_made_with(records), stats))
 
 
 def measure_recall(_tree: Tree, _task: str, config: Dedup) -> Output:
@@ -280,16 +282,16 @@ class Contents(NamedTuple):
 
 
 def assemble(
-    job: Job, contents: Contents, beside: tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]
+    job: Job, contents: Contents, beside: tuple[Mapping[str, Any], Mapping[str, Any]]
 ) -> Snapshot:
     """Put a manifest together and write its statistics.
 
-    `beside` is what made it and the measured recall: neither enters the fingerprint.
+    `beside` is what made it and what else was measured: neither enters the fingerprint.
     """
     label, tree = job.recipe.snapshot, job.tree
-    stats = {"sources": funnel(contents.parts), "recall": beside[1]}
-    write_bytes(tree.own("stats.json"), orjson.dumps(stats, option=orjson.OPT_INDENT_2))
-    statistics = FileEntry(**describe_file(tree.root, "stats.json"), home=label)
+    stats = {**beside[1], "sources": funnel(contents.parts)}
+    write_bytes(tree.own(_STATS), orjson.dumps(stats, option=orjson.OPT_INDENT_2))
+    statistics = FileEntry(**describe_file(tree.root, _STATS), home=label)
     # What lies at the top of a directory is about that snapshot alone.
     inherited = [each for each in contents.files if "/" in each.path or each.home == label]
     files = [*inherited, statistics]
@@ -317,6 +319,33 @@ def assemble(
         made_with=dict(beside[0]),
     )
     return snapshot.model_copy(update={"fingerprint": snapshot.compute_fingerprint()})
+
+
+def read_stats(root: str) -> dict[str, Any]:
+    """Return what a snapshot's directory says of its statistics; nothing where that is purged."""
+    path = join(root, _STATS)
+    return orjson.loads(read_bytes(path)) if exists(path) else {}
+
+
+def _describe(job: Job, cleaned: Records) -> dict[str, Any]:
+    """Add up what cleaning saw: languages and changes by source, statistics of all rules."""
+    by_source: dict[str, list[dict[str, Any]]] = {}
+    for each in job.inputs:
+        parts = cleaned[_cleaning(job, each).name].counts["parts"]
+        by_source.setdefault(each.source, []).extend(parts)
+
+    def add(what: str) -> dict[str, dict[str, int]]:
+        return {
+            source: dict(sorted(sum((Counter(part[what]) for part in parts), Counter()).items()))
+            for source, parts in sorted(by_source.items())
+        }
+
+    every = [part["distributions"] for parts in by_source.values() for part in parts]
+    return {
+        "languages": add("languages"),
+        "changed": add("changed"),
+        "distributions": add_counts(every),
+    }
 
 
 def commit(job: Job, snapshot: Snapshot, lease: Lease) -> None:

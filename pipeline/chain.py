@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from corpus.documents import document_id
-from corpus.readers import Record
 from corpus.recipe import Clean
+from corpus.records import Record
 from pipeline.custom import SCHEMA
 from pipeline.html import PageError, page_text
 from pipeline.judging import judge_batch

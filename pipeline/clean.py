@@ -16,6 +16,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from corpus.archives import InputFile
 from corpus.documents import (
     DOCUMENT_SCHEMA,
     DROP_SCHEMA,
@@ -26,8 +27,9 @@ from corpus.documents import (
 )
 from corpus.files import is_remote, read_bytes, writing
 from corpus.forgotten import Forgotten
-from corpus.readers import Damage, InputFile, Record, read_records
+from corpus.readers import read_records
 from corpus.recipe import Clean, Dedup
+from corpus.records import Damage, Record
 from corpus.snapshots import Input, Tree
 from pipeline.chain import Chain, open_chain, record_id
 from pipeline.hashes import text_hashes
@@ -210,7 +212,7 @@ def clean_file(tree: Tree, _task: str, source: Input, lineage: Lineage) -> Outpu
     parts: list[dict[str, Any]] = []
     file = InputFile(source.path)
     try:
-        records = read_records(file, source.format, lineage.clean.max_record_bytes)
+        records = read_records(file, source.format, lineage.clean.max_record_bytes, source.keys)
         for number, part in enumerate(cleaner.parts(records)):
             name = f"{input_name(source)}-{number:05d}"
             documents, drops = part.documents(), part.dropped()
@@ -224,7 +226,9 @@ def clean_file(tree: Tree, _task: str, source: Input, lineage: Lineage) -> Outpu
 
 def input_name(source: Input) -> str:
     """Name what comes of an input after its source and its identity."""
-    identity = orjson.dumps([source.source, source.name, source.format, source.checksum])
+    identity = orjson.dumps(
+        [source.source, source.name, source.format, source.keys, source.checksum]
+    )
     return f"{source.source}-{hashlib.sha256(identity).hexdigest()[:16]}"
 
 

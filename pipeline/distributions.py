@@ -6,23 +6,16 @@ corpus, so that two snapshots compare.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline.pictures import Bin
 
 SHARE_BINS, COUNT_BINS = 51, 50
 _LAST_SHARE = SHARE_BINS - 1  # from one up
 
 Counts = dict[str, int]  # by the bin's number
-
-
-class Bin(NamedTuple):
-    """One bin of a picture: from `low` to below `high`, and how many documents lie there."""
-
-    low: float
-    high: float
-    documents: int
 
 
 def is_share(threshold: float) -> bool:

@@ -1,13 +1,16 @@
 """Evaluation files as examples: what of a benchmark's file a corpus must not contain.
 
-An example is a list of texts. By name (without `.gz`, `.zst`): `.jsonl` and `.ndjson` give one
-example a line; `.json` is one document, or JSON lines where it is none; `.csv` and `.tsv` give one
-example a row (TSV without quoting, as GLUE's), every cell a text; everything else one a line. Files
-of token columns are known by their content: all lines have as many columns, two or more, and the
-last is a tag (`O`, `B-PER`), or by `.conllu`; sentences end at blank lines and are the first column
-(of CoNLL-U, the second) joined by spaces. Of JSON, every string at any depth is a text. A JSON
-document in SQuAD's layout gives one example a paragraph (its context and its questions), another
-one an element of its list or of the only list in it, or is one example itself.
+An example is a list of texts. What a file is goes by its name, without `.gz` and `.zst`:
+
+- `.jsonl`, `.ndjson`: one example a line. Of JSON every string at any depth is a text.
+- `.json`: JSON lines, or one document: in SQuAD's layout one example a paragraph with its
+  questions, else one an element of its list or of the only list in it, or one in all.
+- `.csv`, `.tsv`: one example a row, every cell a text; TSV without quoting, as GLUE's.
+- `.parquet`: one example a row, every string at any depth a text.
+- token columns: sentences that end at blank lines, the first column joined by spaces. Known by
+  content: all lines have as many columns, and the last is a tag (`O`, `B-PER`). By `.conllu`, the
+  second column.
+- everything else: one example a line.
 
 Tokens of the Penn Treebank's kind are put back so that words compare: `do n't` is `don't`, `-LRB-`
 is nothing. A file that is not UTF-8 is read as Windows-1252, or Latin-1 where it is not that
@@ -22,13 +25,16 @@ from itertools import groupby
 from typing import Any
 
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.lists import plain_name, unpack
 
 # Raised by hand when the same file gives other texts.
 VERSION = 1
 
-_SNIFFED_LINES = 1000  # of a file, to tell token columns; a guess
+# Of a file, to tell token columns and what is no text. Guesses.
+_SNIFFED_LINES, _SNIFFED_BYTES = 1000, 2**16
 _TAG = re.compile(r"O|[BIESLUM]-\S+")
 _NEGATION = re.compile(r"(?<=\w) (n't)\b", re.IGNORECASE)
 _BRACKET = re.compile(r"-[LR][RCS]B-", re.IGNORECASE)
@@ -36,8 +42,14 @@ _BRACKET = re.compile(r"-[LR][RCS]B-", re.IGNORECASE)
 
 def read_examples(name: str, data: bytes) -> Iterator[list[str]]:
     """Give the texts of every example of a file; `ValueError` names file and line."""
-    text = _decode(unpack(name, data))
-    for example in _split(name, text):
+    plain = unpack(name, data)
+    if plain_name(name).endswith(".parquet"):
+        examples = _parquet(name, plain)
+    elif b"\0" in plain[:_SNIFFED_BYTES]:
+        raise ValueError(f"{name} holds zero bytes: it is neither Parquet by its name nor text")
+    else:
+        examples = _split(name, _decode(plain))
+    for example in examples:
         yield [_BRACKET.sub(" ", _NEGATION.sub(r"\1", each)) for each in example]
 
 
@@ -64,6 +76,14 @@ def _split(name: str, text: str) -> Iterator[list[str]]:
     if plain.endswith(".csv"):
         return _rows(name, text)
     return (line.split("\t") if plain.endswith(".tsv") else [line] for line in lines)
+
+
+def _parquet(name: str, data: bytes) -> Iterator[list[str]]:
+    try:
+        rows = pq.read_table(pa.BufferReader(data)).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{name}: not Parquet: {error}") from None
+    return (list(_strings(row)) for row in rows)
 
 
 def _json_lines(name: str, text: str) -> Iterator[list[str]]:

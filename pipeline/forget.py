@@ -35,9 +35,10 @@ from corpus.snapshots import (
     list_snapshots,
     open_snapshot,
     read_manifest,
+    snapshot_root,
 )
 from pipeline import encode, pack
-from pipeline.build import Contents, Job, assemble, commit, part_entry
+from pipeline.build import Contents, Job, assemble, commit, part_entry, read_stats
 from pipeline.cascade import REMOVED_SCHEMA, judge_again
 from pipeline.clean import forgotten_row, read_table, write_part
 from pipeline.index import Corpus
@@ -93,8 +94,7 @@ def _forget(store: str, label: str, request: Request, given: tuple[int | None, L
         snapshot = _take_out(job, affected, stages)
     finally:
         stages.close()
-    stats = orjson.loads(read_bytes(job.tree.own("stats.json")))
-    snapshot = add_report(job.recipe.store, snapshot, job.parent, stats["recall"])
+    snapshot = add_report(job.recipe.store, snapshot, job.parent)
     commit(job, snapshot, lease)
     return Outcome(snapshot, stages.tasks_run, time.perf_counter() - start, stages.seconds)
 
@@ -191,7 +191,9 @@ def _take_out(job: Job, affected: Sequence[str], stages: Stages) -> Snapshot:
     records = {"forget": filtered, "cascade": judged, "encode": encoded, "pack": packed}
     contents = _contents(job, counts, records)
     noted = contents._replace(files=[*contents.files, _note_holdings(job)])
-    return assemble(job, noted, ({"forgotten": identity}, ()))
+    # Nothing was searched or judged anew: the parent's recall and statistics hold on.
+    stats = read_stats(snapshot_root(store, job.parent.label))
+    return assemble(job, noted, ({"forgotten": identity}, stats))
 
 
 def _written(records: Mapping[str, Record]) -> list[str]:

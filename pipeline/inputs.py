@@ -25,10 +25,16 @@ from corpus.files import (
 )
 from corpus.readers import detect_format
 from corpus.recipe import Recipe, Source
+from corpus.records import Keys
 from corpus.snapshots import Input
 
 _GLOB_CHARACTERS = "*?["
 _NOTES = "inputs.json"
+# What Hugging Face datasets, Spark and download tools put beside data in a directory.
+_ASIDE = (
+    "state.json", "dataset_info.json", "dataset_dict.json", "README.md", "LICENSE", ".md5", ".sha1",
+    ".sha256", ".crc", ".lock", ".tmp",
+)  # fmt: skip
 
 
 def find_inputs(recipe: Recipe) -> tuple[tuple[Input, ...], dict[str, str]]:
@@ -45,11 +51,12 @@ def find_inputs(recipe: Recipe) -> tuple[tuple[Input, ...], dict[str, str]]:
             source=source,
             name=name,
             format=form,
+            keys=keys,
             size_bytes=size_bytes(path),
             checksum=known[path],
             path=path,
         )
-        for source, name, form, path in found
+        for source, name, (form, keys), path in found
     ]
     return tuple(sorted(inputs, key=lambda each: (each.source, each.name))), states
 
@@ -75,8 +82,9 @@ def _checksum(path: str, state: str, notes: dict[str, Any]) -> str:
     return checksum(path)
 
 
-def _find_in_source(source: Source) -> list[tuple[str, str, str, str]]:
-    """Return (source, name, format, path) of every file of a source."""
+def _find_in_source(source: Source) -> list[tuple[str, str, tuple[str, Keys], str]]:
+    """Return (source, name, how it is read, path) of every file of a source."""
+    keys = Keys(source.text_key, source.id_key, source.url_key, source.language_key, source.markup)
     by_name: dict[str, str] = {}
     for given in source.paths:
         files = _expand(given)
@@ -90,20 +98,29 @@ def _find_in_source(source: Source) -> list[tuple[str, str, str, str]]:
                     "their common parent directory instead, or make them two sources"
                 )
     return [
-        (source.name, name, source.format if source.format != "auto" else detect_format(path), path)
-        for name, path in by_name.items()
+        (source.name, name, (_format(source, path), keys), path) for name, path in by_name.items()
     ]
+
+
+def _is_aside(path: str) -> bool:
+    """Tell a file that lies in a directory of data and is none: what tools note beside it."""
+    name = path.rsplit("/", 1)[-1]
+    return name.startswith((".", "_")) or name.endswith(_ASIDE)
+
+
+def _format(source: Source, path: str) -> str:
+    return source.format if source.format != "auto" else detect_format(path)
 
 
 def _expand(given: str) -> list[tuple[str, str]]:
     """Return the (name, path) of every file that a path, directory or glob names."""
     fs, base = filesystem(given)
-    if any(character in given for character in _GLOB_CHARACTERS):
+    if any(character in given for character in _GLOB_CHARACTERS) and not fs.exists(base):
         paths = [path for path in fs.glob(base) if fs.isfile(path)]
         fixed = base[: min(base.index(c) for c in _GLOB_CHARACTERS if c in base)]
         base = fixed.rsplit("/", 1)[0]
     elif fs.isdir(base):
-        paths = fs.find(base)
+        paths = [path for path in fs.find(base) if not _is_aside(path)]
     else:
         paths = [base] if fs.exists(base) else []
         base = base.rsplit("/", 1)[0]

@@ -5,8 +5,8 @@ failed go no further than C4, which makes new texts of the lines it leaves. Coun
 `pipeline/statistics.py` and `pipeline/lines.py`; `pipeline/reference.py` gives the same verdicts.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from corpus.recipe import Clean
 from pipeline.kernels import Int64s, UInt8s
-from pipeline.lines import LINE_COUNTS, choose, cut_citations, join
+from pipeline.lines import LINE_COUNTS, choose, cut_citations, find_citations, join
 from pipeline.rules import BY_NAME, EMPTY, RULES, Failure, Limits, Rule, is_english, thresholds
-from pipeline.statistics import COUNTS, Scan, scan
+from pipeline.statistics import COUNTS, Scan, recount, scan
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -69,54 +69,79 @@ def flat(texts: pa.LargeStringArray) -> tuple[UInt8s, Int64s]:
     """Return the bytes and [texts + 1] offsets of an array without nulls, not copied."""
     _, offsets, data = texts.buffers()
     ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    return np.frombuffer(data or b"", np.uint8), ends
+    flat_data = np.frombuffer(data or b"", np.uint8)
+    for each in (flat_data, ends):
+        each.setflags(write=False)  # some buffers are, and kernels are compiled for one kind
+    return flat_data, ends
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Flow:
     """Texts on their way through the sets of rules.
 
-    numbers: which texts of the piece they are; english: whether English stop words are asked for.
+    rows: which texts of the buffers they are; numbers: which of the piece that came in;
+    english: whether English stop words are asked for.
     """
 
     config: Clean
     data: UInt8s
     ends: Int64s
+    scanned: Scan
+    rows: Int64s
     numbers: Int64s
     english: Bools
-    scanned: Scan | None = None
-    kept: Bools | None = None
 
-    def count(self, step: int) -> Counts:
-        """Return every count that the rules of a set need, by name: [texts] each."""
-        rules = self.config.rules
-        if rules[step] == "c4":
-            data, self.ends = cut_citations(self.data, self.ends)
-            self.scanned = self.scanned if data is self.data else None
-            self.data = data
-        scanned = self.scan(step)
-        counts: Counts = dict(zip(COUNTS, scanned.counts.T, strict=True))
-        if rules[step] == "c4":
-            limits = _line_limits(thresholds(self.config), _scopes(counts, self.english))
-            chosen = choose(self.data, self.ends, scanned, limits)
-            self.kept = chosen.kept
-            counts |= dict(zip(LINE_COUNTS, chosen.counts.T, strict=True))
-        return counts
+    def only(self, mask: Bools) -> "_Flow":
+        """Go on with some of the texts."""
+        chosen = {name: getattr(self, name)[mask] for name in ("rows", "numbers", "english")}
+        return replace(self, **chosen)
 
-    def scan(self, step: int) -> Scan:
-        """Return the scan of the texts as they are; n-grams only where a coming set needs them."""
-        if self.scanned is None:
-            rules = self.config.rules[step:]
-            same = rules[: rules.index("c4")] if "c4" in rules else rules
-            self.scanned = scan(self.data, self.ends, ngrams="gopher_repetition" in same)
-        return self.scanned
+    def changed(self, data: UInt8s, ends: Int64s, step: int) -> "_Flow":
+        """Go on with new texts in the place of these, from a step on."""
+        scanned = _scan(data, ends, self.config.rules[step:])
+        return replace(self, data=data, ends=ends, scanned=scanned, rows=np.arange(len(ends) - 1))
 
-    def take_lines(self, rows: Int64s) -> None:
-        """Go on with some of the texts, without the lines that C4 takes out."""
-        assert self.scanned is not None and self.kept is not None
-        self.data, self.ends = join(self.data, self.scanned, self.kept, rows)
-        self.numbers, self.english = self.numbers[rows], self.english[rows]
-        self.scanned = None
+    def split(self, step: int) -> "list[_Flow]":
+        """Part texts with citations, and cut these out, from the others."""
+        cited = find_citations(self.data, self.ends)[self.rows]
+        with_them = self.only(cited)
+        cut = cut_citations(self.data, self.ends, with_them.rows)
+        return [self.only(~cited), with_them.changed(*cut, step)]
+
+    def count(self, step: int) -> tuple[Counts, Bools]:
+        """Return the counts that the rules of a set need, by name, and the lines that C4 keeps."""
+        found = self.scanned.counts[self.rows]
+        counts: Counts = dict(zip(COUNTS, found.T, strict=True))
+        if self.config.rules[step] != "c4":
+            return counts, np.empty(0, np.bool_)
+        limits = _line_limits(thresholds(self.config), _scopes(counts, self.english))
+        chosen = choose(self.data, self.ends, self.scanned, self.rows, limits)
+        return counts | dict(zip(LINE_COUNTS, chosen.counts.T, strict=True)), chosen.kept
+
+    def without_lines(self, kept: Bools, step: int) -> "_Flow":
+        """Go on with the lines that C4 keeps, from a step on."""
+        data, ends = join(self.data, self.scanned, kept, self.rows)
+        if self.config.rules[step:] != ("fineweb",):
+            return self.changed(data, ends, step)
+        scanned = recount(self.scanned, kept, self.rows)
+        return replace(self, data=data, ends=ends, scanned=scanned, rows=np.arange(len(ends) - 1))
+
+
+def _flow(texts: pa.LargeStringArray, config: Clean, english: Bools) -> _Flow:
+    data, ends = flat(texts)
+    rows = np.arange(len(texts))
+    ngrams = "gopher_repetition" in config.rules
+    scanned = scan(data, ends, ngrams=ngrams)  # also without rules: a text without words goes
+    return _Flow(config, data, ends, scanned, rows, rows, english)
+
+
+def _scan(data: UInt8s, ends: Int64s, rules: Sequence[str]) -> Scan:
+    """Count texts for the sets up to C4, which makes new texts; n-grams only where they ask.
+
+    Where no set is left there is nothing to count.
+    """
+    same = rules[: rules.index("c4")] if "c4" in rules else rules
+    return scan(data, ends if rules else ends[:1], ngrams="gopher_repetition" in same)
 
 
 def _scopes(counts: Counts, english: Bools) -> dict[str, Bools]:
@@ -145,16 +170,17 @@ def _values(rule: Rule, counts: Counts) -> Floats:
     if rule.over is None:
         return counts[rule.counted].astype(np.float64)
     over = counts[rule.over]
-    return np.divide(counts[rule.counted], over, out=np.full(len(over), np.nan), where=over > 0)
+    shares = np.full(len(over), np.nan)
+    np.divide(counts[rule.counted], over, out=shares, where=over > 0)
+    return shares
 
 
-def _fail(
-    flow: _Flow, rules: Iterable[Rule], counts: Counts, failures: list[Failure | None]
-) -> None:
+def _fail(flow: _Flow, preset: str, counts: Counts, failures: list[Failure | None]) -> None:
+    """Write the first rule of a set that each text fails, where none is written yet."""
     limits, scopes = thresholds(flow.config), _scopes(counts, flow.english)
-    for rule in rules:
-        limit = limits[rule.name]
-        if limit is None or rule.on_lines:
+    for rule in RULES:
+        limit = limits.get(rule.name)
+        if rule.preset != preset or rule.on_lines or limit is None:
             continue
         values = _values(rule, counts)
         beyond = values < limit if rule.side == "min" else values > limit
@@ -166,39 +192,51 @@ def _fail(
 
 def _judge(texts: pa.LargeStringArray, config: Clean, english: Bools) -> Judged:
     """Judge a piece of a batch."""
-    flow = _Flow(config, *flat(texts), np.arange(len(texts)), english)
     failures: list[Failure | None] = [None] * len(texts)
     removed = np.zeros((len(texts), len(LINE_COUNTS)), np.int64)
-    for number in np.flatnonzero(flow.scan(0).counts[:, COUNTS.index("words")] == 0):
-        failures[number] = EMPTY
+    flows = [_flow(texts, config, english)]
+    _fail_empty(flows[0], flows[0].scanned.counts[:, COUNTS.index("words")], failures)
     for step, preset in enumerate(config.rules):
-        counts = flow.count(step)
-        _fail(flow, (rule for rule in RULES if rule.preset == preset), counts, failures)
         if preset == "c4":
-            removed[flow.numbers] = np.stack([counts[name] for name in LINE_COUNTS], axis=1)
-            rows = np.flatnonzero([failures[number] is None for number in flow.numbers])
-            flow.take_lines(rows)
-            for number in flow.numbers[np.diff(flow.ends) == 0]:
-                failures[number] = EMPTY
+            passing = [flow.only(_passing(flow, failures)) for flow in flows]
+            flows = [part for flow in passing for part in flow.split(step)]
+        for at, flow in enumerate(flows):
+            counts, kept = flow.count(step)
+            _fail(flow, preset, counts, failures)
+            if preset == "c4":
+                removed[flow.numbers] = np.stack([counts[name] for name in LINE_COUNTS], axis=1)
+                flows[at] = flow.only(_passing(flow, failures)).without_lines(kept, step + 1)
+                _fail_empty(flows[at], np.diff(flows[at].ends), failures)
     passed = np.array([failure is None for failure in failures], np.bool_)
     totals = dict(zip(LINE_COUNTS, removed[passed].sum(axis=0).tolist(), strict=True))
-    names = {rule.name: rule.counted for rule in RULES if rule.on_lines}
     return Judged(
-        _results(texts, flow, passed) if "c4" in config.rules else texts,
+        _results(texts, flows, passed) if "c4" in config.rules else texts,
         failures,
-        {name: totals[counted] for name, counted in names.items()},
+        {rule.name: totals[rule.counted] for rule in RULES if rule.on_lines},
     )
 
 
-def _results(texts: pa.LargeStringArray, flow: _Flow, passed: Bools) -> pa.LargeStringArray:
+def _fail_empty(flow: _Flow, sizes: Int64s, failures: list[Failure | None]) -> None:
+    for number in flow.numbers[sizes == 0]:
+        failures[number] = EMPTY
+
+
+def _passing(flow: _Flow, failures: list[Failure | None]) -> Bools:
+    return np.array([failures[number] is None for number in flow.numbers], np.bool_)
+
+
+def _results(
+    texts: pa.LargeStringArray, flows: Sequence[_Flow], passed: Bools
+) -> pa.LargeStringArray:
     """Return the texts with what C4 left of those that passed."""
-    left = pa.LargeStringArray.from_buffers(
-        len(flow.numbers), pa.py_buffer(flow.ends), pa.py_buffer(flow.data)
-    )
-    chosen = np.arange(len(texts))
-    chosen[flow.numbers] = len(texts) + np.arange(len(flow.numbers))
+    arrays, chosen = [texts], np.arange(len(texts))
+    for flow in flows:
+        buffers = pa.py_buffer(flow.ends), pa.py_buffer(flow.data)
+        start = sum(map(len, arrays))
+        arrays.append(pa.LargeStringArray.from_buffers(len(flow.rows), *buffers))
+        chosen[flow.numbers] = start + np.arange(len(flow.rows))
     chosen = np.where(passed, chosen, np.arange(len(texts)))
-    return pa.concat_arrays([texts, left]).take(pa.array(chosen))
+    return pa.concat_arrays(arrays).take(pa.array(chosen))
 
 
 def statistics_table(
@@ -218,19 +256,21 @@ def statistics_table(
 
 
 def _tabulate(texts: pa.LargeStringArray, config: Clean, english: Bools) -> pa.Table:
-    flow = _Flow(config, *flat(texts), np.arange(len(texts)), english)
-    columns: dict[str, pa.Array] = {}
+    columns = {name: np.full(len(texts), np.nan) for name in thresholds(config)}
+    flows = [_flow(texts, config, english)]
     for step, preset in enumerate(config.rules):
-        counts = flow.count(step)
-        scopes = _scopes(counts, flow.english)
-        for rule in RULES:
-            if rule.preset == preset:
-                values = _values(rule, counts)
-                unknown = ~scopes[rule.scope] | np.isnan(values)
-                columns[rule.name] = pa.array(values, mask=unknown)
         if preset == "c4":
-            flow.take_lines(np.arange(len(texts)))
-    return pa.table(columns, schema=_schema(config))
+            flows = [part for flow in flows for part in flow.split(step)]
+        for at, flow in enumerate(flows):
+            counts, kept = flow.count(step)
+            scopes = _scopes(counts, flow.english)
+            for rule in (rule for rule in RULES if rule.preset == preset):
+                judged = np.where(scopes[rule.scope], _values(rule, counts), np.nan)
+                columns[rule.name][flow.numbers] = judged
+            if preset == "c4":
+                flows[at] = flow.without_lines(kept, step + 1)
+    arrays = [pa.array(values, mask=np.isnan(values)) for values in columns.values()]
+    return pa.table(arrays, schema=_schema(config))
 
 
 def _schema(config: Clean) -> pa.Schema:

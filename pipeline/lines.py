@@ -56,7 +56,7 @@ def _may_hold_phrase(text: UInt8s) -> bool:
             )
             two = np.uint8(text[i + 2] | _CASE) ^ probe[2]
             least = min(least, np.uint8(one | two | (np.uint8(text[i + 3] | _CASE) ^ probe[3])))
-    return least == 0
+    return bool(least == 0)
 
 
 @numba.njit(cache=True)
@@ -64,7 +64,7 @@ def _holds(text: UInt8s, byte: np.uint8) -> bool:
     least = np.uint8(255)
     for i in range(len(text)):
         least = min(least, np.uint8(text[i] ^ byte))
-    return least == 0
+    return bool(least == 0)
 
 
 @numba.njit(cache=True)
@@ -113,26 +113,28 @@ def _reason(line: UInt8s, row: Int64s, limits: Floats, phrases: bool) -> int:
 
 @numba.njit(cache=True)
 def _choose(
-    data: UInt8s, ends: Int64s, lines: Int64s, line_ends: Int64s, limits: Floats
+    flat: tuple[UInt8s, Int64s], lines: Int64s, line_ends: Int64s, rows: Int64s, limits: Floats
 ) -> tuple[Int64s, Bools]:
-    counts = np.zeros((len(ends) - 1, len(LINE_COUNTS)), np.int64)
+    data, ends = flat
+    counts = np.zeros((len(rows), len(LINE_COUNTS)), np.int64)
     kept = np.zeros(len(lines), np.bool_)
-    for t in range(len(ends) - 1):
+    for at in range(len(rows)):
+        t = rows[at]
         text = data[ends[t] : ends[t + 1]]
         some, braces = _may_hold_phrase(text), _holds(text, _OPENING_BRACE)
         for n in range(line_ends[t], line_ends[t + 1]):
             line = data[lines[n, START] : lines[n, STOP]]
             phrases = some and _may_hold_phrase(line)
-            reason = _reason(line, lines[n], limits[t], phrases)
+            reason = _reason(line, lines[n], limits[at], phrases)
             if reason > _FEW and phrases:
-                counts[t, _LOREM] += _occurrences(line, 1, 2) > 0
+                counts[at, _LOREM] += _occurrences(line, 1, 2) > 0
             if reason > _JAVASCRIPT and braces:
-                counts[t, _CURLY] += _holds(line, _OPENING_BRACE)
+                counts[at, _CURLY] += _holds(line, _OPENING_BRACE)
             kept[n] = reason == _LOREM
             if kept[n]:
-                counts[t, _SENTENCES] += lines[n, SENTENCES]
+                counts[at, _SENTENCES] += lines[n, SENTENCES]
             else:
-                counts[t, reason] += 1
+                counts[at, reason] += 1
     return counts, kept
 
 
@@ -157,34 +159,6 @@ def _join(
     return joined[:size], ends
 
 
-class Chosen(NamedTuple):
-    """What C4 says of a batch: counts, int64 [texts, LINE_COUNTS]; kept, bool [lines]."""
-
-    counts: Int64s
-    kept: Bools
-
-
-def choose(data: UInt8s, ends: Int64s, scanned: Scan, limits: Floats) -> Chosen:
-    """Choose the lines that stay; `limits` are those of the five rules on lines for each text."""
-    return Chosen(*_choose(data, ends, scanned.lines, scanned.line_ends, limits))
-
-
-def join(data: UInt8s, scanned: Scan, kept: Bools, chosen: Int64s) -> tuple[UInt8s, Int64s]:
-    """Return the texts of the chosen numbers with the lines that stay, as data and offsets."""
-    joined, ends = _join(data, chosen, scanned.lines, scanned.line_ends, kept)
-    joined.setflags(write=False)  # as Arrow's buffers are: to compile kernels once
-    return joined, ends
-
-
-def cut_citations(data: UInt8s, ends: Int64s) -> tuple[UInt8s, Int64s]:
-    """Cut out what Wikipedia leaves in a text: `[12]`, `[edit]`, `[citation needed]`."""
-    if not _holds(data[ends[0] : ends[-1]], _OPENING_BRACKET):
-        return data, ends
-    cut, cut_ends = _cut_citations(data, ends)
-    cut.setflags(write=False)
-    return cut, cut_ends
-
-
 @numba.njit(cache=True)
 def _citation(text: UInt8s, i: int) -> int:
     """Return the length of the citation whose bracket opens at i, or 0."""
@@ -205,17 +179,67 @@ def _citation(text: UInt8s, i: int) -> int:
 
 
 @numba.njit(cache=True)
-def _cut_citations(data: UInt8s, ends: Int64s) -> tuple[UInt8s, Int64s]:
-    out, out_ends = np.empty(ends[-1] - ends[0], np.uint8), np.zeros(len(ends), np.int64)
-    size = 0
+def _find_citations(data: UInt8s, ends: Int64s) -> Bools:
+    found = np.zeros(len(ends) - 1, np.bool_)
     for t in range(len(ends) - 1):
         text = data[ends[t] : ends[t + 1]]
+        if _holds(text, _OPENING_BRACKET):
+            for i in range(len(text)):
+                found[t] |= text[i] == _OPENING_BRACKET and _citation(text, i) > 0
+    return found
+
+
+@numba.njit(cache=True)
+def _cut_citations(data: UInt8s, ends: Int64s, rows: Int64s) -> tuple[UInt8s, Int64s]:
+    longest = 0
+    for t in rows:
+        longest += ends[t + 1] - ends[t]
+    cut, cut_ends = np.empty(longest, np.uint8), np.zeros(len(rows) + 1, np.int64)
+    size = 0
+    for n in range(len(rows)):
+        text = data[ends[rows[n]] : ends[rows[n] + 1]]
         i = 0
         while i < len(text):
             skipped = _citation(text, i) if text[i] == _OPENING_BRACKET else 0
             if not skipped:
-                out[size] = text[i]
+                cut[size] = text[i]
                 size += 1
             i += max(skipped, 1)
-        out_ends[t + 1] = size
-    return out[:size], out_ends
+        cut_ends[n + 1] = size
+    return cut[:size], cut_ends
+
+
+class Chosen(NamedTuple):
+    """What C4 says of some texts: counts, int64 [texts, LINE_COUNTS]; kept, bool [lines]."""
+
+    counts: Int64s
+    kept: Bools
+
+
+def choose(data: UInt8s, ends: Int64s, scanned: Scan, rows: Int64s, limits: Floats) -> Chosen:
+    """Choose the lines that stay of the texts of these rows.
+
+    limits: thresholds of the five rules on lines, [rows, 5].
+    """
+    return Chosen(*_choose((data, ends), scanned.lines, scanned.line_ends, rows, limits))
+
+
+def join(data: UInt8s, scanned: Scan, kept: Bools, rows: Int64s) -> tuple[UInt8s, Int64s]:
+    """Return the texts of these rows with the lines that stay, as data and offsets."""
+    joined, ends = _join(data, rows, scanned.lines, scanned.line_ends, kept)
+    joined.setflags(write=False)  # as Arrow's buffers are: to compile kernels once
+    ends.setflags(write=False)
+    return joined, ends
+
+
+def find_citations(data: UInt8s, ends: Int64s) -> Bools:
+    """Tell which texts hold what Wikipedia leaves: `[12]`, `[edit]`, `[citation needed]`."""
+    return np.asarray(_find_citations(data, ends), np.bool_)
+
+
+def cut_citations(data: UInt8s, ends: Int64s, rows: Int64s) -> tuple[UInt8s, Int64s]:
+    """Return the texts of these rows without their citations, as data and offsets."""
+    cut, cut_ends = _cut_citations(data, ends, rows)
+    cut.setflags(write=False)
+    cut_ends.setflags(write=False)
+    return cut, cut_ends

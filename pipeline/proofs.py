@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from corpus.archives import InputFile
 from corpus.documents import (
     DROP_SCHEMA,
     DUPLICATE_SCHEMA,
@@ -30,7 +31,7 @@ from corpus.documents import (
 )
 from corpus.files import checksum, exists, join, list_names, size_bytes
 from corpus.forgotten import Forgotten, read_forgotten
-from corpus.readers import InputFile, read_records
+from corpus.readers import read_records
 from corpus.recipe import Dedup
 from corpus.shards import Shard
 from corpus.snapshots import Input, Part, ShardEntry, tokenizer_root
@@ -119,7 +120,7 @@ def _check_inputs(store: Store, not_checked: list[str]) -> Iterator[str]:
 def _clean_again(file: InputFile, source: Input, given: tuple[Store, Forgotten]) -> tuple[int, int]:
     store, forgotten = given
     config = store.recipe.clean
-    records = read_records(file, source.format, config.max_record_bytes)
+    records = read_records(file, source.format, config.max_record_bytes, source.keys)
     origin = Origin(source.snapshot, source.source, source.name)
     documents = drops = 0
     cleaner = Cleaner(origin, open_chain(store.root, config), forgotten)

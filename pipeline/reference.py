@@ -16,8 +16,10 @@
 """
 
 import re
+import string
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -40,6 +42,7 @@ from pipeline.characters import (
 )
 from pipeline.rules import BY_NAME, EMPTY, RULES, Failure, Rule, is_english, thresholds
 
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 # What Wikipedia leaves in a text: c4_utils.py of tensorflow/datasets.
 _CITATION = re.compile(r"\[(?:[0-9]*|edit|citation needed)\]")
 # The rules on lines that come before C4's look at "lorem ipsum".
@@ -56,19 +59,20 @@ class Result(NamedTuple):
 
 def words_of(text: str) -> list[str]:
     """Cut a text into words: `"Hi, 你好。x"` -> `["Hi,", "你", "好。", "x"]`."""
-    words: list[str] = []
-    for run in text.split():
-        start, previous = 0, 0
-        for i, character in enumerate(run):
-            kind = classes_of(character)
-            if not kind & LETTER:
-                continue
+    return [word for run in text.split() for word in _cut(run)]
+
+
+@lru_cache(maxsize=2**16)
+def _cut(run: str) -> tuple[str, ...]:
+    """Cut a run without white space into words."""
+    cuts, previous = [0], 0
+    for i, character in enumerate(run):
+        kind = classes_of(character)
+        if kind & LETTER:
             if previous and (kind | previous) & UNSPACED:
-                words.append(run[start:i])
-                start = i
+                cuts.append(i)
             previous = kind
-        words.append(run[start:])
-    return words
+    return tuple(run[start:stop] for start, stop in pairwise([*cuts, len(run)]))
 
 
 def lines_of(text: str) -> list[str]:
@@ -87,6 +91,7 @@ def paragraphs_of(text: str) -> list[list[str]]:
     return [lines for lines in paragraphs if lines]
 
 
+@lru_cache(maxsize=2**16)
 def kinds_of(word: str) -> int:
     """Return the classes of all characters of a word."""
     found = 0
@@ -95,6 +100,7 @@ def kinds_of(word: str) -> int:
     return found
 
 
+@lru_cache(maxsize=2**16)
 def ends_sentence(word: str) -> bool:
     """Tell whether a word ends in a terminal mark, whatever closes after it."""
     for character in reversed(word):
@@ -125,7 +131,7 @@ def count_words(text: str) -> dict[str, int]:
 
 def lower(text: str) -> str:
     """Lower ASCII letters only, as all words that rules look for are ASCII."""
-    return "".join(c.lower() if c.isascii() else c for c in text)
+    return text.lower() if text.isascii() else text.translate(_LOWER)
 
 
 def count_lines(text: str) -> dict[str, int]:
@@ -250,11 +256,14 @@ def _beyond(name: str, value: float, limits: Limits) -> bool:
     return value < limit if BY_NAME[name].side == "min" else value > limit
 
 
-def statistics(text: str, limits: Limits) -> tuple[str, dict[str, int]]:
-    """Return all counts of a text, and the text without the lines that C4 takes out."""
-    counts = count_words(text) | count_lines(text) | count_ngrams(text)
-    rest, taken = take_lines(text, limits)
-    return rest, counts | taken
+def statistics(text: str, preset: str, limits: Limits) -> tuple[str, dict[str, int]]:
+    """Return the counts that a set of rules needs, and the text that it leaves."""
+    counts = count_words(text)
+    if preset == "c4":
+        rest, taken = take_lines(text, limits)
+        return rest, counts | taken
+    counts |= count_lines(text)
+    return text, counts | (count_ngrams(text) if preset == "gopher_repetition" else {})
 
 
 def value_of(rule: Rule, counts: Mapping[str, int]) -> float:
@@ -274,24 +283,34 @@ def in_scope(rule: Rule, counts: Mapping[str, int], language: str | None) -> boo
 
 def judge(text: str, config: Clean, language: str | None = None) -> Result:
     """Judge a cleaned text by the recipe's rules."""
-    limits, judged = thresholds(config), text
-    removed: dict[str, int] = {}
+    judged, removed = text, dict[str, int]()
     if not words_of(text):
         return Result(text, EMPTY, {})
     for preset in config.rules:
-        rules = [rule for rule in RULES if rule.preset == preset]
-        judged = _CITATION.sub("", judged) if preset == "c4" else judged
-        words = count_words(judged)
-        scoped = {rule.name: limits[rule.name] for rule in rules if in_scope(rule, words, language)}
-        rest, counts = statistics(judged, scoped)
-        for rule in rules:
-            value = value_of(rule, counts)
-            limit = scoped.get(rule.name)
-            if not rule.on_lines and limit is not None and _beyond(rule.name, value, scoped):
-                return Result(text, Failure(rule.name, value, limit), {})
         if preset == "c4":
-            judged = rest
-            removed = {rule.name: counts[rule.counted] for rule in rules if rule.on_lines}
-        if not judged:
-            return Result(text, EMPTY, {})
+            judged = _CITATION.sub("", judged)
+        words = count_words(judged)
+        limits = {
+            name: limit
+            for name, limit in thresholds(config).items()
+            if BY_NAME[name].preset == preset and in_scope(BY_NAME[name], words, language)
+        }
+        judged, counts = statistics(judged, preset, limits)
+        failure = _first_failure(limits, counts)
+        if failure is None and not judged:
+            failure = EMPTY
+        if failure is not None:
+            return Result(text, failure, {})
+        if preset == "c4":
+            removed = {rule.name: counts[rule.counted] for rule in RULES if rule.on_lines}
     return Result(judged, None, removed)
+
+
+def _first_failure(limits: Limits, counts: Mapping[str, int]) -> Failure | None:
+    for name, limit in limits.items():
+        if limit is None or BY_NAME[name].on_lines:
+            continue
+        value = value_of(BY_NAME[name], counts)
+        if _beyond(name, value, limits):
+            return Failure(name, value, limit)
+    return None

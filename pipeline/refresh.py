@@ -164,8 +164,7 @@ def run(job: Job, lease: Lease) -> Outcome:
         snapshot = build(job, stages)
     finally:
         stages.close()
-    stats = orjson.loads(read_bytes(job.tree.own("stats.json")))
-    snapshot = add_report(job.recipe.store, snapshot, job.parent, stats["recall"])
+    snapshot = add_report(job.recipe.store, snapshot, job.parent)
     commit(job, snapshot, lease)
     return Outcome(snapshot, stages.tasks_run, time.perf_counter() - start, stages.seconds)
 

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -185,7 +186,7 @@ def spell_part(tree: Tree, task: str, part: str, common: Sequence[str]) -> Outpu
     for texts in kept_batches(tree, part):
         data, ends = bytes_of(texts)
         lines = hash_lines(data, ends)
-        chosen = np.flatnonzero(np.isin(lines.hashes, wanted))
+        chosen = np.flatnonzero(_among(lines.hashes, wanted))
         spans = zip(lines.starts[chosen].tolist(), lines.stops[chosen].tolist(), strict=True)
         spelled = [data[start:stop].tobytes().decode() for start, stop in spans]
         counts.update(
@@ -194,3 +195,11 @@ def spell_part(tree: Tree, task: str, part: str, common: Sequence[str]) -> Outpu
     path = f"spell/{task}.json"
     write_bytes(tree.own(path), orjson.dumps(counts, option=orjson.OPT_SORT_KEYS))
     return Output((path,), {"lines": len(counts)})
+
+
+def _among(values: UInt64s, listed: UInt64s) -> npt.NDArray[np.bool_]:
+    """Tell which values are among sorted ones."""
+    if not len(listed):
+        return np.zeros(len(values), np.bool_)
+    places = np.minimum(np.searchsorted(listed, values), len(listed) - 1)
+    return np.asarray(listed[places] == values)

@@ -32,7 +32,7 @@ def _find(keys: UInt64s, i: int, table: tuple[Int64s, np.uint64]) -> int:
         slot = (slot + 1) & (len(slots) - 1)
     if slots[slot] < 0:
         slots[slot] = i
-    return slots[slot]
+    return int(slots[slot])
 
 
 @numba.njit(cache=True)

@@ -15,56 +15,50 @@ Not shown: the text of what rules dropped (no table holds it), and ids of docume
 went (a take-down's would stay in print). No recall without canaries.
 """
 
-import hashlib
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, groupby
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from operator import attrgetter
 from typing import Any
-
-import orjson
 
 from corpus.files import write_bytes
 from corpus.snapshots import FileEntry, PartEntry, Snapshot
 from pipeline import pictures
-from pipeline.build import funnel
-from pipeline.clean import input_name, read_table
-from pipeline.clusters import cluster_sizes
+from pipeline.build import funnel, read_stats
+from pipeline.clean import read_table
+from pipeline.cleaning_report import changed_texts, distributions, languages
 from pipeline.dedup import METHODS
+from pipeline.dedup_report import clusters, duplicates, recall
 from pipeline.diff import compare
 from pipeline.explain import Store
-from pipeline.index import read_row
 from pipeline.jobs import describe_file
-from pipeline.pictures import Bar, Html, heading, name, paragraph, percent, place, show, table
+from pipeline.pictures import Bar, Html, heading, name, paragraph, percent, show, table
+from pipeline.samples import rank, some_parts, where
 
 REPORT = "report.html"
 
 _EXAMPLES, _PARTS_PER_RULE = 3, 2
-_PAIRS, _PARTS_FOR_PAIRS, _WITNESS_PARTS = 6, 8, 4
 _COMPARED_PARTS = 64
-# Guesses of what a machine that only starts jobs has the time and the memory for.
-_CLUSTER_PARTS, _CLUSTER_ROWS, _LARGEST_CLUSTERS = 512, 1_000_000, 10
 _BARS = 24  # more are no picture any more; the table has all
-_UNREAD = Html("not looked up: the witness lies in one of too many parts of a file")
 _GROUPS = (("kept", "kept"), ("duplicate", "duplicates"), ("rule", "dropped by rules"))
 
-Bins = Sequence[Mapping[str, Any]]
 
-
-def render(store: Store, parent: Store | None, canaries: Bins | None) -> bytes:
+def render(store: Store, parent: Store | None, stats: Mapping[str, Any]) -> bytes:
     """Return the page of a snapshot, whose manifest need not be on disk yet.
 
-    `parent` is absent for a first snapshot and where it was withdrawn; `canaries` are the bins of
-    `pipeline.canaries.to_json`.
+    `parent` is absent for a first snapshot and where it was withdrawn; `stats` is what `stats.json`
+    holds.
     """
     sections = {
         "deliveries": ("What was delivered", _deliveries(store.snapshot)),
         "funnel": ("What became of it", _funnel(store.snapshot)),
         "drops": ("What was dropped, and by which rule", _drops(store)),
-        "duplicates": ("Near-duplicates beside their witnesses", _duplicates(store)),
-        "clusters": ("How many records a kept document stands for", _clusters(store)),
-        "recall": ("How many near-duplicates the search finds", _recall(store, canaries)),
+        "rules": ("What the rules looked at", distributions(store, stats)),
+        "languages": ("Languages", languages(stats)),
+        "texts": ("What cleaning changed", changed_texts(stats)),
+        "duplicates": ("Near-duplicates beside their witnesses", duplicates(store)),
+        "clusters": ("How many records a kept document stands for", clusters(store)),
+        "recall": ("How many near-duplicates the search finds", recall(store, stats)),
         "sequences": ("Tokens, sequences and shards", _sequences(store.snapshot)),
         "changes": ("What changed since the parent", _changes(store, parent)),
     }
@@ -72,13 +66,12 @@ def render(store: Store, parent: Store | None, canaries: Bins | None) -> bytes:
     return pictures.page(title, _header(store.snapshot), sections).encode()
 
 
-def add_report(
-    store: str, snapshot: Snapshot, parent: Snapshot | None, canaries: Bins | None
-) -> Snapshot:
+def add_report(store: str, snapshot: Snapshot, parent: Snapshot | None) -> Snapshot:
     """Write the page into a snapshot's directory; return the manifest that lists it."""
     tree = snapshot.tree(store)
     before = None if parent is None else Store(store, parent.tree(store), parent)
-    write_bytes(tree.own(REPORT), render(Store(store, tree, snapshot), before, canaries))
+    stats = read_stats(tree.root)
+    write_bytes(tree.own(REPORT), render(Store(store, tree, snapshot), before, stats))
     entry = FileEntry(**describe_file(tree.root, REPORT), home=snapshot.label)
     others = [each for each in snapshot.files if each.path != REPORT]
     files = sorted([*others, entry], key=lambda each: each.path)
@@ -181,20 +174,10 @@ def _examples(store: Store, rule: str) -> list[dict[str, Any]]:
     """Return a few drops of a rule, those of least hash in a few parts of least hash."""
     kind = ".dedup" if rule in METHODS else ""
     rows: list[dict[str, Any]] = []
-    for part in _some_parts(store.snapshot.parts, rule, _PARTS_PER_RULE):
+    for part in some_parts(store.snapshot.parts, rule, _PARTS_PER_RULE):
         path = store.tree.find(f"dropped/{part.name}{kind}.parquet")
         rows += read_table(path, filters=[("rule", "==", rule)]).to_pylist()
-    return sorted(rows, key=_rank)[:_EXAMPLES]
-
-
-def _some_parts(parts: Iterable[PartEntry], rule: str, count: int) -> list[PartEntry]:
-    having = [part for part in parts if part.dropped.get(rule)]
-    return sorted(having, key=lambda part: hashlib.sha256(part.name.encode()).digest())[:count]
-
-
-def _rank(row: Mapping[str, Any]) -> bytes:
-    place = [row[key] for key in ("id", "snapshot", "file", "position")]
-    return hashlib.sha256(orjson.dumps(place)).digest()
+    return sorted(rows, key=rank)[:_EXAMPLES]
 
 
 def _example(row: Mapping[str, Any]) -> tuple[Html | float | None, ...]:
@@ -203,140 +186,8 @@ def _example(row: Mapping[str, Any]) -> tuple[Html | float | None, ...]:
     )
     if witness is not None:
         estimated = f" ({detail})" if detail else ""
-        detail = Html(f"in favour of {witness}, {_where(row, 'witness_')}{estimated}")
-    return identity, _where(row), row["value"], row["threshold"], detail
-
-
-def _where(row: Mapping[str, Any], prefix: str = "") -> Html:
-    return place(*(row[prefix + key] for key in ("snapshot", "file", "position")))
-
-
-def _duplicates(store: Store) -> Iterator[Html]:
-    newest = store.snapshot.deliveries[-1]
-    rows = _spread_pairs(store, newest)
-    if not rows:
-        yield paragraph(f"The delivery {newest} has no near-duplicates.")
-        return
-    yield paragraph(
-        f"Of the delivery {newest}, spread from the threshold up. Excerpts begin about where the "
-        "texts first differ, so most of what they share may lie outside; marked is what differs. "
-        "`python -m pipeline explain STORE ID` shows any other pair."
-    )
-    for part, row in rows:
-        dropped = str(read_row(store.tree.find(f"clean/{part}.parquet"), row["row"])["text"])
-        kept = _witness_text(store, row)
-        sides = (_UNREAD, _UNREAD) if kept is None else pictures.mark_differences(dropped, kept)
-        measure = "estimated" if store.recipe.dedup.verify == "signature" else "verified"
-        yield heading(f"Similarity {row['similarity']:.3f} ({row['method']}, {measure})")
-        titles = [
-            Html(f"{title}: {name(row[prefix + 'id'])} ({_where(row, prefix)})")
-            for title, prefix in (("dropped", ""), ("kept", "witness_"))
-        ]
-        yield pictures.side_by_side(titles, sides)
-
-
-def _spread_pairs(store: Store, delivery: str) -> list[tuple[str, dict[str, Any]]]:
-    """Choose near-duplicates of a few parts, as many as can be from each stretch of similarity."""
-    threshold = store.recipe.dedup.threshold
-    parts = [part for part in store.snapshot.parts if part.snapshot == delivery]
-    stretches: list[list[tuple[str, dict[str, Any]]]] = [[] for _ in range(_PAIRS)]
-    for part in _some_parts(parts, "minhash", _PARTS_FOR_PAIRS):
-        path = store.tree.find(f"duplicates/{part.name}.parquet")
-        for row in read_table(path, filters=[("method", "==", "minhash")]).to_pylist():
-            above = (row["similarity"] - threshold) / (1 - threshold) if threshold < 1 else 0
-            stretches[max(0, min(_PAIRS - 1, int(above * _PAIRS)))].append((part.name, row))
-    ranked = [
-        (turn, number, found)
-        for number, stretch in enumerate(stretches)
-        for turn, found in enumerate(sorted(stretch, key=lambda found: _rank(found[1])))
-    ]
-    chosen = sorted(ranked, key=lambda each: each[:2])[:_PAIRS]
-    return sorted((each[2] for each in chosen), key=lambda it: (it[1]["similarity"], _rank(it[1])))
-
-
-def _witness_text(store: Store, row: Mapping[str, Any]) -> str | None:
-    """Read the text of a duplicate's witness, in the part where its position should lie."""
-    files = {
-        input_name(each)
-        for each in store.snapshot.inputs
-        if (each.snapshot, each.name) == (row["witness_snapshot"], row["witness_file"])
-        and row["witness_id"].startswith(f"{each.source}/")
-    }
-    parts = [part for part in store.snapshot.parts if part.name.rpartition("-")[0] in files]
-    # Records are cut into parts in the order of a file; blank lines among them are not counted.
-    ends = list(accumulate(part.kept + sum(part.dropped.values()) for part in parts))
-    guess = bisect_left(ends, row["witness_position"])
-    nearest = sorted(range(len(parts)), key=lambda number: abs(number - guess))
-    wanted = [(key, "==", row[f"witness_{key}"]) for key in ("id", "file", "position")]
-    for number in nearest[:_WITNESS_PARTS]:
-        path = store.tree.find(f"clean/{parts[number].name}.parquet")
-        found = read_table(path, columns=["text"], filters=wanted)["text"].to_pylist()
-        if found:
-            return str(found[0])
-    return None
-
-
-def _clusters(store: Store) -> Iterator[Html]:
-    having = [part for part in store.snapshot.parts if any(map(part.dropped.get, METHODS))]
-    duplicates = sum(part.dropped.get(method, 0) for part in having for method in METHODS)
-    if len(having) > _CLUSTER_PARTS or duplicates > _CLUSTER_ROWS:
-        yield paragraph(
-            f"Not counted here: {duplicates:,} duplicates in {len(having):,} parts are too many. "
-            "`python -m pipeline clusters STORE` counts them."
-        )
-        return
-    sizes = cluster_sizes(_only(store, having))
-    alone = store.snapshot.counts.documents_kept - len(sizes)
-    counted, bound = [("1 record", alone)], 2
-    while bound <= max(sizes.values(), default=0):
-        count = sum(bound <= size < 2 * bound for size in sizes.values())
-        counted.append((f"{bound:,} to {2 * bound - 1:,} records", count))
-        bound *= 2
-    most = max(count for _, count in counted)
-    drawn = [Bar(f"{size}: {count:,}", (count,), most) for size, count in counted]
-    title = "Kept documents by the records they stand for"
-    yield pictures.bars(title, _GROUPS[:1], drawn)
-    yield table(title, ("size", "documents"), counted)
-    largest = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:_LARGEST_CLUSTERS]
-    rows = [(name(of[0]), place(of[1], of[2], of[3]), size) for of, size in largest]
-    yield table("The largest", ("kept document", "where", "records"), rows)
-
-
-def _only(store: Store, parts: Iterable[PartEntry]) -> Store:
-    return store._replace(snapshot=store.snapshot.model_copy(update={"parts": tuple(parts)}))
-
-
-def _recall(store: Store, canaries: Bins | None) -> Iterator[Html]:
-    if not canaries:
-        yield paragraph("Not measured for this snapshot.")
-        return
-    dedup = store.recipe.dedup
-    yield paragraph(
-        "Pairs of made-up texts of known similarity go through the same signing and search as "
-        f"documents. In theory {dedup.bands} bands of {dedup.rows} rows find the share that the "
-        "dashed line shows; a point is what was found, its upright line what chance allows (99 %)."
-    )
-    first = min(each["similarity_low"] for each in canaries)
-    places = (first + (1 - first) * n / 60 for n in range(61))
-    curve = [(at, 1 - (1 - at**dedup.rows) ** dedup.bands) for at in places]
-    points = [
-        pictures.Point(
-            (each["similarity_low"] + each["similarity_high"]) / 2,
-            *(each[key] / each["pairs"] for key in ("found", "found_low", "found_high")),
-        )
-        for each in canaries
-    ]
-    yield pictures.shares("Share of near-duplicate pairs found, by similarity", curve, points)
-    head = ("similarity", "pairs", "found", "measured", "in theory", "99 % interval", "verdict")
-    yield table("Recall of the canaries", head, map(_bin, canaries))
-
-
-def _bin(each: Mapping[str, Any]) -> tuple[Html | str | int, ...]:
-    pairs, found, low, high = (each[key] for key in ("pairs", "found", "found_low", "found_high"))
-    similarity = f"{each['similarity_low']:.2f} to {each['similarity_high']:.2f}"
-    verdict = "inside" if low <= found <= high else "outside"
-    measured, expected = percent(found, pairs), percent(each["expected"], pairs)
-    return similarity, pairs, found, measured, expected, f"{low:,} to {high:,} pairs", verdict
+        detail = Html(f"in favour of {witness}, {where(row, 'witness_')}{estimated}")
+    return identity, where(row), row["value"], row["threshold"], detail
 
 
 def _sequences(snapshot: Snapshot) -> Iterator[Html]:
@@ -373,6 +224,10 @@ def _changes(store: Store, parent: Store | None) -> Iterator[Html]:
     for title, counted in changes.items():
         found = [(*key, count) for key, count in sorted(counted.items()) if count]
         yield table(title, ("source", "why", "records"), found)
+
+
+def _only(store: Store, parts: Iterable[PartEntry]) -> Store:
+    return store._replace(snapshot=store.snapshot.model_copy(update={"parts": tuple(parts)}))
 
 
 def _count_changes(store: Store, parent: Store) -> tuple[dict[str, Counter[tuple[str, str]]], int]:

@@ -92,17 +92,20 @@ RULES = (
     ),
     *(
         Rule(f"gopher_{n}", "gopher_repetition", "max", share, f"{n}_characters", "characters")
-        for n, share in (
-            ("top_2gram", 0.20),
-            ("top_3gram", 0.18),
-            ("top_4gram", 0.16),
-            ("duplicate_5gram", 0.15),
-            ("duplicate_6gram", 0.14),
-            ("duplicate_7gram", 0.13),
-            ("duplicate_8gram", 0.12),
-            ("duplicate_9gram", 0.11),
-            ("duplicate_10gram", 0.10),
+        for n, share in (("top_2gram", 0.20), ("top_3gram", 0.18), ("top_4gram", 0.16))
+    ),
+    # Ten characters of Thai are two or three words, and repeat in any text.
+    *(
+        Rule(
+            f"gopher_duplicate_{n}gram",
+            "gopher_repetition",
+            "max",
+            share,
+            f"duplicate_{n}gram_characters",
+            "characters",
+            "spaced",
         )
+        for n, share in zip(range(5, 11), (0.15, 0.14, 0.13, 0.12, 0.11, 0.10), strict=True)
     ),
     # Gopher, appendix A.1.1, in its order.
     Rule("gopher_min_words", "gopher_quality", "min", 50, "words"),

@@ -11,23 +11,32 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.characters import (
     ALPHABETIC,
     BULLETS,
-    CLOSING,
-    LETTER,
     QUOTES,
     SHORT_LINE,
-    SPACE,
-    STOP_WORDS,
     TERMINAL,
     UNMARKED,
     UNSPACED,
     class_table,
 )
-from pipeline.kernels import Int64s, UInt8s, UInt64s, _mix, decode
+from pipeline.kernels import Int64s, UInt8s, UInt64s, _mix
 from pipeline.repetition import count_ngrams, count_repeated
+from pipeline.words import (
+    BYTE,
+    STOP_SLOTS,
+    character_at,
+    character_before,
+    classes_in,
+    cut_words,
+    ends_sentence,
+    stop_word_bit,
+)
+
+Bools = npt.NDArray[np.bool_]
 
 # The columns of a matrix of counts.
 COUNTS = (
@@ -79,23 +88,14 @@ _NGRAMS = COUNTS.index("top_2gram_characters")
 
 # The columns of a matrix of lines; `STOP - START` bytes lie without the white space at the ends.
 START, STOP, CHARACTERS, WORDS, LONGEST, SENTENCES, MARKS, OPENS_PARAGRAPH, HASH = range(9)
-LINE_FIELDS = 9
+UNSPACED_WORDS, UNMARKED_WORDS, LINE_FIELDS = range(9, 12)
 # Bits of MARKS.
 BULLET, ELLIPSIS, MARKED, ENDED = 1, 2, 4, 8
 
-_SEED, _GOLDEN = 0xCBF29CE484222325, 0x9E3779B97F4A7C15  # FNV's offset; 2^64 over the golden ratio
-_BYTE = 2**32 - 1  # of an edge: the offset of a byte
+_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, see `pipeline/kernels.py`
 _NEWLINE, _HASH_SIGN, _FULL_STOP = 0x0A, 0x23, 0x2E
 _BULLET_CODES = np.array([ord(bullet) for bullet in BULLETS])
 _QUOTE_CODES = np.array([ord(quote) for quote in QUOTES])
-# Stop words have up to four ASCII letters, so they are 32-bit numbers; this factor, found by trying
-# odd ones, sends them to different slots of 16. Of a longer word no byte is kept.
-_STOP_FACTOR = np.uint32(2334851559)
-_STOP_SLOTS = np.zeros(16, np.uint32)
-for _word in STOP_WORDS:
-    _packed = int.from_bytes(_word.encode(), "little")
-    _STOP_SLOTS[(_packed * int(_STOP_FACTOR) & 0xFFFFFFFF) >> 28] = _packed
-_KEPT = np.array([0, 0xFF, 0xFFFF, 0xFFFFFF, 0xFFFFFFFF, 0], np.uint32)
 
 
 class Scan(NamedTuple):
@@ -110,112 +110,17 @@ class Scan(NamedTuple):
 
 
 @numba.njit(cache=True)
-def _at(text: UInt8s, i: int) -> tuple[np.int64, int]:
-    if text[i] < 0x80:
-        return np.int64(text[i]), 1
-    return decode(text, i)
-
-
-@numba.njit(cache=True)
-def _before(text: UInt8s, stop: int) -> tuple[np.int64, int]:
-    """Return the character that ends at `stop`, and where it starts."""
-    start = stop - 1
-    while text[start] & 0xC0 == 0x80:
-        start -= 1
-    return _at(text, start)[0], start
-
-
-@numba.njit(cache=True)
-def _has_letter(text: UInt8s, start: int, stop: int, classes: UInt8s) -> bool:
-    while start < stop:
-        code, width = _at(text, start)
-        if classes[code] & LETTER:
-            return True
-        start += width
-    return False
-
-
-@numba.njit(cache=True)
-def _cut(text: UInt8s, classes: UInt8s, hashes: UInt64s, edges: Int64s) -> int:
-    """Write hash, start and end of every word, an edge as byte + character << 32; count words.
-
-    Without a branch on where words end: see `pipeline/kernels.py`.
-    """
-    i = position = count = inside = after = 0
-    state = np.uint64(_SEED)
-    while i < len(text):
-        code, width = _at(text, i)
-        kind = classes[code]
-        edge = i | position << 32
-        if (kind & UNSPACED) | after:
-            if kind & SPACE:
-                after = 0
-            elif kind & LETTER:
-                begin = edges[count - 1] & _BYTE
-                if after or (inside and _has_letter(text, begin, i, classes)):
-                    hashes[count >> 1] = state
-                    edges[count] = edges[count + 1] = edge
-                    count += 2
-                    state = np.uint64(_SEED)
-                after = np.int64(kind & UNSPACED)
-        joined = 0 if kind & SPACE else 1
-        hashes[count >> 1], edges[count] = state, edge  # stands only where the next line counts it
-        count += joined ^ inside
-        longer = (state ^ np.uint64(code)) * np.uint64(_GOLDEN)
-        state = longer if joined else np.uint64(_SEED)
-        inside = joined
-        i, position = i + width, position + 1
-    hashes[count >> 1], edges[count] = state, i | position << 32
-    return (count + inside) >> 1
-
-
-@numba.njit(cache=True)
-def _kinds(text: UInt8s, start: int, stop: int, classes: UInt8s) -> np.uint8:
-    """Return the classes of a word up to its first alphabetic character: more change nothing."""
-    found = np.uint8(0)
-    while start < stop and not found & ALPHABETIC:
-        code, width = _at(text, start)
-        found |= classes[code]
-        start += width
-    return found
-
-
-@numba.njit(cache=True)
-def _ends_sentence(text: UInt8s, start: int, stop: int, classes: UInt8s) -> int:
-    kind = classes[text[stop - 1]]
-    if text[stop - 1] < 0x80 and not kind & CLOSING:
-        return 1 if kind & TERMINAL else 0
-    while stop > start:
-        code, stop = _before(text, stop)
-        if not classes[code] & CLOSING:
-            return 1 if classes[code] & TERMINAL else 0
-    return 0
-
-
-@numba.njit(cache=True)
-def _stop_word(text: UInt8s, start: int, stop: int) -> int:
-    """Return the bit of the stop word that stands here, 0 for none; without a branch."""
-    end = len(text) - 1
-    packed = np.uint32(text[start]) | np.uint32(text[min(start + 1, end)]) << np.uint32(8)
-    packed |= np.uint32(text[min(start + 2, end)]) << np.uint32(16)
-    packed |= np.uint32(text[min(start + 3, end)]) << np.uint32(24)
-    packed = (packed | np.uint32(0x20202020)) & _KEPT[min(stop - start, 5)]
-    slot = np.uint32(packed * _STOP_FACTOR) >> np.uint32(28)
-    return np.int64(_STOP_SLOTS[slot] == packed) << np.int64(slot)
-
-
-@numba.njit(cache=True)
 def _is_one_of(code: int, codes: Int64s) -> bool:
-    found = False
+    found = 0
     for n in range(len(codes)):
         found |= codes[n] == code
-    return found
+    return bool(found)
 
 
 @numba.njit(cache=True)
 def _marks(text: UInt8s, start: int, stop: int, classes: UInt8s) -> int:
     """Return how a line begins and ends."""
-    first, last = _at(text, start)[0], _before(text, stop)[0]
+    first, last = character_at(text, start)[0], character_before(text, stop)[0]
     marks = BULLET if _is_one_of(first, _BULLET_CODES) else 0
     dots = stop - start >= 3 and text[stop - 1] == _FULL_STOP
     dots = dots and text[stop - 2] == _FULL_STOP and text[stop - 3] == _FULL_STOP
@@ -258,10 +163,26 @@ def _breaks(text: UInt8s, start: int, stop: int) -> int:
 
 
 @numba.njit(cache=True)
-def _close(row: Int64s, edge: int, words: int, longest: int, sentences: int, state: int) -> None:
-    """Write what is known at the end of a line; CHARACTERS held the place of its first one."""
-    row[STOP], row[CHARACTERS] = edge & _BYTE, (edge >> 32) - row[CHARACTERS]
-    row[WORDS], row[LONGEST], row[SENTENCES], row[HASH] = words, longest, sentences, state
+def _open(row: Int64s, edge: int, breaks: int, so_far: tuple[int, int, int]) -> None:
+    """Begin a line: its counts hold what came before it until `_close`."""
+    row[START], row[CHARACTERS], row[OPENS_PARAGRAPH] = edge & BYTE, edge >> 32, breaks > 1
+    row[WORDS], row[UNSPACED_WORDS], row[UNMARKED_WORDS] = so_far
+
+
+@numba.njit(cache=True)
+def _close(
+    row: Int64s,
+    edge: int,
+    so_far: tuple[int, int, int],
+    longest: int,
+    sentences: int,
+    state: np.int64,
+) -> None:
+    row[STOP], row[CHARACTERS] = edge & BYTE, (edge >> 32) - row[CHARACTERS]
+    row[WORDS] = so_far[0] - row[WORDS]
+    row[UNSPACED_WORDS] = so_far[1] - row[UNSPACED_WORDS]
+    row[UNMARKED_WORDS] = so_far[2] - row[UNMARKED_WORDS]
+    row[LONGEST], row[SENTENCES], row[HASH] = longest, sentences, state
 
 
 @numba.njit(cache=True)
@@ -273,53 +194,50 @@ def _describe(
     words: hashes and edges; each word's first edge becomes its code, see `count_ngrams`.
     """
     hashes, edges = words
-    edge = ended = first = line = longest = sentences = 0  # edge: where the word before ended
+    edge = ended = line = longest = sentences = 0  # edge: where the word before ended
     alphabetic = unspaced = unmarked = characters = stop_words = 0
     state = np.uint64(0)
     for n in range(counts[_WORDS]):
-        start, before = edges[2 * n] & _BYTE, edge & _BYTE
+        start, before = edges[2 * n] & BYTE, edge & BYTE
         if n == 0 or start - before > 1 or text[before] == _NEWLINE:
             breaks = 2 if n == 0 else _breaks(text, before, start)
+            so_far = (n, unspaced, unmarked)
             if n and breaks:
-                _close(lines[line], edge, n - first, longest, sentences, np.int64(state))
+                _close(lines[line], edge, so_far, longest, sentences, np.int64(state))
                 line += 1
             if breaks:
-                lines[line, START], lines[line, CHARACTERS] = start, edges[2 * n] >> 32
-                lines[line, OPENS_PARAGRAPH] = breaks > 1
-                first, longest, sentences, ended, state = n, 0, 1, 0, np.uint64(0)
+                _open(lines[line], edges[2 * n], breaks, so_far)
+                longest, sentences, ended, state = 0, 1, 0, np.uint64(0)
         edge = edges[2 * n + 1]
         length = (edge >> 32) - (edges[2 * n] >> 32)
         sentences += ended  # the last word of a line ends a sentence anyhow
-        ended = _ends_sentence(text, start, edge & _BYTE, classes)
+        ended = ends_sentence(text, start, edge & BYTE, classes)
         longest = max(longest, length)
         characters += length
         hashes[n] = _mix(hashes[n])
         state = (state + hashes[n]) * np.uint64(_GOLDEN)
-        stop_words |= _stop_word(text, start, edge & _BYTE)
-        kinds = _kinds(text, start, edge & _BYTE, classes)
+        stop_words |= stop_word_bit(text, start, edge & BYTE)
+        kinds = classes_in(text, start, edge & BYTE, classes)
         alphabetic += 1 if kinds & ALPHABETIC else 0
         unspaced += 1 if kinds & UNSPACED else 0
         unmarked += 1 if kinds & UNMARKED else 0
         edges[n] = length << 1 | (1 if kinds & UNSPACED else 0)
     counts[_WORD_CHARACTERS : _UNMARKED + 1] = characters, alphabetic, unspaced, unmarked
-    for slot in range(len(_STOP_SLOTS)):
+    for slot in range(len(STOP_SLOTS)):
         counts[_STOP_WORDS] += stop_words >> slot & 1
     if not counts[_WORDS]:
         return 0
-    _close(lines[line], edge, counts[_WORDS] - first, longest, sentences, np.int64(state))
+    so_far = (counts[_WORDS], unspaced, unmarked)
+    _close(lines[line], edge, so_far, longest, sentences, np.int64(state))
     return line + 1
 
 
 @numba.njit(cache=True)
-def _count_lines(
-    text: UInt8s, classes: UInt8s, lines: Int64s, scratch: tuple[UInt64s, Int64s], counts: Int64s
-) -> None:
-    """Finish the rows of the lines and count them; `scratch` holds keys and lengths."""
-    keys, lengths = scratch
+def count_lines(lines: Int64s, keys: UInt64s, lengths: Int64s, counts: Int64s) -> None:
+    """Count the lines of a text; keys and lengths are scratch of one item a line."""
     paragraphs = 0
     for n in range(len(lines)):
         row = lines[n]
-        row[MARKS] = _marks(text, row[START], row[STOP], classes)
         counts[_BULLET_LINES] += row[MARKS] & BULLET != 0
         counts[_ELLIPSIS_LINES] += row[MARKS] & ELLIPSIS != 0
         counts[_MARKED_LINES] += row[MARKS] & MARKED != 0
@@ -353,16 +271,51 @@ def _scan(
     hashes, edges = np.empty(longest + 2, np.uint64), np.empty(2 * longest + 2, np.int64)
     for t in range(len(ends) - 1):
         text = data[ends[t] : ends[t + 1]]
-        counts[t, _WORDS] = count = _cut(text, classes, hashes, edges)
+        counts[t, _WORDS] = count = cut_words(text, classes, hashes, edges)
         found = _describe(text, classes, (hashes, edges), lines[line_ends[t] :], counts[t])
         if ngrams:
             count_ngrams(hashes[:count], edges, counts[t, _NGRAMS:])
         line_ends[t + 1] = line_ends[t] + found
         own = lines[line_ends[t] : line_ends[t + 1]]
-        _count_lines(text, classes, own, (hashes, edges), counts[t])
+        for n in range(found):
+            own[n, MARKS] = _marks(text, own[n, START], own[n, STOP], classes)
+        count_lines(own, hashes, edges, counts[t])
         _count_symbols(text, counts[t])
         own[:, START : STOP + 1] += ends[t]
     return counts, lines[: line_ends[-1]], line_ends
+
+
+@numba.njit(cache=True)
+def _recount(lines: Int64s, line_ends: Int64s, kept: Bools, rows: Int64s) -> Int64s:
+    counts = np.zeros((len(rows), len(COUNTS)), np.int64)
+    own = np.empty((len(lines), LINE_FIELDS), np.int64)
+    keys, lengths = np.empty(len(lines), np.uint64), np.empty(len(lines), np.int64)
+    for n in range(len(rows)):
+        found = 0
+        for line in range(line_ends[rows[n]], line_ends[rows[n] + 1]):
+            if kept[line]:
+                own[found] = lines[line]
+                own[found, OPENS_PARAGRAPH] = found == 0
+                found += 1
+        count_lines(own[:found], keys, lengths, counts[n])
+        counts[n, _NEWLINES] = max(found - 1, 0)
+        for line in own[:found]:
+            counts[n, _BUT_NEWLINES] += line[CHARACTERS]
+            counts[n, _WORDS] += line[WORDS]
+            counts[n, _UNSPACED] += line[UNSPACED_WORDS]
+            counts[n, _UNMARKED] += line[UNMARKED_WORDS]
+        counts[n, _CHARACTERS] = counts[n, _BUT_NEWLINES] + counts[n, _NEWLINES]
+    return counts
+
+
+def recount(scanned: Scan, kept: Bools, rows: Int64s) -> Scan:
+    """Count some texts of a scan again with a part of their lines, all that FineWeb asks of them.
+
+    It reads no text. Counts of letters, stop words, symbols and n-grams are left at zero, and
+    there are no lines.
+    """
+    counts = _recount(scanned.lines, scanned.line_ends, kept, rows)
+    return Scan(counts, scanned.lines[:0], np.zeros(len(rows) + 1, np.int64))
 
 
 def scan(data: UInt8s, ends: Int64s, *, ngrams: bool) -> Scan:

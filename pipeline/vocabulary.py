@@ -1,17 +1,22 @@
 """The tokenizer stage: train a byte-level BPE on the kept documents, or take an existing one.
 
-Trained once, on the first snapshot's kept documents; `tokenizers`' own trainer is the reference.
-Its merges depend on pair counts with ties broken by token ids, so neither the order of documents
-nor the number of workers shows. Where the text runs out of pairs that occur twice the vocabulary
-ends up smaller than asked for.
+Trained once, on the first snapshot's kept documents. Tasks count the words of one part each; then
+one task adds the counts up and learns the merges from them. They are those that `tokenizers`' own
+trainer learns from the same text: merges depend on counts with ties broken by token ids, so neither
+the order of documents nor the number of parts or workers shows. Where the text runs out of pairs
+that occur twice the vocabulary ends up smaller than asked for.
+
+Adding up and learning hold every distinct word once: prose of 100 MB has 0.2 million. Where a
+corpus has more than fit, documents are sampled by a hash of their ids.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
-import orjson
-from tokenizers import Tokenizer as FastTokenizer
-from tokenizers import decoders, models, pre_tokenizers, trainers
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from corpus.documents import deal_hash
+from corpus.encoding import flat_texts
 from corpus.files import create, join
 from corpus.recipe import Tokenizer as TokenizerConfig
 from corpus.snapshots import Tree, tokenizer_root
@@ -23,48 +28,113 @@ from corpus.tokenizer import (
     open_tokenizer,
     tokenizer_files,
 )
+from pipeline.bpe import learn_merges
 from pipeline.clean import kept_mask, read_table
+from pipeline.encode import text_buffer
+from pipeline.index import column_values, open_arrow
 from pipeline.jobs import Output
+from pipeline.signatures import write_arrow
+from pipeline.word_counts import Words
 
 # Raised by hand when the same text gives another tokenizer.
 VERSION = 1
 
 _MIN_FREQUENCY = 2  # as RoBERTa's own vocabulary was trained and `tokenizers` documents
+# A document is in the sample where its sampling hash is below a number up to this.
+SAMPLE_RANGE = 2**32
+
+_WORDS_SCHEMA = pa.schema(
+    [
+        pa.field("word", pa.large_string(), nullable=False),
+        pa.field("count", pa.int64(), nullable=False),
+    ]
+)
 
 
-def train(texts: Iterator[str], vocab_size: int) -> bytes:
+def train(texts: Iterable[str], vocab_size: int) -> bytes:
     """Learn merges from texts and return a tokenizer.json."""
-    tokenizer = FastTokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 1,  # <mask> comes last
-        min_frequency=_MIN_FREQUENCY,
-        show_progress=False,
-        special_tokens=list(LEADING_SPECIALS),
-        initial_alphabet=sorted(byte_alphabet().values()),
+    words = Words()
+    words.count_texts(*flat_texts(list(texts)))
+    return _define(words, vocab_size)
+
+
+def _define(words: Words, vocab_size: int) -> bytes:
+    others = len(LEADING_SPECIALS) + len(byte_alphabet()) + 1  # <mask> comes last
+    return build_definition(learn_merges(words, vocab_size - others, _MIN_FREQUENCY))
+
+
+def sampling_hash(identity: str) -> int:
+    """Return the number that says whether a document is in a sample: of other bits than dealing."""
+    return deal_hash(identity) % SAMPLE_RANGE
+
+
+def count_part(tree: Tree, task: str, name: str, below: int = SAMPLE_RANGE) -> Output:
+    """Count the words of a part's kept documents, of those whose sampling hash is below a number.
+
+    The file, of sorted words with their counts, is named after the task.
+    """
+    documents = read_table(
+        tree.find(f"clean/{name}.parquet"),
+        columns=["id", "text"],
+        use_threads=False,
+        pre_buffer=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    merges = orjson.loads(tokenizer.to_str())["model"]["merges"]
-    return build_definition([(left, right) for left, right in merges])
+    documents = documents.filter(kept_mask(tree, name, len(documents)))
+    if below < SAMPLE_RANGE:
+        sampled = [sampling_hash(each) < below for each in documents["id"].to_pylist()]
+        documents = documents.filter(pa.array(sampled, pa.bool_()))
+    words = Words()
+    data, offsets = text_buffer(documents["text"])
+    words.count_texts(data, offsets)
+    path = words_path(task)
+    write_arrow(tree.own(path), words_table(words))
+    counts = {"documents": len(documents), "text_bytes": int(offsets[-1] - offsets[0])}
+    return Output((path,), counts)
 
 
-def make_tokenizer(
-    tree: Tree, _task: str, store: str, config: TokenizerConfig, parts: Sequence[str]
+def words_path(task: str) -> str:
+    """Return the path of a counting task's file below the snapshot."""
+    return f"work/count/{task}.arrow"
+
+
+def words_table(words: Words) -> pa.Table:
+    """Return words and their counts, sorted by the words' bytes."""
+    buffers = [None, pa.py_buffer(words.offsets), pa.py_buffer(words.data)]
+    column = pa.Array.from_buffers(pa.large_string(), len(words.counts), buffers)
+    table = pa.Table.from_arrays([column, pa.array(words.counts)], schema=_WORDS_SCHEMA)
+    return table.take(pc.sort_indices(column))
+
+
+def learn(
+    tree: Tree, _task: str, store: str, config: TokenizerConfig, counted: Sequence[str]
 ) -> Output:
-    """Train or load the tokenizer and put it into the store under its fingerprint."""
+    """Learn the tokenizer from the files of counting tasks, or take an existing one.
+
+    It goes into the store under its fingerprint.
+    """
     if config.path is not None:
         tokenizer = open_tokenizer(config.path)
     else:
-        tokenizer = Tokenizer(train(_kept_texts(tree, parts), config.vocab_size))
+        tokenizer = Tokenizer(_define(_add_up(tree, counted), config.vocab_size))
     for name, data in tokenizer_files(tokenizer).items():
         create(join(tokenizer_root(store, tokenizer.fingerprint), name), data)
     counts = {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
     return Output((), counts)
 
 
-def _kept_texts(tree: Tree, parts: Sequence[str]) -> Iterator[str]:
-    for part in parts:
-        texts = read_table(tree.find(f"clean/{part}.parquet"), columns=["text"])
-        for batch in texts.filter(kept_mask(tree, part, len(texts))).to_batches(1024):
-            yield from batch.column("text").to_pylist()
+def _add_up(tree: Tree, counted: Sequence[str]) -> Words:
+    words = Words()
+    for task in counted:
+        table = open_arrow(tree.own(words_path(task)))
+        words.add(*text_buffer(table["word"]), column_values(table, "count"))
+    return words
+
+
+def make_tokenizer(
+    tree: Tree, task: str, store: str, config: TokenizerConfig, parts: Sequence[str]
+) -> Output:
+    """Count and learn in one task."""
+    counted = [] if config.path is not None else [f"{task}-{part}" for part in parts]
+    for name, part in zip(counted, parts, strict=False):
+        count_part(tree, name, part)
+    return learn(tree, task, store, config, counted)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import settings
 
 from corpus.documents import text_hash
-from corpus.readers import Record
 from corpus.recipe import Clean, Dedup, Languages
+from corpus.records import Record
 from corpus.snapshots import Part, Tree
 from pipeline.chain import open_chain
 from pipeline.clean import Cleaner, Origin, read_table, write_part

@@ -15,8 +15,8 @@ from stage_helpers import table_rows, unhurried
 from corpus.documents import DOCUMENT_SCHEMA, text_hash
 from corpus.files import checksum, list_names
 from corpus.forgotten import Forgotten, hash_id
-from corpus.readers import Damage, Record
 from corpus.recipe import Clean, Dedup, Languages
+from corpus.records import Damage, Record
 from corpus.snapshots import Input, Tree
 from pipeline import clean
 from pipeline.chain import Chain

@@ -9,8 +9,10 @@ import orjson
 import pytest
 from rich.console import Console
 
-from corpus.readers import InputFile, Record, read_records
+from corpus.archives import InputFile
+from corpus.readers import read_records
 from corpus.recipe import load_recipe
+from corpus.records import Record
 from demo import docstrings
 from demo.docstrings import COUNTS, FILES, Tree, collect, find_modules
 from demo.duplicates import Piece, compare

@@ -1,7 +1,10 @@
 """Evaluation files as examples: every format, by name or content, and files that cannot be read."""
 
 import gzip
+import io
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 
@@ -52,9 +55,18 @@ def test_files_are_read_as_examples(name: str, data: bytes, examples: list[list[
         ("a.jsonl", b'{"a": 1}\n{"a": ', "a.jsonl, line 2: not JSON"),
         ("a.json", b'{"a": ', "a.json, line 1: not JSON"),
         ("a.csv", b'a,"b\n', "a.csv, line 1: not CSV"),
+        ("a.parquet", b"plain", "a.parquet: not Parquet"),
+        ("a.zip", b"PK\x03\x04\0", "a.zip holds zero bytes"),
         ("a.txt.gz", b"plain", r"a.txt.gz cannot be decompressed"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(name: str, data: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         list(read_examples(name, data))
+
+
+def test_rows_of_parquet_are_examples() -> None:
+    stream = io.BytesIO()
+    rows = [{"question": "q", "answers": {"text": ["a", "b"]}, "label": 1}, {"question": None}]
+    pq.write_table(pa.Table.from_pylist(rows), stream)
+    assert list(read_examples("a.parquet", stream.getvalue())) == [["q", "a", "b"], []]

@@ -120,11 +120,23 @@ def test_two_files_of_one_name_are_refused(raw: Path) -> None:
         find(raw / "a.txt", raw / "deep" / "a.txt")
 
 
-def test_a_format_is_given_or_told_by_the_name(raw: Path) -> None:
-    (raw / "data.csv").write_text("x")
-    with pytest.raises(ValueError, match=r"cannot tell the format of .*data\.csv"):
+def test_a_format_is_given_or_told_by_the_file(raw: Path) -> None:
+    (raw / "data.bin").write_text("x")
+    with pytest.raises(ValueError, match=r"cannot tell the format of .*data\.bin"):
         find(raw)
     assert {each.format for each in find(raw, format="text")} == {"text"}
+
+
+def test_what_tools_put_beside_data_is_no_input(raw: Path) -> None:
+    before = names(find(raw))
+    for name in ("_SUCCESS", "state.json", "dataset_info.json", ".a.txt.crc", "a.txt.md5"):
+        (raw / name).write_text("{}")
+    assert names(find(raw)) == before
+
+
+def test_a_bracket_in_a_name_is_no_pattern_where_the_file_exists(raw: Path) -> None:
+    (raw / "a[1].txt").write_text("x")
+    assert names(find(raw / "a[1].txt")) == ["a[1].txt"]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage_helpers import run_stages_here, unhurried
 
-from corpus.files import read_bytes
+from corpus.files import list_names, read_bytes
 from corpus.recipe import Recipe, Source, Tokenizer
 from corpus.snapshots import Tree, open_snapshot
 from pipeline import repeats
@@ -115,6 +115,29 @@ def test_a_list_is_learned_from_a_store(
     assert told[1].split(maxsplit=1) == ["8", "Menu | Home"]
     assert told[-1] == f"wrote {out} {learned.fingerprint}"
     assert [path.name for path in tmp_path.iterdir()] == ["menu.jsonl"]
+
+
+def test_learning_goes_on_where_it_was_stopped(
+    store: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise RuntimeError("stopped")
+
+    run_stages_here(monkeypatch)
+    out = str(tmp_path / "menu.jsonl")
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="stopped"):
+        patch.setattr(repeats, "merge", stop)
+        list(boilerplate(store, out, 8))
+    monkeypatch.setattr(repeats, "count_part", stop)
+    list(boilerplate(store, out, 8))
+    assert Boilerplate.parse(read_bytes(out)).lines == {"Menu | Home": 8}
+
+
+def test_a_list_may_lie_at_a_url(store: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_stages_here(monkeypatch)
+    list(boilerplate(store, "memory://repeats/menu.jsonl", 8))
+    assert Boilerplate.parse(read_bytes("memory://repeats/menu.jsonl")).lines == {"Menu | Home": 8}
+    assert list_names("memory://repeats") == ["menu.jsonl"]
 
 
 def test_a_list_of_every_line_is_refused(store: Recipe, tmp_path: Path) -> None:

@@ -10,16 +10,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stage_helpers import Given, clean_parts, deduplicate, spread, unhurried
-from tokenizers import Tokenizer as FastTokenizer
-from tokenizers import models, pre_tokenizers, trainers
+from test_bpe import reference_merges
 
 from corpus.files import exists, list_names
 from corpus.recipe import Dedup
 from corpus.recipe import Tokenizer as TokenizerConfig
 from corpus.snapshots import Tree, tokenizer_root
-from corpus.tokenizer import Tokenizer, byte_alphabet, open_tokenizer
-from pipeline.clean import kept_mask
-from pipeline.vocabulary import _kept_texts, make_tokenizer, train
+from corpus.tokenizer import Tokenizer, byte_alphabet, open_tokenizer, split_words
+from pipeline.clean import kept_mask, read_table
+from pipeline.index import open_arrow
+from pipeline.vocabulary import (
+    SAMPLE_RANGE,
+    count_part,
+    learn,
+    make_tokenizer,
+    sampling_hash,
+    train,
+    words_path,
+)
 
 
 def some_texts(seed: int, count: int) -> list[str]:
@@ -67,22 +75,12 @@ def test_the_first_merges_by_hand() -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_merges_are_the_reference_trainers(seed: int) -> None:
     texts = some_texts(seed, 60)
-    reference = FastTokenizer(models.BPE())
-    reference.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    reference.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=319, min_frequency=2, show_progress=False,
-            special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        ),
-    )  # fmt: skip
-    expected = orjson.loads(reference.to_str())["model"]
+    expected = reference_merges(texts, 320)
     found = model_of(train(iter(texts), 320))
-    assert found["merges"] == expected["merges"]
-    assert {token: n for token, n in found["vocab"].items() if token != "<mask>"} == (
-        expected["vocab"]
-    )
+    assert [tuple(merge) for merge in found["merges"]] == expected
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *sorted(byte_alphabet().values())]
+    tokens += [left + right for left, right in expected]
+    assert found["vocab"] == {token: n for n, token in enumerate([*tokens, "<mask>"])}
 
 
 def test_the_order_of_documents_does_not_show() -> None:
@@ -125,12 +123,31 @@ def parts(tmp_path: Path) -> list[str]:
     return names
 
 
+def kept_texts(tree: Tree, parts: list[str]) -> list[str]:
+    tables = [read_table(tree.find(f"clean/{part}.parquet")) for part in parts]
+    kept = [
+        table.filter(kept_mask(tree, part, len(table)))
+        for part, table in zip(parts, tables, strict=True)
+    ]
+    return [text for table in kept for text in table["text"].to_pylist()]
+
+
+def counts_of(tree: Tree, tasks: list[str]) -> Counter[str]:
+    total = Counter[str]()
+    for task in tasks:
+        table = open_arrow(tree.own(words_path(task)))
+        words = table["word"].to_pylist()
+        assert words == sorted(set(words), key=str.encode)
+        total.update(dict(zip(words, table["count"].to_pylist(), strict=True)))
+    return total
+
+
 def test_kept_documents_are_those_that_are_no_duplicates(tmp_path: Path, parts: list[str]) -> None:
     tree = Tree(str(tmp_path))
     masks = [kept_mask(tree, part, count) for part, count in zip(parts, (3, 0, 7), strict=True)]
     assert [len(mask) for mask in masks] == [3, 0, 7]
     assert sum(int(mask.sum()) for mask in masks) == 4
-    assert sorted(_kept_texts(tree, parts)) == sorted(f"text number {n} of a few" for n in range(4))
+    assert sorted(kept_texts(tree, parts)) == sorted(f"text number {n} of a few" for n in range(4))
 
 
 def test_the_tokenizer_is_trained_on_what_stays(tmp_path: Path, parts: list[str]) -> None:
@@ -143,12 +160,60 @@ def test_the_tokenizer_is_trained_on_what_stays(tmp_path: Path, parts: list[str]
         "merges.txt", "special_tokens_map.json", "tokenizer.json", "vocab.json",
     ]  # fmt: skip
     tokenizer = open_tokenizer(directory)
-    assert tokenizer.definition == train(_kept_texts(tree, parts), 280)
+    assert tokenizer.definition == train(kept_texts(tree, parts), 280)
     assert (tokenizer.fingerprint, tokenizer.vocab_size) == (
         fingerprint, output.counts["vocab_size"],
     )  # fmt: skip
     again = make_tokenizer(tree, "tokenizer", store, TokenizerConfig(vocab_size=280), parts[::-1])
     assert again == output
+
+
+def test_words_of_kept_documents_are_counted(tmp_path: Path, parts: list[str]) -> None:
+    tree = Tree(str(tmp_path))
+    outputs = [count_part(tree, f"task-{part}", part) for part in parts]
+    assert [output.paths for output in outputs] == [
+        (f"work/count/task-{part}.arrow",) for part in parts
+    ]
+    texts = kept_texts(tree, parts)
+    assert sum(output.counts["documents"] for output in outputs) == len(texts) == 4
+    assert sum(output.counts["text_bytes"] for output in outputs) == len("".join(texts).encode())
+    expected = Counter(word.decode() for text in texts for word in split_words(text))
+    assert counts_of(tree, [f"task-{part}" for part in parts]) == expected
+    before = (tmp_path / words_path(f"task-{parts[0]}")).read_bytes()
+    count_part(tree, "again", parts[0])
+    assert (tmp_path / words_path("again")).read_bytes() == before
+
+
+@pytest.mark.parametrize("cuts", [[], [1, 2, 3, 20, 20, 39]])
+def test_parts_and_their_order_do_not_show(tmp_path: Path, cuts: list[int]) -> None:
+    texts = some_texts(7, 40)
+    tree = Tree(str(tmp_path))
+    documents = [Given(f"{n}", text) for n, text in enumerate(texts)]
+    names = clean_parts(tree, spread(documents, cuts), CONFIG)
+    deduplicate(tree, names, Dedup(partitions=1, threshold=1))
+    for name in names:
+        count_part(tree, name, name)
+    config = TokenizerConfig(vocab_size=330)
+    for order in (names, names[::-1]):
+        made = learn(tree, "learn", str(tmp_path / "store"), config, order)
+        assert made.counts["fingerprint"] == Tokenizer(train(texts, 330)).fingerprint
+
+
+def test_a_sample_goes_by_the_documents_ids(tmp_path: Path) -> None:
+    tree = Tree(str(tmp_path))
+    documents = [Given(f"{n}", f"document{n}") for n in range(200)]
+    names = clean_parts(tree, spread(documents, [50]), CONFIG)
+    deduplicate(tree, names, CONFIG)
+    seen = 0
+    for below in (0, SAMPLE_RANGE // 4, SAMPLE_RANGE):
+        wanted = {n for n in range(200) if sampling_hash(f"s/{n}") < below}
+        counted = [count_part(tree, f"{below}-{name}", name, below) for name in names]
+        assert sum(output.counts["documents"] for output in counted) == len(wanted)
+        words = counts_of(tree, [f"{below}-{name}" for name in names])
+        assert {word for word in words if word.isdigit()} == {str(n) for n in wanted}
+        assert len(wanted) >= seen
+        seen = len(wanted)
+    assert 25 < sum(sampling_hash(f"s/{n}") < SAMPLE_RANGE // 4 for n in range(200)) < 75
 
 
 def test_an_existing_tokenizer_is_taken_as_it_is(tmp_path: Path) -> None:

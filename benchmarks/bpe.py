@@ -1,0 +1,130 @@
+"""Training a byte-level BPE: time and memory beside `tokenizers`' own trainer, in the same run.
+
+`python -m benchmarks.bpe FILE...` cuts the texts of JSON-lines files into documents and parts, runs
+the counting tasks in one process and in several, learns 50,265 tokens from their counts, and lets
+BpeTrainer learn from the same documents with all cores. It prints wall and CPU seconds and the
+growth of memory of each, and ends with 1 unless all three learned the same merges. Every step runs
+in a process of its own, after one small training that loads what is compiled.
+
+Not measured: reading remote stores, more than one machine.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import orjson
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import models, pre_tokenizers, trainers
+
+from benchmarks.encoding import write_part
+from benchmarks.signatures import documents
+from corpus.recipe import Tokenizer as TokenizerConfig
+from corpus.snapshots import Tree, tokenizer_root
+from corpus.tokenizer import LEADING_SPECIALS, byte_alphabet, open_tokenizer
+from pipeline.clean import read_table
+from pipeline.vocabulary import count_part, learn, train
+
+_PART_BYTES = 10_000_000  # small parts, so that several tasks have something to do
+
+Merges = list[tuple[str, str]]
+
+
+def reference_merges(texts: Iterator[str], vocab_size: int) -> Merges:
+    """Learn merges by `tokenizers` itself."""
+    tokenizer = FastTokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,  # <mask> comes last
+        min_frequency=2,
+        show_progress=False,
+        special_tokens=list(LEADING_SPECIALS),
+        initial_alphabet=sorted(byte_alphabet().values()),
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return _merges(tokenizer.to_str().encode())
+
+
+def _merges(definition: bytes) -> Merges:
+    return [(left, right) for left, right in orjson.loads(definition)["model"]["merges"]]
+
+
+def _by_reference(folder: str, parts: list[str]) -> Merges:
+    tables = (read_table(Tree(folder).find(f"clean/{part}.parquet")) for part in parts)
+    return reference_merges((text for each in tables for text in each["text"].to_pylist()), 50_265)
+
+
+def _by_us(folder: str, counted: list[str]) -> Merges:
+    config = TokenizerConfig(vocab_size=50_265)
+    made = learn(Tree(folder), "learn", folder, config, counted)
+    return _merges(open_tokenizer(tokenizer_root(folder, made.counts["fingerprint"])).definition)
+
+
+def _count(folder: str, parts: list[str]) -> None:
+    for part in parts:
+        count_part(Tree(folder), part, part)
+
+
+def _measured(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, list[float]]:
+    """Return a function's result with its wall and CPU seconds and MB of memory."""
+    train(["warm up"], 300)
+    memory, cpu, wall = _peak_memory(), time.process_time(), time.perf_counter()
+    result = function(*arguments)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return result, [wall, cpu, _peak_memory() - memory]
+
+
+def _peak_memory() -> float:
+    """Return the most memory that this process has held, in MB (Linux only)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (peak,) = [line.split()[1] for line in lines if line.startswith("VmHWM")]
+    return int(peak) * 1024 / 1e6
+
+
+def measure(label: str, function: Callable[..., Any], shares: list[tuple[Any, ...]]) -> list[Any]:
+    """Run shares of work in processes of their own and print what they took together."""
+    with ProcessPoolExecutor(len(shares), get_context("spawn")) as pool:
+        done = list(pool.map(_measured, [function] * len(shares), shares))
+    figures = [figures for _, figures in done]
+    wall, cpu = max(each[0] for each in figures), sum(each[1] for each in figures)
+    memory = max(each[2] for each in figures)
+    print(f"{label:<28} {wall:8.1f} s wall {cpu:8.1f} s CPU {memory:8.0f} MB a process", flush=True)
+    return [result for result, _ in done]
+
+
+def main() -> int:
+    """Measure, compare and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="+")
+    parser.add_argument("--mb", type=float, default=100, help="10^6 bytes of text")
+    parsed = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        parts, held, size, total = list[str](), list[str](), 0, 0
+        for text in documents(parsed.files, int(parsed.mb * 1e6)):
+            held.append(text)
+            size, total = size + len(text.encode()), total + len(text.encode())
+            if size > _PART_BYTES:
+                parts.append(f"part-{len(parts):03d}")
+                write_part(Tree(folder), parts[-1], held)
+                held, size = [], 0
+        parts.append("rest")
+        write_part(Tree(folder), "rest", held)
+        print(f"{total / 1e6:.1f} MB in {len(parts)} parts, 50,265 tokens")
+        learned = []
+        for workers in (1, 2, 4):
+            shares = [(folder, parts[n::workers]) for n in range(workers)]
+            measure(f"count, {workers} processes", _count, shares)
+            learned += measure("learn from the counts", _by_us, [(folder, parts)])
+        expected = measure("tokenizers' BpeTrainer", _by_reference, [(folder, parts)])[0]
+    print(f"{len(expected)} merges, the same: {[each == expected for each in learned]}")
+    return int(any(each != expected for each in learned))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

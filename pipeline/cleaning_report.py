@@ -1,0 +1,147 @@
+"""The report's pages on cleaning: languages, and what the rules looked at.
+
+For every rule the distribution of its statistic over the newest deliveries is drawn with the
+threshold marked, and beside it stand the documents nearest to it on both sides: of those dropped
+their place and value, as no table holds their text, of those kept an excerpt too. Both come from a
+few parts of least hash, so the page costs the same whatever the size of the corpus.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from corpus.snapshots import PartEntry
+from pipeline import pictures
+from pipeline.clean import read_table
+from pipeline.distributions import bins_of
+from pipeline.explain import Store
+from pipeline.judging import statistics_table
+from pipeline.pictures import Bar, Html, heading, name, paragraph, percent, table
+from pipeline.rules import BY_NAME, Rule, thresholds
+from pipeline.samples import rank, where
+
+_BARS = 24  # more are no picture any more; the table has all
+_PARTS, _EXAMPLES, _SAMPLE = 2, 2, 1000
+_EXCERPT = 200  # characters
+
+
+Nearest = dict[str, list[dict[str, Any]]]
+
+
+def languages(stats: Mapping[str, Any]) -> Iterator[Html]:
+    """Show the languages of what passed the rules, by source."""
+    found: Mapping[str, Mapping[str, int]] = stats.get("languages", {})
+    total = sum(map(Counter[str], found.values()), Counter[str]())
+    if not total:
+        yield paragraph("No language was looked for in this snapshot's own deliveries.")
+        return
+    ordered = sorted(total, key=lambda label: (-total[label], label))
+    most = total[ordered[0]]
+    drawn = [Bar(f"{each}: {total[each]:,}", (total[each],), most) for each in ordered[:_BARS]]
+    title = "Documents that passed the rules, by language"
+    yield pictures.bars(title, (("kept", "documents"),), drawn)
+    rows = [
+        (source, label, count, percent(count, sum(counts.values())))
+        for source, counts in sorted(found.items())
+        for label, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    yield table(title, ("source", "language", "documents", "share of the source"), rows)
+
+
+def changed_texts(stats: Mapping[str, Any]) -> Iterator[Html]:
+    """Show how often cleaning changed a text that was kept: lines taken out, addresses masked."""
+    rows = [
+        (source, what.replace("_", " "), count)
+        for source, counts in sorted(stats.get("changed", {}).items())
+        for what, count in sorted(counts.items())
+        if count
+    ]
+    if not rows:
+        yield paragraph("Nothing was taken out of texts that stayed, and nothing masked.")
+        return
+    yield table("Changes within texts that stayed", ("source", "what", "how often"), rows)
+
+
+def distributions(store: Store, stats: Mapping[str, Any]) -> Iterator[Html]:
+    """Draw the statistic of every rule with its threshold, and who lies nearest to it."""
+    found: Mapping[str, Mapping[str, int]] = stats.get("distributions", {})
+    if not found:
+        yield paragraph("No rule looked at this snapshot's own deliveries.")
+        return
+    yield paragraph(
+        "Of every document of this snapshot's own deliveries that came to the rule's set and that "
+        "the rule is for. The documents beside the threshold are the nearest of a few parts; of "
+        "those kept, the value is that of the text as it is kept."
+    )
+    limits = thresholds(store.recipe.clean)
+    kept = _nearest_kept(store, limits)
+    for rule, counts in found.items():
+        limit = limits.get(rule)
+        if limit is None:
+            continue
+        yield heading(f"{rule}, {BY_NAME[rule].side} {limit:g}")
+        title = f"Documents by their value for {rule}; the line is the threshold"
+        yield pictures.histogram(title, bins_of(dict(counts), limit), limit, BY_NAME[rule].side)
+        rows = [*_nearest_dropped(store, rule, limit), *kept.get(rule, [])]
+        shown = [
+            (each["side"], name(each["id"]), where(each), each["value"], each["text"])
+            for each in rows
+        ]
+        head = ("side", "document", "where", "value", "begins")
+        yield table("Nearest to the threshold", head, shown)
+
+
+def _own_parts(store: Store, dropped_by: str | None = None) -> list[PartEntry]:
+    """Return a few parts of the newest delivery, those of least hash."""
+    newest = store.snapshot.deliveries[-1]
+    parts = [
+        part
+        for part in store.snapshot.parts
+        if part.snapshot == newest and (dropped_by is None or part.dropped.get(dropped_by))
+    ]
+    return sorted(parts, key=lambda part: hashlib.sha256(part.name.encode()).digest())[:_PARTS]
+
+
+def _nearest_dropped(store: Store, rule: str, limit: float) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for part in _own_parts(store, rule):
+        path = store.tree.find(f"dropped/{part.name}.parquet")
+        rows += read_table(path, filters=[("rule", "==", rule)]).to_pylist()
+    nearest = sorted(rows, key=lambda row: (abs(row["value"] - limit), rank(row)))[:_EXAMPLES]
+    return [row | {"side": "dropped", "text": "not kept"} for row in nearest]
+
+
+def _nearest_kept(store: Store, limits: Mapping[str, float | None]) -> Nearest:
+    """Find, for every rule, the documents of a sample that passed it most narrowly."""
+    nearest: Nearest = {}
+    for part in _own_parts(store):
+        documents = read_table(store.tree.find(f"clean/{part.name}.parquet"))[:_SAMPLE]
+        values = statistics_table(
+            documents["text"].combine_chunks(),
+            store.recipe.clean,
+            documents["language"].to_pylist(),
+        )
+        places = documents.select(["id", "snapshot", "file", "position"]).to_pylist()
+        for rule in values.column_names:
+            limit = limits[rule]
+            if limit is None or BY_NAME[rule].on_lines:
+                continue
+            found = nearest.setdefault(rule, [])
+            for row, value in enumerate(values[rule].to_pylist()):
+                if value is not None and _passes(BY_NAME[rule], value, limit):
+                    found.append(places[row] | {"value": value, "row": (part.name, row)})
+            found.sort(key=lambda each: (abs(each["value"] - limit), rank(each)))
+            del found[_EXAMPLES:]
+    return {rule: [_with_text(store, each) for each in found] for rule, found in nearest.items()}
+
+
+def _passes(rule: Rule, value: float, limit: float) -> bool:
+    return value >= limit if rule.side == "min" else value <= limit
+
+
+def _with_text(store: Store, row: dict[str, Any]) -> dict[str, Any]:
+    part, number = row["row"]
+    path = store.tree.find(f"clean/{part}.parquet")
+    text = read_table(path, columns=["text"])["text"][number].as_py()
+    return row | {"side": "kept", "text": text[:_EXCERPT]}

@@ -1,0 +1,129 @@
+"""Words of a UTF-8 text: where they are, their hashes, and what stands in them.
+
+`words_of` in `pipeline/reference.py` defines a word. The hash is a multiplicative one whose
+multiplier is the golden ratio (Knuth, TAOCP 3, 6.4), before its last scrambling.
+"""
+
+import numba
+import numpy as np
+
+from pipeline.characters import (
+    ALPHABETIC,
+    CLOSING,
+    LETTER,
+    SPACE,
+    STOP_WORDS,
+    TERMINAL,
+    UNSPACED,
+)
+from pipeline.kernels import Int64s, UInt8s, UInt64s, decode
+
+BYTE = 2**32 - 1  # of an edge of a word: the offset of its byte; the character's is above
+_SEED, _GOLDEN = 0xCBF29CE484222325, 0x9E3779B97F4A7C15  # FNV's offset; 2^64 over the golden ratio
+
+# Stop words have up to four ASCII letters, so they are 32-bit numbers; this factor, found by trying
+# odd ones, sends them to different slots of 16. Of a longer word no byte is kept.
+_STOP_FACTOR = np.uint32(2334851559)
+STOP_SLOTS = np.zeros(16, np.uint32)
+for _word in STOP_WORDS:
+    _packed = int.from_bytes(_word.encode(), "little")
+    STOP_SLOTS[(_packed * int(_STOP_FACTOR) & 0xFFFFFFFF) >> 28] = _packed
+_KEPT = np.array([0, 0xFF, 0xFFFF, 0xFFFFFF, 0xFFFFFFFF, 0], np.uint32)
+
+
+@numba.njit(cache=True)
+def character_at(text: UInt8s, i: int) -> tuple[int, int]:
+    """Return the character that starts at byte i, and its bytes."""
+    if text[i] < 0x80:
+        return int(text[i]), 1
+    code, width = decode(text, i)
+    return int(code), width
+
+
+@numba.njit(cache=True)
+def character_before(text: UInt8s, stop: int) -> tuple[int, int]:
+    """Return the character that ends at `stop`, and where it starts."""
+    start = stop - 1
+    while text[start] & 0xC0 == 0x80:
+        start -= 1
+    return character_at(text, start)[0], start
+
+
+@numba.njit(cache=True)
+def _has_letter(text: UInt8s, start: int, stop: int, classes: UInt8s) -> bool:
+    while start < stop:
+        code, width = character_at(text, start)
+        if classes[code] & LETTER:
+            return True
+        start += width
+    return False
+
+
+@numba.njit(cache=True)
+def cut_words(text: UInt8s, classes: UInt8s, hashes: UInt64s, edges: Int64s) -> int:
+    """Write hash, start and end of every word, an edge as byte + character << 32; count words.
+
+    Without a branch on where words end: see `pipeline/kernels.py`.
+    """
+    i = position = count = inside = after = 0
+    state = np.uint64(_SEED)
+    while i < len(text):
+        code, width = character_at(text, i)
+        kind = classes[code]
+        edge = i | position << 32
+        if (kind & UNSPACED) | after:
+            if kind & SPACE:
+                after = 0
+            elif kind & LETTER:
+                begin = edges[count - 1] & BYTE
+                if after or (inside and _has_letter(text, begin, i, classes)):
+                    hashes[count >> 1] = state
+                    edges[count] = edges[count + 1] = edge
+                    count += 2
+                    state = np.uint64(_SEED)
+                after = int(kind & UNSPACED)
+        joined = 0 if kind & SPACE else 1
+        hashes[count >> 1], edges[count] = state, edge  # stands only where the next line counts it
+        count += joined ^ inside
+        longer = (state ^ np.uint64(code)) * np.uint64(_GOLDEN)
+        state = longer if joined else np.uint64(_SEED)
+        inside = joined
+        i, position = i + width, position + 1
+    hashes[count >> 1], edges[count] = state, i | position << 32
+    return (count + inside) >> 1
+
+
+@numba.njit(cache=True)
+def classes_in(text: UInt8s, start: int, stop: int, classes: UInt8s) -> np.uint8:
+    """Return the classes of a word up to its first alphabetic character: more change nothing."""
+    found = np.uint8(0)
+    while start < stop and not found & ALPHABETIC:
+        code, width = character_at(text, start)
+        found |= classes[code]
+        start += width
+    return found
+
+
+@numba.njit(cache=True)
+def ends_sentence(text: UInt8s, start: int, stop: int, classes: UInt8s) -> int:
+    """Return 1 where a word ends in a terminal mark, whatever closes after it."""
+    kind = classes[text[stop - 1]]
+    if text[stop - 1] < 0x80 and not kind & CLOSING:
+        return 1 if kind & TERMINAL else 0
+    while stop > start:
+        code, stop = character_before(text, stop)
+        if not classes[code] & CLOSING:
+            return 1 if classes[code] & TERMINAL else 0
+    return 0
+
+
+@numba.njit(cache=True)
+def stop_word_bit(text: UInt8s, start: int, stop: int) -> int:
+    """Return the bit of the stop word that stands here, 0 for none; without a branch."""
+    end = len(text) - 1
+    packed = np.uint32(text[start]) | np.uint32(text[min(start + 1, end)]) << np.uint32(8)
+    packed |= np.uint32(text[min(start + 2, end)]) << np.uint32(16)
+    packed |= np.uint32(text[min(start + 3, end)]) << np.uint32(24)
+    packed = (packed | np.uint32(0x20202020)) & _KEPT[min(stop - start, 5)]
+    slot = np.uint32(packed * _STOP_FACTOR) >> np.uint32(28)
+    return int(STOP_SLOTS[slot] == packed) << int(slot)
