@@ -47,9 +47,8 @@ def document_texts(shard: Shard, tokenizer: Tokenizer) -> Iterator[tuple[str, in
     bounds = np.flatnonzero(np.diff(pieces.documents[order], prepend=-1, append=-1))
     for low, high in pairwise(bounds):
         mine = order[low:high]
-        rows = shard.token_ids(pieces.rows[mine])
-        spans = zip(rows, pieces.starts[mine], pieces.stops[mine], strict=True)
-        held = np.concatenate([row[start:stop] for row, start, stop in spans])
+        spans = zip(pieces.rows[mine], pieces.starts[mine], pieces.stops[mine], strict=True)
+        held = np.concatenate([shard.token_ids([row])[0, a:b] for row, a, b in spans])
         yield tokenizer.decode(held.tolist()), len(held)
 
 
@@ -68,7 +67,7 @@ def _framed(shard: Shard, pieces: Pieces) -> npt.NDArray[np.bool_]:
     lasts = np.full(shard.rows, -1, np.int64)
     firsts[pieces.rows[::-1]] = pieces.starts[::-1]
     lasts[pieces.rows] = pieces.stops
-    framed = (firsts == 1) & (lasts == shard.lengths - 1)
+    framed: npt.NDArray[np.bool_] = (firsts == 1) & (lasts == shard.lengths - 1)
     for low, ids in _blocks(shard):
         within = np.arange(ids.shape[1]) < shard.lengths[low : low + len(ids), None]
         ends = np.clip(shard.lengths[low : low + len(ids)] - 1, 0, ids.shape[1] - 1)
@@ -84,14 +83,17 @@ def _wrongly_parted(shard: Shard, pieces: Pieces) -> Int64s:
     """
     wanted = np.array(separators(shard.packing))
     beside = np.flatnonzero(pieces.rows[1:] == pieces.rows[:-1])
-    rows, gaps = pieces.rows[beside], pieces.starts[beside + 1] - pieces.stops[beside]
+    rows: Int64s = pieces.rows[beside]
+    gaps = pieces.starts[beside + 1] - pieces.stops[beside]
     wrong = gaps != len(wanted)
     if shard.packing not in REORDERED:
         wrong |= pieces.documents[beside + 1] == pieces.documents[beside]
-    ids = shard.token_ids(rows)
-    places = np.minimum(pieces.stops[beside][:, None] + np.arange(len(wanted)), ids.shape[1] - 1)
-    wrong |= (np.take_along_axis(ids, places, axis=1) != wanted).any(axis=1)
-    return rows[wrong]
+    for low, ids in _blocks(shard):
+        first, last = np.searchsorted(rows, [low, low + len(ids)])
+        places = pieces.stops[beside[first:last]][:, None] + np.arange(len(wanted))
+        found = ids[rows[first:last, None] - low, np.minimum(places, ids.shape[1] - 1)]
+        wrong[first:last] |= (found != wanted).any(axis=1)
+    return np.asarray(rows[wrong])
 
 
 def _rows_with(shard: Shard, token: int) -> Int64s:
