@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from corpus.readers import InputFile
+from corpus.archives import InputFile
 from corpus.tokenizer import Tokenizer, build_definition
 from pipeline.formats import Documents, lay_documents
 from pipeline.sentences import sentence_cuts

@@ -170,7 +170,7 @@ def main() -> int:
     parsed = parser.parse_args()
     texts = list(with_copies(list(documents(parsed.files, int(parsed.mb * 1e6)))))
     few = list(with_copies(list(documents(parsed.files, int(parsed.peer_mb * 1e6)))))
-    Stages._run_missing = run_here  # type: ignore[method-assign]
+    Stages._run_missing = run_here  # type: ignore[method-assign, assignment]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         size = write_raw(root / "raw" / "a.jsonl.zst", texts)

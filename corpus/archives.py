@@ -1,203 +1,282 @@
-"""A raw file opened for decompressed reading, which also checks that it is the planned one.
+"""Raw files as decompressed bytes: gzip, zstd, bzip2, xz and lz4, plain or one after another.
 
-Gzip, zstd, bzip2, xz and lz4, by their first bytes rather than by the name, members and frames one
-after another included. Reading streams in bounded steps. Where an archive breaks, what lies before
-the break is given, read again in small steps: the last large one dies with its decompressor. One
-that expands beyond all proportion ends as a bomb. A failing disk or network is no property of the
-data and raises.
+Decompression goes in large steps. Where the data breaks, the archive's last member is read again
+in small ones, so that what lies before the break is given (a zstd, bzip2 or lz4 loses the block
+that the break lies in) and speed costs nothing. Broken data raises `CorruptArchiveError`; a failing
+disk or network is no property of the data and raises its own `OSError`.
+
+An archive that grows beyond all that text can (`MAX_RATIO`, once it has given `BOMB_BYTES`) ends
+with `DecompressionBombError`. Members that follow each other are noted (`boundaries`):
+decompression can start at any of them, which is what lets a large file be split.
 """
 
 import bz2
 import hashlib
-import io
 import lzma
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Protocol
 
-import lz4.frame  # type: ignore[import-untyped]
-import pyarrow as pa
-from isal import igzip, isal_zlib
+import lz4.frame
+import zstandard
+from isal import igzip_lib
 
 from corpus.files import open_reader
 
-# Raised by hand when the same bytes decompress otherwise.
-VERSION = 1
+# Measured on a 2-core machine, November 2026: larger steps gain nothing for gzip or zstd.
+STEP_BYTES = 2**18
+RAW_BYTES = 2**16
+# What a break takes with it at most, where the codec has no blocks.
+SALVAGE_BYTES = 2**8
+# Text packs 3 to 20 times; the most repetitive logs a few hundred. Deflate ends at 1,032 and zeros
+# in zstd reach 30,000 (zlib FAQ; RFC 8878, 3.1.1.2): a guess between text and bombs.
+MAX_RATIO = 500.0
+BOMB_BYTES = 2**28
 
-CHUNK_BYTES = 2**18
-_CAREFUL_BYTES = 2**8  # what a broken archive may take with it beside a block of its own
-# Deflate cannot expand more than 1,032 times, real text hardly 20: far from either.
-BOMB_RATIO, BOMB_BYTES = 500, 2**28
-
-_BROKEN = (
-    EOFError, OSError, lzma.LZMAError, isal_zlib.error, RuntimeError, ValueError,
-)  # fmt: skip
+SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz", ".lz4": "lz4"}
+# First bytes: RFC 1952; RFC 8878; the bzip2, xz and LZ4 frame format descriptions.
+_MAGIC = {
+    b"\x1f\x8b\x08": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+_IsalError: Any = igzip_lib.IsalError
+_ERRORS = (OSError, EOFError, ValueError, RuntimeError, lzma.LZMAError, _IsalError)
+# RFC 8878, 3.1.1.2.4 and 3.1.2: no block is longer, skippable frames have sixteen magic numbers.
+_ZSTD_BLOCK_BYTES = 2**17
+_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"
+# zstandard's own default is the format's: 128 MiB of window (RFC 8878 asks for 8 at least).
+_ZSTD_WINDOW_BYTES = 2**27
 
 
 class CorruptArchiveError(Exception):
     """The compressed data cannot be decompressed any further."""
 
 
-class BombError(Exception):
-    """The compressed data expands beyond all proportion; the argument is the ratio so far."""
+class DecompressionBombError(Exception):
+    """The compressed data grows beyond what text can; holds the ratio."""
+
+    def __init__(self, ratio: float) -> None:
+        """Note how many times its size the archive has given so far."""
+        super().__init__(f"{ratio:.0f} times its size")
+        self.ratio = ratio
 
 
-def _zstd(raw: BinaryIO) -> Any:  # noqa: ANN401 - any readable
-    # pyarrow's, as that of zstandard takes the end of the file for the end of a frame.
-    return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
+class _Decoder(Protocol):
+    """What `bz2`, `lzma`, `lz4.frame` and `isal` agree on."""
+
+    eof: bool
+    needs_input: bool
+    unused_data: bytes | None
+
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
-def _igzip(raw: BinaryIO) -> Any:  # noqa: ANN401 - any readable
-    return igzip.IGzipFile(fileobj=raw, mode="rb")
-
-
-_CODECS: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
-    (b"\x1f\x8b", _igzip),
-    (b"\x28\xb5\x2f\xfd", _zstd),
-    (b"BZh", bz2.BZ2File),
-    (b"\xfd7zXZ\x00", lzma.LZMAFile),
-    (b"\x04\x22\x4d\x18", lz4.frame.LZ4FrameFile),
-)
-# Names that promise an archive: what is none under them is corrupt, not text.
-ARCHIVE_SUFFIXES = (".gz", ".zst", ".bz2", ".xz", ".lz4")
-
-
-class _Raw(io.RawIOBase):
-    """The bytes as they are stored; a failure of the storage is noted, apart from the archive's."""
-
-    def __init__(self, stream: BinaryIO, digest: Any = None) -> None:  # noqa: ANN401 - hashlib's
-        self.stream = stream
-        self.digest = digest
-        self.failure: OSError | None = None
-        self.count = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        try:
-            data = self.stream.read(size)
-        except OSError as failure:
-            self.failure = failure
-            raise
-        self.count += len(data)
-        if self.digest is not None:
-            self.digest.update(data)
-        return data
-
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+def codec_of(name: str, head: bytes = b"") -> str | None:
+    """Tell the compression by a name, then by first bytes; None is none."""
+    for suffix, codec in SUFFIXES.items():
+        if name.endswith(suffix):
+            return codec
+    return next((codec for magic, codec in _MAGIC.items() if head.startswith(magic)), None)
 
 
 class InputFile:
-    """A raw file opened for decompressed reading."""
+    """A raw file, or a range of one, opened for decompressed reading and for its checksum."""
 
-    def __init__(self, path: str) -> None:
-        """Open the file."""
+    def __init__(self, path: str, start: int = 0, stop: int | None = None) -> None:
+        """Open the file at a byte; compression goes by the name, then by the first bytes."""
         self.path = path
-        self._stream = open_reader(path)
+        self.closed = False
+        self.failure: OSError | None = None
+        # Places where decompression can start: (raw, decompressed) bytes from `start`.
+        self.boundaries: list[tuple[int, int]] = []
+        self._raw = open_reader(path)
+        self._left = None if stop is None else stop - start
         self._digest = hashlib.sha256()
-        self._raw = _Raw(self._stream, self._digest)
+        self._taken = 0
+        self._given = 0
+        self._start = start
+        self._head = b""
+        if start:
+            self._raw.seek(start)
+        self._head = self.read(max(map(len, _MAGIC)))
+        self.codec = codec_of(path, self._head)
+        self._taken = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Read raw bytes, noting a failure of the storage apart from one of the archive."""
+        if self._head:
+            data, self._head = self._head, b""
+            self._taken += len(data)
+            return data
+        if self._left is not None:
+            size = self._left if size < 0 else min(size, self._left)
+        try:
+            data = self._raw.read(size)
+        except OSError as failure:
+            self.failure = failure
+            raise
+        if self._left is not None:
+            self._left -= len(data)
+        self._digest.update(data)
+        self._taken += len(data)
+        return data
 
     def chunks(self) -> Iterator[bytes]:
-        """Give decompressed chunks; `CorruptArchiveError` where the archive breaks."""
-        given = 0
-        try:
-            for chunk in self._decompressed(self._raw, CHUNK_BYTES):
-                given += len(chunk)
+        """Give decompressed chunks; raises where the archive breaks or is a bomb."""
+        self.boundaries.append((0, 0))
+        if self.codec is None:
+            while chunk := self.read(STEP_BYTES):
+                self._given += len(chunk)
                 yield chunk
-        except CorruptArchiveError as error:
-            yield from self._salvage(given)
-            raise error from None
+            return
+        pieces = self._zstd_frames() if self.codec == "zstd" else self._members()
+        for chunk in pieces:
+            self._given += len(chunk)
+            if self._given > BOMB_BYTES and self._given > MAX_RATIO * self._taken:
+                raise DecompressionBombError(self._given / self._taken)
+            if chunk:
+                yield chunk
 
-    def _decompressed(self, raw: _Raw, step: int) -> Iterator[bytes]:
-        opened = _open(raw, self.path)
-        given = 0
+    def _members(self) -> Iterator[bytes]:
+        """Decompress members one after another; gzip and xz allow zeros after the last."""
+        make = _maker(self.codec or "")
+        rest = b""
+        first = True
         while True:
-            try:
-                chunk = opened.read(step)
-            except _BROKEN as error:
-                if raw.failure is not None:
-                    raise raw.failure from None
-                raise CorruptArchiveError(str(error) or type(error).__name__) from error
-            if not chunk:
+            rest = rest or self.read(RAW_BYTES)
+            if not first and self.codec in ("gzip", "xz"):
+                rest = self._past_zeros(rest)
+            if not rest:
                 return
-            given += len(chunk)
-            if given > BOMB_BYTES and given > BOMB_RATIO * raw.count:
-                raise BombError(given / raw.count)
-            yield chunk
-
-    def _salvage(self, given: int) -> Iterator[bytes]:
-        """Give what lies between the last whole chunk and the break."""
-        with open_reader(self.path) as stream:
-            seen = 0
+            member = (self._taken - len(rest), self._given)
+            if not first:
+                self.boundaries.append(member)
+            first = False
             try:
-                for chunk in self._decompressed(_Raw(stream), _CAREFUL_BYTES):
-                    seen += len(chunk)
-                    if seen > given:
-                        yield chunk[-min(len(chunk), seen - given) :]
-            except CorruptArchiveError:
-                return
+                rest = yield from self._member(make(), rest)
+            except _ERRORS as error:
+                if self.failure is not None:
+                    raise self.failure from None
+                yield from self._salvage(make(), member)
+                raise CorruptArchiveError(str(error)) from error
 
-    def first_bytes(self, size: int) -> bytes:
-        """Return the beginning of the decompressed content, read apart; empty where it breaks."""
-        found = b""
-        with open_reader(self.path) as stream:
+    def _past_zeros(self, rest: bytes) -> bytes:
+        while rest and not (rest := rest.lstrip(b"\0")):
+            rest = self.read(RAW_BYTES)
+        return rest
+
+    def _member(self, decoder: _Decoder, raw: bytes) -> Generator[bytes, None, bytes]:
+        """Give the chunks of a member; returns what follows it of the raw bytes read."""
+        while True:
+            yield decoder.decompress(raw, STEP_BYTES)
+            if decoder.eof:
+                return decoder.unused_data or b""
+            raw = self.read(RAW_BYTES) if decoder.needs_input else b""
+            if decoder.needs_input and not raw:
+                raise EOFError("the archive ends before its end marker")
+
+    def _salvage(self, decoder: _Decoder, member: tuple[int, int]) -> Iterator[bytes]:
+        """Read a broken member again in small steps, to give what a large one lost."""
+        skip = self._given - member[1]
+        with open_reader(self.path) as raw:
+            raw.seek(self._start + member[0])
+            while True:
+                data = raw.read(RAW_BYTES) if decoder.needs_input else b""
+                try:
+                    chunk = decoder.decompress(data, SALVAGE_BYTES)
+                except _ERRORS:
+                    return
+                yield chunk[skip:]
+                skip -= min(skip, len(chunk))
+                if decoder.eof or (decoder.needs_input and not data and not chunk):
+                    return
+
+    def _zstd_frames(self) -> Iterator[bytes]:
+        """Decompress frame by frame and block by block: a broken block loses only itself."""
+        source = _Buffered(self.read)
+        while head := source.peek(18):
+            if source.taken:
+                self.boundaries.append((source.taken, self._given))
+            if head[1:4] == _ZSTD_SKIPPABLE and 0x50 <= head[0] <= 0x5F and len(head) >= 8:
+                source.skip(8 + int.from_bytes(head[4:8], "little"))
+                continue
             try:
-                for chunk in self._decompressed(_Raw(stream), size):
-                    found += chunk
-                    if len(found) >= size:
-                        break
-            except (CorruptArchiveError, BombError):
-                pass
-        return found[:size]
-
-    def seekable(self) -> BinaryIO:
-        """Open the stored bytes for reading at any place; the caller closes it."""
-        return open_reader(self.path)
+                yield from _zstd_frame(source, head)
+            except zstandard.ZstdError as error:
+                raise CorruptArchiveError(str(error)) from error
 
     def checksum(self) -> str:
-        """Read what is left and return the SHA-256 of the raw file."""
-        while self._raw.read(CHUNK_BYTES):
+        """Read what is left and return the SHA-256 of the raw file, or of the range."""
+        while self.read(STEP_BYTES):
             pass
         return self._digest.hexdigest()
 
     def close(self) -> None:
         """Close the raw file."""
-        self._stream.close()
+        self.closed = True
+        self._raw.close()
 
 
-def _open(raw: _Raw, path: str) -> Any:  # noqa: ANN401 - any readable
-    """Return what reads the decompressed content, by the first bytes."""
-    head = raw.read(8)
-    joined = _Joined(head, raw)
-    for magic, codec in _CODECS:
-        if head.startswith(magic):
-            return codec(io.BufferedReader(joined, CHUNK_BYTES))
-    if head and path.endswith(ARCHIVE_SUFFIXES):
-        raise CorruptArchiveError(f"begins with {head[:4]!r}, which is no archive")
-    return joined
+def _maker(codec: str) -> Callable[[], Any]:
+    if codec == "gzip":
+        return lambda: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+    if codec == "bzip2":
+        return bz2.BZ2Decompressor
+    if codec == "xz":
+        return lambda: lzma.LZMADecompressor(memlimit=_ZSTD_WINDOW_BYTES)
+    decoder: Callable[[], Any] = lz4.frame.LZ4FrameDecompressor
+    return decoder
 
 
-class _Joined(io.RawIOBase):
-    """The first bytes, given back, and what comes after them."""
+class _Buffered:
+    """Raw bytes in the sizes that are asked for."""
 
-    def __init__(self, head: bytes, raw: _Raw) -> None:
-        self.head = head
-        self.raw = raw
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+        self._buffer = b""
+        self._at = 0
+        self.taken = 0
 
-    def readable(self) -> bool:
-        return True
+    def peek(self, size: int) -> bytes:
+        """Return the next bytes, fewer only at the end."""
+        while len(self._buffer) - self._at < size:
+            more = self._read(RAW_BYTES)
+            if not more:
+                break
+            self._buffer = self._buffer[self._at :] + more
+            self._at = 0
+        return self._buffer[self._at : self._at + size]
 
-    def read(self, size: int = -1) -> bytes:
-        if not self.head:
-            return self.raw.read(size)
-        given = self.head if size < 0 else self.head[:size]
-        self.head = self.head[len(given) :]
-        return given
+    def take(self, size: int) -> bytes:
+        """Return the next bytes and go past them; `CorruptArchiveError` where they are missing."""
+        data = self.peek(size)
+        if len(data) < size:
+            raise CorruptArchiveError("the archive ends within a frame")
+        self._at += size
+        self.taken += size
+        return data
 
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+    def skip(self, size: int) -> None:
+        """Go past bytes without holding them."""
+        while size:
+            size -= len(self.take(min(size, RAW_BYTES)))
+
+
+def _zstd_frame(source: _Buffered, head: bytes) -> Iterator[bytes]:
+    """Give the blocks of a frame: three bytes say how long each is and whether it is the last."""
+    parameters = zstandard.get_frame_parameters(head)
+    decoder = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES).decompressobj()
+    yield decoder.decompress(source.take(zstandard.frame_header_size(head)))
+    last = 0
+    while not last:
+        header = source.peek(3)
+        word = int.from_bytes(header, "little")
+        last, kind, size = word & 1, word >> 1 & 3, word >> 3
+        if size > _ZSTD_BLOCK_BYTES:
+            raise CorruptArchiveError(f"a block of {size} bytes")
+        # A block of one repeated byte holds that byte; its size is what it becomes.
+        yield decoder.decompress(source.take(3 + (1 if kind == 1 else size)))
+    if parameters.has_checksum:
+        yield decoder.decompress(source.take(4))

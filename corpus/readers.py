@@ -1,209 +1,245 @@
 """Raw files become records; what cannot be read becomes damage with its place.
 
-Which reader a file needs goes by the recipe, else by the file's name, else by its first bytes. All
-of them stream: memory is one chunk, one batch of rows and one record, and a record beyond the size
-limit is passed over without being held. A broken archive gives the records before the break and one
-`corrupt_archive`, one that expands beyond all proportion ends as `decompression_bomb`; a failing
+This room tells formats apart and opens the right one; JSON lines, text and HTML files are read
+here, the rest in rooms of their own (`delimited`, `tables`, `webarchives`, `wikipedia`). Reading
+streams: memory is a chunk and a record, and a record beyond the size limit is passed over without
+being held. A broken archive gives the records before the break and one `corrupt_archive`; a failing
 disk or network is no property of the data and raises.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import orjson
 
-from corpus.archives import ARCHIVE_SUFFIXES, BOMB_RATIO, BombError, CorruptArchiveError, InputFile
-from corpus.records import Damage, Keys, Record, too_long
-from corpus.tables import read_arrow, read_csv, read_parquet, record_of
-from corpus.webarchives import read_web_archive
+from corpus.archives import (
+    MAX_RATIO,
+    SUFFIXES,
+    CorruptArchiveError,
+    DecompressionBombError,
+    InputFile,
+)
+from corpus.cursor import Cursor
+from corpus.delimited import read_delimited
+from corpus.records import Damage, ReadOptions, Record, invalid_utf8, record_of, too_long
+from corpus.tables import open_table, read_table
+from corpus.webarchives import read_webarchive
 from corpus.wikipedia import read_wikipedia
+
+__all__ = ["Damage", "InputFile", "ReadOptions", "Record", "read_records"]
 
 # Raised by hand when the same bytes give other records.
 VERSION = 2
 
-_SUFFIXES = {
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".txt": "text", ".md": "text",
-    ".rst": "text", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".arrow": "arrow",
-    ".feather": "arrow", ".ipc": "arrow", ".warc": "warc", ".wet": "warc", ".arc": "warc",
-    ".html": "html", ".htm": "html", ".xhtml": "html",
-}  # fmt: skip
-_BEGINNINGS = (
-    (b"PAR1", "parquet"), (b"ARROW1", "arrow"), (b"\xff\xff\xff\xff", "arrow"), (b"WARC/", "warc"),
-    (b"filedesc://", "warc"), (b"<mediawiki", "wikipedia"), (b"<!doctype html", "html"),
-    (b"<html", "html"), (b"{", "jsonl"),
-)  # fmt: skip
-_SNIFFED_BYTES = 4096
+PLAIN = ReadOptions()
+TABLES = ("parquet", "arrow")
+# Formats whose file is one document.
+WHOLE = ("text", "html")
+_FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".txt": "text",
+    ".md": "text",
+    ".rst": "text",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+    ".warc": "warc",
+    ".wet": "warc",
+    ".wat": "warc",
+    ".arc": "warc",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".xml": "wikipedia",
+}
+# How much is looked at to tell a format. A Wikipedia dump says so in its first line.
+_SNIFF_BYTES = 4096
+_SNIFFED = (
+    (re.compile(rb"PAR1"), "parquet"),
+    (re.compile(rb"ARROW1|\xff\xff\xff\xff"), "arrow"),
+    (re.compile(rb"WARC/\d|filedesc:"), "warc"),
+    (re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?<mediawiki[\s>]"), "wikipedia"),
+    (
+        re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?<(?:!doctype html|html)", re.I),
+        "html",
+    ),
+    (re.compile(rb"(?:\xef\xbb\xbf)?\s*\{\s*\""), "jsonl"),
+)
 
 
-def detect_format(path: str) -> str:
-    """Tell the format of a file by its name, else by its content; `ValueError` where neither does.
+def detect_format(name: str) -> str:
+    """Tell the format by a file's name; `ValueError` where it does not say."""
+    found = _format_of(name)
+    if found is None:
+        raise ValueError(
+            f"cannot tell the format of {name} by its name ({', '.join(_FORMATS)}, each also "
+            f"{', '.join(SUFFIXES)}) nor by its first bytes: set the source's format"
+        )
+    return found
 
-    A name in `.xml` tells nothing: dumps of Wikipedia are known by what they begin with.
-    """
-    stem = path.lower()
-    for suffix in ARCHIVE_SUFFIXES:
+
+def _format_of(name: str) -> str | None:
+    stem = name.rsplit("/", 1)[-1]
+    for suffix in SUFFIXES:
         stem = stem.removesuffix(suffix)
-    for suffix, found in _SUFFIXES.items():
-        if stem.endswith(suffix):
-            return found
-    file = InputFile(path)
-    try:
-        head = file.first_bytes(_SNIFFED_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    finally:
-        file.close()
-    for beginning, found in _BEGINNINGS:
-        if head.startswith(beginning.lower()):
-            return found
-    raise ValueError(
-        f"cannot tell the format of {path} by its name or its first bytes: set the source's format "
-        "(jsonl, csv, tsv, text, paragraphs, parquet, arrow, warc, html or wikipedia)"
-    )
+    return next((found for suffix, found in _FORMATS.items() if stem.endswith(suffix)), None)
+
+
+def sniff_format(path: str) -> str:
+    """Tell the format of a file by its name, then by its first decompressed bytes."""
+    found = _format_of(path)
+    if found is not None:
+        return found
+    with closing(InputFile(path)) as file:
+        try:
+            head = Cursor(file.chunks()).peek(_SNIFF_BYTES)[:_SNIFF_BYTES]
+        except CorruptArchiveError:
+            head = b""
+    for pattern, form in _SNIFFED:
+        if pattern.match(head):
+            return form
+    return detect_format(path)
 
 
 def read_records(
     file: InputFile,
     form: str,
     max_record_bytes: int,
-    keys: Keys = Keys(),  # noqa: B008 - frozen
+    options: ReadOptions = PLAIN,
 ) -> Iterator[Record | Damage]:
     """Give every record of a file in order, and damage in the place of what cannot be read."""
-    last = 0
-    try:
-        for item in _read(file, form, max_record_bytes, keys):
-            last = item.position
-            yield item
-    except CorruptArchiveError as error:
-        yield Damage(last + 1, "corrupt_archive", str(error))
-    except BombError as error:
-        ratio = float(error.args[0])
-        yield Damage(last + 1, "decompression_bomb", "bytes out a byte in", ratio, BOMB_RATIO)
+    if form in TABLES:
+        yield from _whole_table(file, form, options, max_record_bytes)
+        return
+    cursor = Cursor(file.chunks())
+    yield from until_broken(cursor, read_from(cursor, form, max_record_bytes, options))
 
 
-def _read(file: InputFile, form: str, limit: int, keys: Keys) -> Iterator[Record | Damage]:
-    if form == "parquet":
-        return read_parquet(file, limit, keys)
-    if form == "arrow":
-        return read_arrow(file, limit, keys)
-    chunks = file.chunks()
+def read_from(
+    cursor: Cursor,
+    form: str,
+    max_bytes: int,
+    options: ReadOptions,
+    header: list[str] | None = None,
+) -> Iterator[Record | Damage]:
+    """Give the records that follow a cursor; a CSV or TSV read from its middle needs its header."""
     if form in ("csv", "tsv"):
-        return read_csv(cut_lines(chunks, limit), "\t" if form == "tsv" else ",", limit, keys)
-    if form == "jsonl":
-        return _read_lines(chunks, limit, keys)
-    return _PLAIN.get(form, _read_whole)(chunks, limit)
+        delimiter = "," if form == "csv" else "\t"
+        return read_delimited(cursor, delimiter, options, max_bytes, header)
+    readers: dict[str, Callable[[Cursor, int], Iterator[Record | Damage]]] = {
+        "warc": read_webarchive,
+        "wikipedia": read_wikipedia,
+    }
+    if form in readers:
+        return readers[form](cursor, max_bytes)
+    own = {"jsonl": _read_lines, "paragraphs": _read_paragraphs, "text": _read_text}
+    if form == "html":
+        return _read_text(cursor, max_bytes, options.model_copy(update={"markup": "html"}))
+    return own[form](cursor, max_bytes, options)
 
 
-def cut_lines(chunks: Iterator[bytes], limit: int) -> Iterator[tuple[int, bytes | Damage]]:
-    """Give the number and the content of every line; an overlong one comes out as damage.
-
-    The last line need not end in a newline; what a broken archive cut off of it is not given.
-    """
-    number, parts, held = 0, list[bytes](), 0
-    for chunk in chunks:
-        first, *rest = chunk.split(b"\n")
-        held += len(first)
-        if held <= limit:
-            parts.append(first)
-        if not rest:
-            continue
-        number += 1
-        yield number, (b"".join(parts) if held <= limit else too_long(number, held, limit))
-        for line in rest[:-1]:
-            number += 1
-            yield number, (line if len(line) <= limit else too_long(number, len(line), limit))
-        parts, held = [rest[-1]] if len(rest[-1]) <= limit else [], len(rest[-1])
-    if held:
-        number += 1
-        yield number, (b"".join(parts) if held <= limit else too_long(number, held, limit))
-
-
-def _read_lines(chunks: Iterator[bytes], limit: int, keys: Keys) -> Iterator[Record | Damage]:
-    for position, line in cut_lines(chunks, limit):
-        if isinstance(line, Damage):
-            yield line
-        elif line and not line.isspace():
-            yield _parse(line, position, keys)
-
-
-def _parse(line: bytes, position: int, keys: Keys) -> Record | Damage:
+def until_broken(cursor: Cursor, records: Iterator[Record | Damage]) -> Iterator[Record | Damage]:
+    """Give records up to where the archive breaks or proves a bomb, and then that damage."""
     try:
-        fields = orjson.loads(line.removeprefix(b"\xef\xbb\xbf") if position == 1 else line)
+        yield from records
+    except CorruptArchiveError as error:
+        yield Damage(cursor.position + 1, "corrupt_archive", str(error))
+    except DecompressionBombError as error:
+        yield _bomb(cursor.position + 1, error)
+
+
+def _bomb(position: int, error: DecompressionBombError) -> Damage:
+    detail = "times its compressed size"
+    return Damage(position, "decompression_bomb", detail, error.ratio, MAX_RATIO)
+
+
+def _whole_table(
+    file: InputFile, form: str, options: ReadOptions, max_bytes: int
+) -> Iterator[Record | Damage]:
+    try:
+        data = open_table(file)
+    except CorruptArchiveError as error:
+        yield Damage(1, "corrupt_archive", str(error))
+        return
+    except DecompressionBombError as error:
+        yield _bomb(1, error)
+        return
+    with closing(data):
+        yield from read_table(data, form, options, max_bytes)
+
+
+def _read_lines(cursor: Cursor, max_bytes: int, options: ReadOptions) -> Iterator[Record | Damage]:
+    while (line := cursor.until(b"\n", max_bytes)) is not None:
+        cursor.position += 1
+        if isinstance(line, int):
+            yield too_long(cursor.position, line, max_bytes)
+        elif line and not line.isspace():
+            yield _parse(line, cursor.position, options)
+
+
+def _parse(line: bytes, position: int, options: ReadOptions) -> Record | Damage:
+    try:
+        fields = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))
     except orjson.JSONDecodeError as error:
-        return _explain(line, position, error)
+        try:
+            line.decode()
+        except UnicodeDecodeError as reason:
+            return invalid_utf8(position, reason)
+        return Damage(position, "invalid_json", str(error))
     if not isinstance(fields, dict):
         return Damage(position, "invalid_record", f"a {type(fields).__name__}, not an object")
-    return record_of(fields, position, keys)
+    return record_of(fields, position, options)
 
 
-def _explain(line: bytes, position: int, error: orjson.JSONDecodeError) -> Damage:
-    try:
-        line.decode()
-    except UnicodeDecodeError as broken:
-        return Damage(position, "invalid_utf8", f"{broken.reason} at byte {broken.start}")
-    return Damage(position, "invalid_json", str(error))
-
-
-def _read_whole(chunks: Iterator[bytes], limit: int) -> Iterator[Record | Damage]:
-    """Read a text that is one document."""
-    data = _join(chunks, limit)
-    yield data if isinstance(data, Damage) else _text_record(data, 1)
-
-
-def _read_page(chunks: Iterator[bytes], limit: int) -> Iterator[Record | Damage]:
-    """Read a page of HTML."""
-    data = _join(chunks, limit)
-    if isinstance(data, Damage):
-        yield data
-    else:
-        yield Record(1, None, "", None, None, None, "html", data)
-
-
-def _join(chunks: Iterator[bytes], limit: int) -> bytes | Damage:
+def _read_paragraphs(
+    cursor: Cursor, max_bytes: int, options: ReadOptions
+) -> Iterator[Record | Damage]:
+    """Give documents that blank lines separate; their position is their first line."""
     parts: list[bytes] = []
-    size = 0
-    for chunk in chunks:
-        size += len(chunk)
-        if size <= limit:
-            parts.append(chunk)
+    size = first = 0
+    while (line := cursor.until(b"\n", max_bytes)) is not None:
+        cursor.position += 1
+        if isinstance(line, bytes) and not line.strip():
+            if size:
+                yield _document(b"\n".join(parts), first, size, max_bytes, options)
+            parts, size = [], 0
+            continue
+        first = first if size else cursor.position
+        size += line if isinstance(line, int) else len(line) + bool(size)
+        if isinstance(line, bytes) and size <= max_bytes:
+            parts.append(line)
         else:
             parts.clear()
-    return too_long(1, size, limit) if size > limit else b"".join(parts)
+            size = max(size, max_bytes + 1)
+    if size:
+        yield _document(b"\n".join(parts), first, size, max_bytes, options)
 
 
-def _text_record(data: bytes, position: int) -> Record | Damage:
+def _read_text(cursor: Cursor, max_bytes: int, options: ReadOptions) -> Iterator[Record | Damage]:
+    data = cursor.read(max_bytes + 1)
+    size = len(data)
+    if size > max_bytes:
+        size += cursor.rest()
+        data = b""
+    cursor.position += 1
+    yield _document(data, 1, size, max_bytes, options)
+
+
+def _document(
+    data: bytes, position: int, size: int, max_bytes: int, options: ReadOptions
+) -> Record | Damage:
+    if size > max_bytes:
+        return too_long(position, size, max_bytes)
+    if options.markup == "html":
+        return Record(position, None, "", None, None, None, "html", data)
     try:
         return Record(position, None, data.decode(), None, None, None)
     except UnicodeDecodeError as error:
-        return Damage(position, "invalid_utf8", f"{error.reason} at byte {error.start}")
-
-
-def _read_paragraphs(chunks: Iterator[bytes], limit: int) -> Iterator[Record | Damage]:
-    """Give the documents of a text that blank lines separate; positions count them."""
-    held, size, position = list[bytes](), 0, 1
-    for _, line in cut_lines(chunks, limit):
-        if isinstance(line, Damage):
-            size += int(line.value or 0)
-        elif line and not line.isspace():
-            size += len(line) + 1
-            if size <= limit:
-                held.append(line)
-        elif size:
-            yield _paragraph(held, size, position, limit)
-            held, size, position = [], 0, position + 1
-        if size > limit:
-            held = []
-    if size:
-        yield _paragraph(held, size, position, limit)
-
-
-def _paragraph(held: list[bytes], size: int, position: int, limit: int) -> Record | Damage:
-    if size > limit:
-        return too_long(position, size, limit)
-    return _text_record(b"\n".join(held), position)
-
-
-_PLAIN = {
-    "text": _read_whole,
-    "html": _read_page,
-    "paragraphs": _read_paragraphs,
-    "warc": read_web_archive,
-    "wikipedia": read_wikipedia,
-}
+        return invalid_utf8(position, error)

@@ -1,10 +1,30 @@
-"""What reading a raw file gives: records, and damage in the place of what cannot be read."""
+"""What every reader gives: a record with its place, or damage in the place of one.
 
-from typing import Literal, NamedTuple
+A format's own room finds the fields of a record; what they mean (which is the text, which the id)
+is decided here, once for JSON lines, tables and delimited text.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import orjson
+from pydantic import BaseModel, ConfigDict
+
+
+class ReadOptions(BaseModel):
+    """How the records of a source are to be read, as its recipe says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text_key: str = "text"
+    id_key: str = "id"
+    url_key: str = "url"
+    language_key: str = "language"
+    markup: Literal["none", "html"] = "none"
 
 
 class Record(NamedTuple):
-    """One readable record; `position` counts records from 1, `key` is its own id or URL.
+    """One readable record; `position` is its line or number from 1, `key` its own id or URL.
 
     Where `markup` says that the text is still to be got out of a page, `text` is wikitext, or the
     page's bytes lie in `page` with the `charset` that its headers name.
@@ -31,16 +51,53 @@ class Damage(NamedTuple):
     threshold: float | None = None
 
 
-class Keys(NamedTuple):
-    """Under which names the fields of a record are found, and what its text is written in."""
-
-    text: str = "text"
-    id: str = "id"
-    url: str = "url"
-    language: str = "language"
-    markup: Literal["none", "html"] = "none"
-
-
 def too_long(position: int, size: int, limit: int) -> Damage:
-    """Return the damage of a record beyond the size limit, bytes."""
+    """Say that a record is beyond the size limit."""
     return Damage(position, "record_too_long", "bytes", float(size), float(limit))
+
+
+def invalid_utf8(position: int, error: UnicodeDecodeError) -> Damage:
+    """Say where a record is no UTF-8."""
+    return Damage(position, "invalid_utf8", f"{error.reason} at byte {error.start}")
+
+
+def record_of(fields: Mapping[str, Any], position: int, options: ReadOptions) -> Record | Damage:
+    """Make a record of named fields; what has no meaning of its own is kept as meta."""
+    text = fields.get(options.text_key)
+    if not isinstance(text, str):
+        return Damage(position, "invalid_record", f"no string under the key {options.text_key}")
+    url = _string(fields.get(options.url_key))
+    known = (options.text_key, options.id_key, options.url_key, options.language_key)
+    rest = {name: value for name, value in fields.items() if name not in known}
+    try:
+        meta = meta_of(rest) if rest else None
+        page = text.encode() if options.markup == "html" else b""
+    except (orjson.JSONEncodeError, UnicodeEncodeError) as error:
+        return Damage(position, "invalid_record", str(error))
+    return Record(
+        position,
+        _key(fields.get(options.id_key)) or url,
+        "" if page else text,
+        url,
+        _string(fields.get(options.language_key)),
+        meta,
+        "html" if page else "none",
+        page,
+        "utf-8" if page else None,
+    )
+
+
+def meta_of(fields: Mapping[str, Any]) -> str:
+    """Write fields as the JSON of `meta`, what JSON does not know as a string."""
+    options = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+    return orjson.dumps(fields, default=str, option=options).decode()
+
+
+def _string(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _key(value: object) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return _string(value)

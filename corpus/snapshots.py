@@ -20,7 +20,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from corpus.files import create, exists, join, list_names, read_bytes, write_bytes
-from corpus.records import Keys
+from corpus.records import ReadOptions
 
 FORMAT_VERSION = 2
 _MANIFEST = "snapshot.json"
@@ -112,15 +112,16 @@ class Input(BaseModel):
     source: str
     name: str
     format: str
-    keys: Keys = Keys()
+    options: ReadOptions = ReadOptions()
     size_bytes: int
     checksum: str
     path: str
 
     @property
-    def identity(self) -> tuple[str, str, str, Keys, int, str]:
+    def identity(self) -> tuple[str, str, str, str, int, str]:
         """What makes it the same input when it is delivered again."""
-        return self.source, self.name, self.format, self.keys, self.size_bytes, self.checksum
+        options = self.options.model_dump_json()
+        return self.source, self.name, self.format, options, self.size_bytes, self.checksum
 
 
 class Counts(BaseModel):

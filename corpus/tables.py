@@ -1,195 +1,102 @@
-"""Records out of tables: CSV and TSV, Parquet, Arrow files and streams.
+"""Parquet and Arrow: rows become records, a batch at a time.
 
-A row becomes a record by the names of its columns, as an object of JSON does. Rows come in batches
-of bounded size, so memory does not grow with the file; Parquet needs the raw file at any place and
-is therefore not read from within an archive.
+Both need their file's end first (the Arrow stream does not), so what is not a plain file is
+decompressed into a temporary one. Every batch is validated before a value is read: offsets of a
+broken file would point anywhere. Broken data ends the file with one `corrupt_file`.
 """
 
-import base64
-import csv
-import datetime
-import decimal
-from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+import tempfile
+from collections.abc import Iterator
+from typing import IO
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from corpus.archives import CorruptArchiveError, InputFile
-from corpus.records import Damage, Keys, Record, too_long
+from corpus.archives import InputFile
+from corpus.files import open_reader
+from corpus.records import Damage, ReadOptions, Record, record_of, too_long
 
-_ROWS = 256  # a batch: small beside a task's memory also where a row is a megabyte. Guess
-
-
-def record_of(fields: Mapping[str, Any], position: int, keys: Keys) -> Record | Damage:
-    """Make a record of named fields; what is no text, id, URL or language is kept as meta."""
-
-    def text_of(name: str) -> str | None:
-        value = fields.get(name)
-        return value if isinstance(value, str) and value else None
-
-    text = fields.get(keys.text)
-    if not isinstance(text, str):
-        return Damage(position, "invalid_record", f"no string under the key {keys.text}")
-    identity = fields.get(keys.id)
-    is_number = isinstance(identity, int) and not isinstance(identity, bool)
-    key = str(identity) if is_number else text_of(keys.id) or text_of(keys.url)
-    rest = {name: value for name, value in fields.items() if name not in keys[:4]}
-    meta = orjson.dumps(rest, default=_plain, option=_META).decode() if rest else None
-    page = text.encode() if keys.markup == "html" else b""
-    return Record(
-        position, key, "" if page else text, text_of(keys.url), text_of(keys.language), meta,
-        keys.markup if page else "none", page, "utf-8" if page else None,
-    )  # fmt: skip
+# Rows turned into Python at once: guess between the cost a call and memory at 64 MiB a row.
+_ROWS = 64
+_ARROW_MAGIC = b"ARROW1"
 
 
-_META = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+def open_table(file: InputFile) -> IO[bytes]:
+    """Return the decompressed file as one that can be read at any place; the caller closes it."""
+    if file.codec is None:
+        return open_reader(file.path)
+    target = tempfile.TemporaryFile()  # noqa: SIM115 - handed on
+    for chunk in file.chunks():
+        target.write(chunk)
+    target.seek(0)
+    return target
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - what JSON has no word for
-    """Write what tables hold and JSON does not."""
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, decimal.Decimal | datetime.timedelta):
-        return str(value)
-    raise TypeError(f"no JSON for {type(value).__name__}")
+def groups_of(data: IO[bytes], form: str) -> list[int]:
+    """Return the number of rows of every row group or batch of a file; an Arrow stream has one."""
+    if form == "parquet":
+        metadata = pq.ParquetFile(data).metadata
+        return [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+    if not _is_arrow_file(data):
+        return []
+    return [1] * int(pa.ipc.open_file(data).num_record_batches)
 
 
-def read_csv(
-    lines: Iterator[tuple[int, bytes | Damage]], delimiter: str, limit: int, keys: Keys
+def read_table(
+    data: IO[bytes],
+    form: str,
+    options: ReadOptions,
+    max_bytes: int,
+    groups: tuple[int, int, int] | None = None,
 ) -> Iterator[Record | Damage]:
-    """Give the rows below the header of CSV, or of TSV without quoting; positions count them.
-
-    `lines` are numbered, an overlong one is damage already. A quoted field that never ends is cut
-    at the limit, and what follows it is read as rows again.
-    """
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    csv.field_size_limit(min(limit, 2**31 - 1))
-    position, header = 0, list[str]()
-    for row in _rows(_decoded(lines), delimiter, quoting):
-        if not header:
-            if isinstance(row, Damage) or keys.text not in row:
-                found = row.detail if isinstance(row, Damage) else ", ".join(row)
-                detail = f"no column {keys.text} in the header: {found[:200]}"
-                yield Damage(1, "invalid_record", detail)
-                return
-            header = row
-            continue
-        position += 1
-        yield _row_of(row, header, position, keys)
-
-
-def _row_of(
-    row: list[str] | Damage, header: list[str], position: int, keys: Keys
-) -> Record | Damage:
-    if isinstance(row, Damage):
-        return row._replace(position=position)
-    if len(row) != len(header):
-        detail = f"{len(row)} fields, the header has {len(header)}"
-        return Damage(position, "invalid_record", detail)
+    """Give the rows of a table, or of its groups first to last, the first row's position known."""
+    position = groups[2] if groups else 0
     try:
-        "".join(row).encode()
-    except UnicodeEncodeError:
-        return Damage(position, "invalid_utf8", "a byte that is no UTF-8")
-    return record_of(dict(zip(header, row, strict=True)), position, keys)
+        for batch in _batches(data, form, groups):
+            batch.validate(full=True)
+            for start in range(0, len(batch), _ROWS):
+                yield from _rows(batch.slice(start, _ROWS), position, options, max_bytes)
+                position += min(_ROWS, len(batch) - start)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        yield Damage(position + 1, "corrupt_file", str(error).splitlines()[0] if str(error) else "")
 
 
-class _OverlongError(Exception):
-    """A line beyond the size limit; the argument is its damage."""
+def _is_arrow_file(data: IO[bytes]) -> bool:
+    head = data.read(len(_ARROW_MAGIC))
+    data.seek(0)
+    return head == _ARROW_MAGIC
 
 
-def _rows(lines: Iterator[str], delimiter: str, quoting: int) -> Iterator[list[str] | Damage]:
-    """Give the fields of every row, or why it has none; blank lines are none."""
-    while True:
-        rows = csv.reader(_Lines(lines), delimiter=delimiter, quoting=quoting)  # type: ignore[arg-type]
-        try:
-            yield from (row for row in rows if row)
-            return
-        except csv.Error as error:
-            yield Damage(0, "invalid_record", str(error))
-        except _OverlongError as error:
-            yield error.args[0]
-
-
-class _Lines:
-    """Hands lines on; an error in one does not end those after it, as it would in a generator."""
-
-    def __init__(self, lines: Iterator[str]) -> None:
-        self.lines = lines
-
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        line = next(self.lines)
-        if isinstance(line, Damage):
-            raise _OverlongError(line)
-        return line
-
-
-def _decoded(lines: Iterator[tuple[int, bytes | Damage]]) -> Iterator[Any]:
-    for number, line in lines:
-        if isinstance(line, Damage):
-            yield line
-        else:
-            text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            yield text.decode(errors="surrogateescape") + "\n"
-
-
-def read_parquet(file: InputFile, limit: int, keys: Keys) -> Iterator[Record | Damage]:
-    """Give the rows of a Parquet file; row groups are read in batches."""
-    with file.seekable() as stream:
-        position = 0
-        try:
-            table = pq.ParquetFile(stream)
-            for batch in table.iter_batches(_ROWS):
-                yield from _records(batch, position, limit, keys)
-                position += len(batch)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise _broken(file, error) from error
-
-
-def read_arrow(file: InputFile, limit: int, keys: Keys) -> Iterator[Record | Damage]:
-    """Give the rows of an Arrow IPC file (Feather) or stream."""
-    with file.seekable() as stream:
-        position = 0
-        try:
-            for batch in _arrow_batches(stream):
-                for start in range(0, len(batch), _ROWS):
-                    part = batch.slice(start, _ROWS)
-                    yield from _records(part, position, limit, keys)
-                    position += len(part)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise _broken(file, error) from error
-
-
-def _arrow_batches(stream: BinaryIO) -> Iterator[pa.RecordBatch]:
-    magic = stream.read(6)
-    stream.seek(0)
-    if magic == b"ARROW1":
-        reader = pa.ipc.open_file(stream)
-        yield from (reader.get_batch(n) for n in range(reader.num_record_batches))
+def _batches(
+    data: IO[bytes], form: str, groups: tuple[int, int, int] | None
+) -> Iterator[pa.RecordBatch]:
+    if form == "parquet":
+        file = pq.ParquetFile(data, pre_buffer=False)
+        chosen = range(*groups[:2]) if groups else range(file.metadata.num_row_groups)
+        yield from file.iter_batches(_ROWS, row_groups=list(chosen), use_threads=False)
+    elif _is_arrow_file(data):
+        reader = pa.ipc.open_file(data)
+        chosen = range(*groups[:2]) if groups else range(reader.num_record_batches)
+        for number in chosen:
+            yield reader.get_batch(number)
     else:
-        yield from pa.ipc.open_stream(stream)
+        yield from pa.ipc.open_stream(data)
 
 
-def _broken(file: InputFile, error: Exception) -> Exception:
-    """Tell data that is broken from a disk that fails: what cannot be read at all raises."""
-    try:
-        with file.seekable() as stream:
-            while stream.read(2**20):
-                pass
-    except OSError as failure:
-        return failure
-    return CorruptArchiveError(str(error).partition("\n")[0][:200])
-
-
-def _records(
-    batch: pa.RecordBatch, before: int, limit: int, keys: Keys
+def _rows(
+    batch: pa.RecordBatch, position: int, options: ReadOptions, max_bytes: int
 ) -> Iterator[Record | Damage]:
-    batch.validate(full=True)
-    for position, row in enumerate(batch.to_pylist(), before + 1):
-        text = row.get(keys.text)
-        size = len(text.encode()) if isinstance(text, str) else 0
-        yield too_long(position, size, limit) if size > limit else record_of(row, position, keys)
+    names = batch.schema.names
+    columns = [batch.column(n).to_pylist() for n in range(len(names))]
+    for row, values in enumerate(zip(*columns, strict=True), 1):
+        record = record_of(dict(zip(names, values, strict=True)), position + row, options)
+        yield _bounded(record, max_bytes)
+
+
+def _bounded(record: Record | Damage, max_bytes: int) -> Record | Damage:
+    if isinstance(record, Damage):
+        return record
+    size = len(record.page) or len(record.text)
+    if size * 4 > max_bytes and not record.page:
+        size = len(record.text.encode("utf-8", "replace"))
+    return too_long(record.position, size, max_bytes) if size > max_bytes else record

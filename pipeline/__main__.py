@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+from typing import Any
 
 from corpus.forgotten import read_forgotten
 from corpus.recipe import Recipe, load_recipe
@@ -16,7 +17,9 @@ from pipeline.forget import Request, forget, read_ids, tell
 from pipeline.proofs import audit
 from pipeline.purge import purge
 from pipeline.refresh import rebuild, refresh, summarize
+from pipeline.repeats import boilerplate
 from pipeline.schedule import schedule
+from pipeline.survey import survey
 
 # Tasks run side by side; within one, libraries shall not start threads of their own.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -54,6 +57,13 @@ def _is_override(argument: str) -> bool:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m pipeline", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_makers(commands)
+    _add_viewers(commands)
+    return parser
+
+
+def _add_makers(commands: Any) -> None:  # noqa: ANN401 - argparse's own type is private
+    """Add the commands that write."""
     command = commands.add_parser("refresh", help="build the snapshot that a recipe describes")
     command.add_argument("recipe", help="YAML file")
     command.add_argument("overrides", nargs="*", metavar="section.key=value")
@@ -76,6 +86,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--workers", type=int, help="parallel tasks; absent: one a CPU")
     command.set_defaults(run=_forget)
+    command = commands.add_parser("boilerplate", help="learn the lines that documents repeat")
+    command.add_argument("recipe", help="YAML file of a store that holds a snapshot")
+    command.add_argument("out", help="list to write, JSON lines")
+    command.add_argument("overrides", nargs="*", metavar="section.key=value")
+    command.add_argument("--min-documents", type=int, required=True, metavar="N")
+    command.set_defaults(run=_boilerplate)
+    command = commands.add_parser("stats", help="write every rule's value of every document")
+    command.add_argument("recipe", help="YAML file")
+    command.add_argument("out", help="directory for the tables")
+    command.add_argument("overrides", nargs="*", metavar="section.key=value")
+    command.set_defaults(run=_stats)
+
+
+def _add_viewers(commands: Any) -> None:  # noqa: ANN401 - argparse's own type is private
+    """Add the commands that read."""
     command = commands.add_parser("diff", help="say what came and went between two snapshots")
     command.add_argument("store")
     command.add_argument("earlier", metavar="A")
@@ -104,7 +129,6 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_show)
     command = commands.add_parser("schema", help="print the JSON Schema of a recipe, for editors")
     command.set_defaults(run=_schema)
-    return parser
 
 
 def _refresh(parsed: argparse.Namespace) -> int:
@@ -141,6 +165,19 @@ def _forget(parsed: argparse.Namespace) -> int:
     if parsed.purge and outcome.snapshot.label == parsed.label:
         labels = purge(parsed.store, outcome.snapshot, read_forgotten(parsed.store))
         print(f"withdrawn: {', '.join(labels) or 'no snapshot, none held them'}")
+    return 0
+
+
+def _boilerplate(parsed: argparse.Namespace) -> int:
+    recipe = load_recipe(parsed.recipe, parsed.overrides)
+    for line in boilerplate(recipe, parsed.out, parsed.min_documents):
+        print(line)
+    return 0
+
+
+def _stats(parsed: argparse.Namespace) -> int:
+    for line in survey(load_recipe(parsed.recipe, parsed.overrides), parsed.out):
+        print(line)
     return 0
 
 

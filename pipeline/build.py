@@ -11,7 +11,7 @@ import logging
 import platform
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from corpus.documents import add_digests
-from corpus.files import exists, join, read_bytes, write_bytes
+from corpus.files import write_bytes
 from corpus.forgotten import Forgotten
 from corpus.lease import Lease
 from corpus.recipe import Dedup, Recipe
@@ -38,15 +38,13 @@ from corpus.snapshots import (
     snapshot_root,
 )
 from pipeline import canaries, clean, dedup, encode, pack, pairs, vocabulary
-from pipeline.distributions import add_counts
 from pipeline.index import Corpus
 from pipeline.jobs import Output, Record, Stages, Task, describe_file, sweep
+from pipeline.tallies import STATS, describe_cleaning, funnel
 
 logger = logging.getLogger(__name__)
 
 _LIBRARIES = ("maskline", "numba", "numpy", "pyarrow", "ray", "tokenizers")
-
-_STATS = "stats.json"
 
 Records = dict[str, Record]
 
@@ -104,7 +102,7 @@ def build(job: Job, stages: Stages) -> Snapshot:
         ],
     )
     records = {"clean": cleaned, "resolve": resolved, "encode": encoded, "pack": packed}
-    stats = {"recall": _bins(recall), **_describe(job, cleaned)}
+    stats = {"recall": _bins(recall), **describe_cleaning(_parts_by_source(job, cleaned))}
     return assemble(job, _contents(job, corpus, made, records), (_made_with(records), stats))
 
 
@@ -217,12 +215,19 @@ def _tokenizer(job: Job, corpus: Corpus, stages: Stages) -> _Made:
     store = job.recipe.store
     if job.parent is not None:
         return _Made(store, job.parent.tokenizer, job.parent.vocab_size)
-    names = [part.name for part in corpus.parts if part.position == 0]
+    identity = _identity(job, corpus)
     config = job.recipe.tokenizer
     if job.tokenizer_path is not None:
         config = config.model_copy(update={"path": job.tokenizer_path})
-    arguments = (store, config, names)
-    task = Task(f"tokenizer-{_identity(job, corpus)}", vocabulary.make_tokenizer, arguments)
+    counting = [
+        Task(f"{part.name}-{identity}", vocabulary.count_part, (part.name,))
+        for part in corpus.parts
+        if part.position == 0 and config.path is None
+    ]
+    learned_from = [task.name for task in counting]
+    task = Task(f"tokenizer-{identity}", vocabulary.learn, (store, config, learned_from))
+    if not stages.is_done("tokenizer", [task.name]):
+        stages.run("count", counting)
     counts = stages.run("tokenizer", [task])[task.name].counts
     return _Made(store, counts["fingerprint"], counts["vocab_size"])
 
@@ -290,8 +295,8 @@ def assemble(
     """
     label, tree = job.recipe.snapshot, job.tree
     stats = {**beside[1], "sources": funnel(contents.parts)}
-    write_bytes(tree.own(_STATS), orjson.dumps(stats, option=orjson.OPT_INDENT_2))
-    statistics = FileEntry(**describe_file(tree.root, _STATS), home=label)
+    write_bytes(tree.own(STATS), orjson.dumps(stats, option=orjson.OPT_INDENT_2))
+    statistics = FileEntry(**describe_file(tree.root, STATS), home=label)
     # What lies at the top of a directory is about that snapshot alone.
     inherited = [each for each in contents.files if "/" in each.path or each.home == label]
     files = [*inherited, statistics]
@@ -321,31 +326,12 @@ def assemble(
     return snapshot.model_copy(update={"fingerprint": snapshot.compute_fingerprint()})
 
 
-def read_stats(root: str) -> dict[str, Any]:
-    """Return what a snapshot's directory says of its statistics; nothing where that is purged."""
-    path = join(root, _STATS)
-    return orjson.loads(read_bytes(path)) if exists(path) else {}
-
-
-def _describe(job: Job, cleaned: Records) -> dict[str, Any]:
-    """Add up what cleaning saw: languages and changes by source, statistics of all rules."""
+def _parts_by_source(job: Job, cleaned: Records) -> dict[str, list[dict[str, Any]]]:
     by_source: dict[str, list[dict[str, Any]]] = {}
     for each in job.inputs:
         parts = cleaned[_cleaning(job, each).name].counts["parts"]
         by_source.setdefault(each.source, []).extend(parts)
-
-    def add(what: str) -> dict[str, dict[str, int]]:
-        return {
-            source: dict(sorted(sum((Counter(part[what]) for part in parts), Counter()).items()))
-            for source, parts in sorted(by_source.items())
-        }
-
-    every = [part["distributions"] for parts in by_source.values() for part in parts]
-    return {
-        "languages": add("languages"),
-        "changed": add("changed"),
-        "distributions": add_counts(every),
-    }
+    return by_source
 
 
 def commit(job: Job, snapshot: Snapshot, lease: Lease) -> None:
@@ -401,20 +387,6 @@ def _count(contents: Contents) -> Counts:
         tokens=tokens,
         sequences=sum(shard.rows for shard in contents.shards),
     )
-
-
-def funnel(parts: Iterable[PartEntry]) -> dict[str, Any]:
-    """Return what became of every source's records: kept, tokens, drops by rule."""
-    sources: dict[str, dict[str, Any]] = {}
-    for part in parts:
-        empty = {"dropped": {}, "documents": 0, "tokens": 0, "text_bytes": 0}
-        entry = sources.setdefault(part.source, empty)
-        entry["documents"] += part.kept
-        entry["tokens"] += part.tokens
-        entry["text_bytes"] += part.text_bytes
-        dropped = Counter(entry["dropped"]) + Counter(part.dropped)
-        entry["dropped"] = dict(sorted(dropped.items()))
-    return dict(sorted(sources.items()))
 
 
 def _made_with(records: Mapping[str, Records]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from corpus.documents import document_id
 from corpus.recipe import Clean
 from corpus.records import Record
 from pipeline.custom import SCHEMA
+from pipeline.distributions import Counts
 from pipeline.html import PageError, page_text
 from pipeline.judging import judge_batch
 from pipeline.languages import UNDETERMINED, identify_batch, language_failure
@@ -36,7 +37,8 @@ class Judged(NamedTuple):
 
     rows: the places in the batch of the records that passed; texts: of those, as they are kept;
     failures: of every record, None where it passed; languages: of every record, found where it came
-    so far, else its own; counts: what was changed in texts.
+    so far, else its own; counts: what was changed in texts; distributions: the statistic of every
+    rule in the bins of `pipeline/distributions.py`.
     """
 
     rows: npt.NDArray[np.int64]
@@ -44,6 +46,7 @@ class Judged(NamedTuple):
     failures: list[Failure | None]
     languages: list[str | None]
     counts: dict[str, int]
+    distributions: dict[str, Counts]
 
 
 class _Batch:
@@ -57,6 +60,7 @@ class _Batch:
         self.rows = np.arange(len(records))
         self.texts = pa.array([], pa.large_string())
         self.counts: dict[str, int] = {}
+        self.distributions: dict[str, Counts] = {}
 
     @property
     def place(self) -> str:
@@ -104,7 +108,8 @@ class Chain:
         for step in self._steps():
             if len(batch.rows):
                 step(batch)
-        return Judged(batch.rows, batch.texts, batch.failures, batch.languages, batch.counts)
+        seen = (batch.counts, batch.distributions)
+        return Judged(batch.rows, batch.texts, batch.failures, batch.languages, *seen)
 
     def _steps(self) -> list[Callable[[_Batch], None]]:
         config, lists = self.config, self.lists
@@ -159,6 +164,7 @@ class Chain:
         judged = judge_batch(batch.texts, self.config, labels)
         batch.texts = judged.texts
         batch.drop(judged.failures)
+        batch.distributions = judged.distributions
         for rule, count in judged.removed_lines.items():
             batch.counts[rule] = batch.counts.get(rule, 0) + count
 

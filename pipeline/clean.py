@@ -9,6 +9,7 @@ from who did the work.
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from corpus.recipe import Clean, Dedup
 from corpus.records import Damage, Record
 from corpus.snapshots import Input, Tree
 from pipeline.chain import Chain, open_chain, record_id
+from pipeline.distributions import add_counts
 from pipeline.hashes import text_hashes
 from pipeline.jobs import Output
 from pipeline.rules import Failure
@@ -65,6 +67,7 @@ class Rows:
     tables: list[pa.Table] = field(default_factory=list)
     drops: list[dict[str, Any]] = field(default_factory=list)
     changed: dict[str, int] = field(default_factory=dict)
+    distributions: dict[str, dict[str, int]] = field(default_factory=dict)
     text_bytes: int = 0
     held_bytes: int = 0
 
@@ -89,7 +92,7 @@ class Cleaner(NamedTuple):
     def parts(self, records: Iterable[Record | Damage]) -> Iterator[Rows]:
         """Turn records into parts; every record becomes one document or one drop."""
         part = Rows()
-        for batch in _batches(records):
+        for batch in batches(records):
             self._add(part, batch)
             if part.held_bytes >= PART_BYTES:
                 yield part
@@ -116,6 +119,7 @@ class Cleaner(NamedTuple):
         part.tables.append(documents)
         part.text_bytes += size
         part.held_bytes += size + metas
+        part.distributions = add_counts([part.distributions, judged.distributions])
         for what, count in judged.counts.items():
             part.changed[what] = part.changed.get(what, 0) + count
 
@@ -166,12 +170,13 @@ class Cleaner(NamedTuple):
             return documents
         columns = ["id", "source", "url", "text_hash", "snapshot", "file", "position"]
         rows = documents.select(columns).to_pylist()
-        covered = [self.forgotten.covers(row) for row in rows]
-        part.drops += [forgotten_row(row) for row, is_covered in zip(rows, covered) if is_covered]
-        return documents.filter(pa.array([not each for each in covered], pa.bool_()))
+        stays = [not self.forgotten.covers(row) for row in rows]
+        part.drops += [forgotten_row(rows[n]) for n, each in enumerate(stays) if not each]
+        return documents.filter(pa.array(stays, pa.bool_()))
 
 
-def _batches(records: Iterable[Record | Damage]) -> Iterator[list[Record | Damage]]:
+def batches(records: Iterable[Record | Damage]) -> Iterator[list[Record | Damage]]:
+    """Cut records into what goes through the chain at a time."""
     batch: list[Record | Damage] = []
     held = 0
     for record in records:
@@ -212,7 +217,8 @@ def clean_file(tree: Tree, _task: str, source: Input, lineage: Lineage) -> Outpu
     parts: list[dict[str, Any]] = []
     file = InputFile(source.path)
     try:
-        records = read_records(file, source.format, lineage.clean.max_record_bytes, source.keys)
+        limit = lineage.clean.max_record_bytes
+        records = read_records(file, source.format, limit, source.options)
         for number, part in enumerate(cleaner.parts(records)):
             name = f"{input_name(source)}-{number:05d}"
             documents, drops = part.documents(), part.dropped()
@@ -226,9 +232,7 @@ def clean_file(tree: Tree, _task: str, source: Input, lineage: Lineage) -> Outpu
 
 def input_name(source: Input) -> str:
     """Name what comes of an input after its source and its identity."""
-    identity = orjson.dumps(
-        [source.source, source.name, source.format, source.keys, source.checksum]
-    )
+    identity = orjson.dumps(source.identity)
     return f"{source.source}-{hashlib.sha256(identity).hexdigest()[:16]}"
 
 
@@ -248,6 +252,8 @@ def _count(name: str, part: Rows, documents: pa.Table, drops: pa.Table) -> dict[
         "documents": len(documents),
         "text_bytes": part.text_bytes,
         "changed": dict(sorted(part.changed.items())),
+        "languages": _count_values(documents["language"]),
+        "distributions": part.distributions,
         "dropped": count_rules(drops),
         "dropped_digest": format_digest(digest_table(drops, DROP_SCHEMA.names)),
     }
@@ -255,8 +261,12 @@ def _count(name: str, part: Rows, documents: pa.Table, drops: pa.Table) -> dict[
 
 def count_rules(drops: pa.Table) -> dict[str, int]:
     """Count the rows of a drop table by rule."""
-    counted = drops.group_by("rule").aggregate([("rule", "count")]).to_pylist()
-    return {row["rule"]: row["rule_count"] for row in sorted(counted, key=lambda row: row["rule"])}
+    return _count_values(drops["rule"])
+
+
+def _count_values(column: pa.ChunkedArray) -> dict[str, int]:
+    counted = column.drop_null().value_counts().to_pylist()
+    return {each["values"]: each["counts"] for each in sorted(counted, key=itemgetter("values"))}
 
 
 def write_table(path: str, table: pa.Table) -> None:

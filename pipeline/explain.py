@@ -18,13 +18,13 @@ from corpus.recipe import Recipe
 from corpus.shards import Shard
 from corpus.snapshots import Part, ShardEntry, Snapshot, Tree, open_snapshot, tokenizer_root
 from corpus.tokenizer import open_tokenizer
-from pipeline.build import funnel
 from pipeline.clean import read_table
 from pipeline.index import Corpus, KeySearch, open_index, read_row
 from pipeline.pack import ShardPlan, cut_split, document_ids
 from pipeline.preference import scope_of
 from pipeline.rows import document_rows, row_texts
 from pipeline.signatures import ID_BAND, salt_of
+from pipeline.tallies import funnel
 
 _EXCERPT_CHARACTERS = 400
 

@@ -38,7 +38,7 @@ from corpus.snapshots import (
     snapshot_root,
 )
 from pipeline import encode, pack
-from pipeline.build import Contents, Job, assemble, commit, part_entry, read_stats
+from pipeline.build import Contents, Job, assemble, commit, part_entry
 from pipeline.cascade import REMOVED_SCHEMA, judge_again
 from pipeline.clean import forgotten_row, read_table, write_part
 from pipeline.index import Corpus
@@ -47,6 +47,7 @@ from pipeline.purge import find_holdings, out_of_reach
 from pipeline.refresh import Outcome, count_shards
 from pipeline.report import add_report
 from pipeline.signatures import write_arrow
+from pipeline.tallies import read_stats
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from corpus.recipe import Clean
+from pipeline.distributions import count_bins
 from pipeline.kernels import Int64s, UInt8s
 from pipeline.lines import LINE_COUNTS, choose, cut_citations, find_citations, join
 from pipeline.rules import BY_NAME, EMPTY, RULES, Failure, Limits, Rule, is_english, thresholds
@@ -31,11 +32,14 @@ class Judged(NamedTuple):
 
     texts: large_string, as later stages see them; a text that failed is as it came in.
     removed_lines: how many lines of the texts that passed each rule on lines took out.
+    distributions: the values of each rule on texts by bin (`pipeline/distributions.py`), of the
+    texts that came to its set and that it is for.
     """
 
     texts: pa.LargeStringArray
     failures: list[Failure | None]
     removed_lines: dict[str, int]
+    distributions: dict[str, dict[str, int]]
 
 
 def judge_batch(
@@ -44,14 +48,20 @@ def judge_batch(
     """Judge cleaned texts; a verdict depends on the text, its language and the recipe alone."""
     all_texts = texts.cast(pa.large_string())
     english = np.array([is_english(each) for each in languages or [None] * len(texts)], np.bool_)
-    parts = []
+    parts, values = [], dict[str, list[Floats]]()
     for start, stop in _pieces(all_texts):
-        parts.append(_judge(all_texts[start:stop], config, english[start:stop]))
+        parts.append(_judge(all_texts[start:stop], config, english[start:stop], values))
+    limits = thresholds(config)
     names = [name for name in thresholds(config) if BY_NAME[name].on_lines]
     return Judged(
         pa.concat_arrays([all_texts[:0], *(part.texts for part in parts)]),
         [failure for part in parts for failure in part.failures],
         {name: sum(part.removed_lines[name] for part in parts) for name in names},
+        {
+            name: count_bins(np.concatenate(values[name]), limit)
+            for name, limit in limits.items()
+            if limit is not None and name in values
+        },
     )
 
 
@@ -175,8 +185,17 @@ def _values(rule: Rule, counts: Counts) -> Floats:
     return shares
 
 
-def _fail(flow: _Flow, preset: str, counts: Counts, failures: list[Failure | None]) -> None:
-    """Write the first rule of a set that each text fails, where none is written yet."""
+def _fail(
+    flow: _Flow,
+    preset: str,
+    counts: Counts,
+    failures: list[Failure | None],
+    seen: dict[str, list[Floats]],
+) -> None:
+    """Write the first rule of a set that each text fails, where none is written yet.
+
+    The values that were looked at are added to those seen before.
+    """
     limits, scopes = thresholds(flow.config), _scopes(counts, flow.english)
     for rule in RULES:
         limit = limits.get(rule.name)
@@ -184,14 +203,17 @@ def _fail(flow: _Flow, preset: str, counts: Counts, failures: list[Failure | Non
             continue
         values = _values(rule, counts)
         beyond = values < limit if rule.side == "min" else values > limit
+        seen.setdefault(rule.name, []).append(values[scopes[rule.scope]])
         for row in np.flatnonzero(beyond & scopes[rule.scope]):
             number = flow.numbers[row]
             if failures[number] is None:
                 failures[number] = Failure(rule.name, float(values[row]), float(limit))
 
 
-def _judge(texts: pa.LargeStringArray, config: Clean, english: Bools) -> Judged:
-    """Judge a piece of a batch."""
+def _judge(
+    texts: pa.LargeStringArray, config: Clean, english: Bools, seen: dict[str, list[Floats]]
+) -> Judged:
+    """Judge a piece of a batch; its distributions are left to the batch."""
     failures: list[Failure | None] = [None] * len(texts)
     removed = np.zeros((len(texts), len(LINE_COUNTS)), np.int64)
     flows = [_flow(texts, config, english)]
@@ -202,7 +224,7 @@ def _judge(texts: pa.LargeStringArray, config: Clean, english: Bools) -> Judged:
             flows = [part for flow in passing for part in flow.split(step)]
         for at, flow in enumerate(flows):
             counts, kept = flow.count(step)
-            _fail(flow, preset, counts, failures)
+            _fail(flow, preset, counts, failures, seen)
             if preset == "c4":
                 removed[flow.numbers] = np.stack([counts[name] for name in LINE_COUNTS], axis=1)
                 flows[at] = flow.only(_passing(flow, failures)).without_lines(kept, step + 1)
@@ -213,6 +235,7 @@ def _judge(texts: pa.LargeStringArray, config: Clean, english: Bools) -> Judged:
         _results(texts, flows, passed) if "c4" in config.rules else texts,
         failures,
         {rule.name: totals[rule.counted] for rule in RULES if rule.on_lines},
+        {},
     )
 
 

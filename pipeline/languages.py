@@ -14,7 +14,7 @@ import re
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pycld2  # type: ignore[import-untyped]
+import pycld2
 
 from corpus.recipe import Languages
 from pipeline.rules import Failure

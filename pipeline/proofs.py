@@ -120,7 +120,7 @@ def _check_inputs(store: Store, not_checked: list[str]) -> Iterator[str]:
 def _clean_again(file: InputFile, source: Input, given: tuple[Store, Forgotten]) -> tuple[int, int]:
     store, forgotten = given
     config = store.recipe.clean
-    records = read_records(file, source.format, config.max_record_bytes, source.keys)
+    records = read_records(file, source.format, config.max_record_bytes, source.options)
     origin = Origin(source.snapshot, source.source, source.name)
     documents = drops = 0
     cleaner = Cleaner(origin, open_chain(store.root, config), forgotten)

@@ -24,7 +24,6 @@ from typing import Any
 from corpus.files import write_bytes
 from corpus.snapshots import FileEntry, PartEntry, Snapshot
 from pipeline import pictures
-from pipeline.build import funnel, read_stats
 from pipeline.clean import read_table
 from pipeline.cleaning_report import changed_texts, distributions, languages
 from pipeline.dedup import METHODS
@@ -34,6 +33,7 @@ from pipeline.explain import Store
 from pipeline.jobs import describe_file
 from pipeline.pictures import Bar, Html, heading, name, paragraph, percent, show, table
 from pipeline.samples import rank, some_parts, where
+from pipeline.tallies import funnel, read_stats
 
 REPORT = "report.html"
 

@@ -167,7 +167,7 @@ def test_a_part_is_closed_by_whatever_fills_it(monkeypatch: pytest.MonkeyPatch) 
 def test_a_batch_is_closed_by_large_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clean, "_BATCH_BYTES", 10)
     page = Record(4, None, "", None, None, None, page=b"0123456789")
-    batches = list(clean._batches([*records_of("a" * 6, "b" * 6, "c"), page]))
+    batches = list(clean.batches([*records_of("a" * 6, "b" * 6, "c"), page]))
     assert [[each.position for each in batch] for batch in batches] == [[1, 2], [3, 4]]
 
 

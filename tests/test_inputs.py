@@ -1,5 +1,6 @@
 """Inputs are known by name, size and checksum, whatever machine and order they come from."""
 
+import gzip
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from corpus.files import checksum, remove_tree, write_bytes
+from corpus.readers import ReadOptions
 from corpus.recipe import Recipe, Source
 from corpus.snapshots import Input
 from pipeline import inputs
@@ -120,23 +122,11 @@ def test_two_files_of_one_name_are_refused(raw: Path) -> None:
         find(raw / "a.txt", raw / "deep" / "a.txt")
 
 
-def test_a_format_is_given_or_told_by_the_file(raw: Path) -> None:
+def test_a_format_is_given_or_told_by_the_name(raw: Path) -> None:
     (raw / "data.bin").write_text("x")
     with pytest.raises(ValueError, match=r"cannot tell the format of .*data\.bin"):
         find(raw)
     assert {each.format for each in find(raw, format="text")} == {"text"}
-
-
-def test_what_tools_put_beside_data_is_no_input(raw: Path) -> None:
-    before = names(find(raw))
-    for name in ("_SUCCESS", "state.json", "dataset_info.json", ".a.txt.crc", "a.txt.md5"):
-        (raw / name).write_text("{}")
-    assert names(find(raw)) == before
-
-
-def test_a_bracket_in_a_name_is_no_pattern_where_the_file_exists(raw: Path) -> None:
-    (raw / "a[1].txt").write_text("x")
-    assert names(find(raw / "a[1].txt")) == ["a[1].txt"]
 
 
 @pytest.fixture
@@ -188,3 +178,35 @@ def test_notes_that_say_the_same_are_not_written_again(raw: Path, tmp_path: Path
     note_inputs(str(tmp_path), found, states)
     after = (tmp_path / "inputs.json").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_first_bytes_tell_a_format_that_the_name_does_not(tmp_path: Path) -> None:
+    (tmp_path / "part-0").write_bytes(gzip.compress(b'{"text": "a"}\n'))
+    (tmp_path / "part-1").write_bytes(b"WARC/1.0\r\n")
+    (tmp_path / "part-2").write_bytes(b"<!DOCTYPE html><p>")
+    (tmp_path / "part-3").write_bytes(b'<mediawiki xmlns="x">')
+    assert [each.format for each in find(tmp_path)] == ["jsonl", "warc", "html", "wikipedia"]
+
+
+def test_a_directory_passes_over_what_is_no_data(
+    raw: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = find(raw)
+    for name in ("state.json", "dataset_info.json", "a.txt.md5", "_SUCCESS", ".b.jsonl.crc"):
+        (raw / "deep" / name).write_text("{}")
+    with caplog.at_level("INFO"):
+        assert find(raw) == before
+    assert caplog.text.count("is passed over") == 5
+    assert names(find(raw / "deep" / "state.json")) == ["state.json"]
+
+
+def test_a_file_may_have_glob_characters_in_its_name(raw: Path) -> None:
+    (raw / "part[1].jsonl").write_text("")
+    assert names(find(raw / "part[1].jsonl")) == ["part[1].jsonl"]
+
+
+def test_an_input_carries_how_it_is_read(raw: Path) -> None:
+    (found,) = find(raw / "b.jsonl", text_key="html", markup="html", id_key="key")
+    assert found.options == ReadOptions(text_key="html", markup="html", id_key="key")
+    (plain,) = find(raw / "b.jsonl")
+    assert plain.identity != found.identity

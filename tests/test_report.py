@@ -4,11 +4,11 @@ import json
 import random
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from html.parser import HTMLParser
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pytest
@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 from stage_helpers import table_rows, unhurried
 
 from corpus.recipe import load_recipe
-from pipeline import clean, report
+from pipeline import clean, dedup_report, report
 from pipeline.clusters import cluster_sizes
 from pipeline.explain import Store, open_store
 from pipeline.forget import Request
 from pipeline.pictures import Bar, Html, Point, bars, escape, mark_differences, shares, show
 from pipeline.refresh import rebuild, refresh
 from pipeline.report import add_report, render
+from pipeline.tallies import read_stats
 
 HOSTILE_TEXT = "<script>alert(\"x\")</script> & 'quoted' </blockquote>\u202e<b onclick=alert(1)>"
 HOSTILE_NAME = "<img src=x onerror=alert(1)> \"'&\u202e.jsonl"
@@ -36,6 +37,7 @@ BINS = [
      "recall": found / 200}
     for low, found in ((5, 100), (6, 90), (7, 121))
 ]  # fmt: skip
+STATS = {"recall": BINS}
 
 
 class Made(NamedTuple):
@@ -81,8 +83,10 @@ def write_hostile(path: Path) -> None:
     path.write_text(lines + "\n\n{<oops>\n")
 
 
-def page_of(store: Store, parent: Store | None = None, canaries: report.Bins | None = None) -> str:
-    return render(store, parent, canaries).decode()
+def page_of(
+    store: Store, parent: Store | None = None, canaries: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    return render(store, parent, {"recall": canaries}).decode()
 
 
 def read_tables(page: str) -> dict[str, list[list[str]]]:
@@ -239,7 +243,7 @@ def test_a_hostile_document_does_no_harm(made: Made) -> None:
 
 
 def test_the_same_snapshot_gives_the_same_bytes(made: Made, tmp_path: Path) -> None:
-    assert render(made.second, made.first, BINS) == render(made.second, made.first, BINS)
+    assert render(made.second, made.first, STATS) == render(made.second, made.first, STATS)
     page = page_of(made.second, made.first)
     assert str(made.directory) not in page and "/raw/" not in page
     with pytest.MonkeyPatch.context() as patch:
@@ -247,8 +251,8 @@ def test_the_same_snapshot_gives_the_same_bytes(made: Made, tmp_path: Path) -> N
         other = rebuild(made.second.root, str(tmp_path / "elsewhere"), workers=1).snapshot
     rebuilt = Store(str(tmp_path / "elsewhere"), other.tree(str(tmp_path / "elsewhere")), other)
     alone = made.second.snapshot.model_copy(update={"parent": None})
-    expected = render(made.second._replace(snapshot=alone), None, BINS)
-    assert render(rebuilt, None, BINS) == expected
+    expected = render(made.second._replace(snapshot=alone), None, STATS)
+    assert render(rebuilt, None, STATS) == expected
 
 
 def test_recall_is_shown_where_it_was_measured(made: Made) -> None:
@@ -264,10 +268,10 @@ def test_recall_is_shown_where_it_was_measured(made: Made) -> None:
 
 def test_the_page_joins_the_manifest_and_leaves_the_fingerprint(made: Made) -> None:
     snapshot = made.second.snapshot
-    listed = add_report(made.second.root, snapshot, made.first.snapshot, None)
+    listed = add_report(made.second.root, snapshot, made.first.snapshot)
     path = Path(made.second.tree.own("report.html"))
-    assert path.read_bytes() == render(made.second, made.first, None)
-    again = add_report(made.second.root, listed, made.first.snapshot, None)
+    assert path.read_bytes() == render(made.second, made.first, read_stats(made.second.tree.root))
+    again = add_report(made.second.root, listed, made.first.snapshot)
     assert again == listed
     (entry,) = (each for each in listed.files if each.path == "report.html")
     assert (entry.home, entry.size_bytes) == ("second", path.stat().st_size)
@@ -341,7 +345,7 @@ def test_a_take_down_shows_what_came_back_but_not_what_went(
 
 
 def test_a_witness_that_is_not_found_is_said(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "_WITNESS_PARTS", 0)
+    monkeypatch.setattr(dedup_report, "_WITNESS_PARTS", 0)
     assert page_of(made.second).count("not looked up") == 12
 
 

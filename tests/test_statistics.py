@@ -10,12 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from corpus.readers import InputFile
+from corpus.archives import InputFile
 from corpus.recipe import Clean
 from pipeline import lines, reference, statistics
 from pipeline.characters import POLICIES, STOP_WORDS
-from pipeline.clean import clean_text
 from pipeline.judging import flat, judge_batch, statistics_table
+from pipeline.normalize import normalize_text
 from pipeline.rules import BY_NAME, RULES
 
 ALL = ("gopher_repetition", "gopher_quality", "c4", "fineweb")
@@ -176,7 +176,7 @@ def test_long_repetitions() -> None:
 def read_texts(path: Path, most: int) -> Iterator[tuple[str, str | None]]:
     for line in b"".join(InputFile(str(path)).chunks()).splitlines()[:most]:
         record = orjson.loads(line)
-        yield clean_text(record["text"])[:2500], record.get("lang")
+        yield normalize_text(record["text"], True)[:2500], record.get("lang")
 
 
 def test_real_documents_of_all_languages(shared_data: Path) -> None:

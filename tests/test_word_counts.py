@@ -13,7 +13,7 @@ from test_tokenizer import NASTY
 
 from corpus.encoding import flat_texts
 from corpus.tokenizer import split_words
-from pipeline.words import Words
+from pipeline.word_counts import Words
 
 
 def counted(words: Words) -> dict[bytes, int]:
