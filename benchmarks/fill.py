@@ -2,8 +2,8 @@
 
 `python -m benchmarks.fill BPE NAME=FILE... [--megabytes 10]` encodes the texts of JSON-lines files
 with the merges of BPE/vocab.bpe and prints, for every format, the share of places that hold text,
-the share that is no padding, and for the formats in the order of the text the share of text in the
-fewest rows possible: the shortest way over all cuts between sentences (anywhere in a sentence
+the share that is no padding, and for rows of whole sentences the share of text in the fewest
+possible: the shortest way over all cuts between sentences (anywhere in a sentence
 longer than a row), found from the end of the text, not row by row. NAME=paragraphs:FILE takes every
 paragraph as a document of its own. Sentence pairs are short by design: read their share of text
 beside their mean length, not as loss.
@@ -72,11 +72,9 @@ def encode_texts(tokenizer: Tokenizer, texts: list[str]) -> Documents:
 def fewest_rows(documents: Documents, packing: str, sequence_length: int) -> int:
     """Return the fewest rows that any cutting of the text into whole sentences needs."""
     joint = _JOINTS.get(packing, 2)
-    room = sequence_length - 2
-    bounds = documents.sentences if packing != "stream" else documents.bounds
+    room, bounds = sequence_length - 2, documents.sentences
     lengths = np.diff(bounds)
-    split = (lengths > room) | (packing == "stream")
-    repeats = np.where(split, lengths, 1)
+    repeats = np.where(lengths > room, lengths, 1)
     starts = np.repeat(bounds[:-1], repeats)
     within = np.arange(len(starts)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
     cuts = np.append(starts + within, bounds[-1])
@@ -126,7 +124,7 @@ def print_line(documents: Documents, packing: str, length: int) -> None:
     further = len(layout.rows) - layout.row_count
     real = tokens + 2 * layout.row_count + further * _JOINTS.get(packing, 2)
     best = "-"
-    if packing in ("full-sentences", "doc-sentences", "stream"):
+    if packing in ("full-sentences", "doc-sentences"):
         best = f"{100 * tokens / (fewest_rows(documents, packing, length) * length):.3f}"
     shares = f"{100 * tokens / places:7.3f} {100 * real / places:7.3f}"
     print(f"{packing:>15} {length:>6} {layout.row_count:>8} {shares} {best:>7}")

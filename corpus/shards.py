@@ -23,7 +23,7 @@ import pyarrow as pa
 from numpy.lib.stride_tricks import sliding_window_view
 
 from corpus.files import is_remote, read_bytes
-from corpus.tokenizer import BOS_ID, LEADING_SPECIALS
+from corpus.tokenizer import BOS_ID, EOS_ID, LEADING_SPECIALS
 
 FORMAT_VERSION = 1
 # What closes an Arrow IPC stream; without it a cut between two batches would go unseen.
@@ -35,6 +35,14 @@ ROWS_PER_BATCH = 1024  # guess: 1 MiB of ids at 512 tokens; small beside a shard
 PAIRED = ("segment-pair", "sentence-pair")
 REORDERED = (*PAIRED, "best-fit")
 SEPARATE = ("doc-sentences", "best-fit")
+
+
+def separators(packing: str) -> tuple[int, ...]:
+    """Return the special tokens between two pieces of a row."""
+    if packing in SEPARATE:
+        return EOS_ID, BOS_ID
+    return (EOS_ID, EOS_ID) if packing in PAIRED else (EOS_ID,)
+
 
 TokenIds = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Int64s = npt.NDArray[np.int64]
@@ -286,11 +294,19 @@ class Shard:
         return np.concatenate([np.zeros(1, np.int64), inner])
 
     def pieces(self) -> Pieces:
-        """Find every part of a document, with the document it is of and its place in it."""
+        """Find every part of a document, with the document it is of and its place in it.
+
+        `ValueError` where the rows do not hold the pieces that they list.
+        """
         rows, starts, stops, begins = self._stretches()
         if self.packing in REORDERED:
             documents = self._numbers("piece_documents")
             offsets = self._numbers("piece_offsets")
+            if len(documents) != len(rows):
+                raise ValueError(
+                    f"{self.path} lists {len(documents)} pieces, its rows hold {len(rows)}: "
+                    "see `python -m pipeline audit STORE`, then delete the shard and build it again"
+                )
         else:
             documents = np.cumsum(begins) - 1
             before = np.cumsum(stops - starts) - (stops - starts)

@@ -4,12 +4,11 @@ A document is found through the index, whose keys hold a hash of every id, so a 
 pages of each part of its source and one row group. One that a rule dropped has no key; its row is
 looked for in the drop tables, which are sorted by id, so that their statistics leave one row group
 a part to be read. A shard's documents are not listed anywhere: they are those whose hash falls into
-its range, in the order of the hashes, and the row's document starts say where each begins.
+its range, in the order of the hashes, and rows.py tells which row holds which of them.
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy as np
 from corpus.documents import deal_hash
 from corpus.forgotten import hash_id, read_forgotten
 from corpus.recipe import Recipe
-from corpus.shards import REORDERED, Shard, TokenIds
+from corpus.shards import REORDERED, Shard
 from corpus.snapshots import Part, ShardEntry, Snapshot, Tree, open_snapshot, tokenizer_root
 from corpus.tokenizer import open_tokenizer
 from pipeline.index import (
@@ -32,6 +31,7 @@ from pipeline.index import (
 )
 from pipeline.pack import SPLITS, ShardPlan, cut_split, document_ids
 from pipeline.preference import scope_of
+from pipeline.rows import row_texts
 from pipeline.signatures import ID_BAND, salt_of
 from pipeline.tallies import funnel
 
@@ -89,15 +89,6 @@ def _part_names(store: Store, entry: ShardEntry) -> list[str]:
         for part in store.snapshot.parts
         if (part.snapshot, part.source) == (entry.snapshot, entry.source)
     ]
-
-
-def document_rows(shard: Shard) -> list[tuple[int, int]]:
-    """Return the first and the last row of every document of a shard, in packing order."""
-    begins: list[tuple[int, int]] = []
-    for row in range(shard.rows):
-        begins += [(row, int(start)) for start in shard.document_starts(row)]
-    ends = [row - 1 if start == 1 else row for row, start in begins[1:]] + [shard.rows - 1]
-    return [(begin[0], end) for begin, end in zip(begins, ends, strict=True)]
 
 
 def explain(store: Store, identity: str) -> Iterator[str]:
@@ -290,30 +281,9 @@ def show_row(store: Store, place: str) -> Iterator[str]:
     row = int(number)
     if row >= shard.rows:
         raise ValueError(f"{path} has {shard.rows} rows, there is no row {row}")
-    before = sum(len(shard.document_starts(earlier)) for earlier in range(row))
     names = shard_documents(store, entries[path])
     tokenizer = open_tokenizer(tokenizer_root(store.root, store.snapshot.tokenizer))
     length = int(shard.lengths[row])
     yield f"{place}: {length} tokens, {shard.sequence_length - length} padding"
-    for stretch in row_stretches(shard, row):
-        before += stretch.begins
-        yield f"  {names[before - 1]}: {tokenizer.decode(stretch.token_ids.tolist())!r}"
-
-
-class Stretch(NamedTuple):
-    """The part of a row that belongs to one document, and whether the document begins there."""
-
-    begins: bool
-    token_ids: TokenIds
-
-
-def row_stretches(shard: Shard, row: int) -> Iterator[Stretch]:
-    """Cut a row into its documents' parts, without separators and other special tokens.
-
-    `<s> a b </s> c d </s> <pad>` with document starts [4] -> a b (continued), c d (begins).
-    """
-    ids, length = shard.token_ids([row])[0], int(shard.lengths[row])
-    starts = shard.document_starts(row).tolist()
-    bounds = starts if starts[:1] == [1] else [1, *starts]
-    for start, stop in pairwise([*bounds, length]):
-        yield Stretch(start in starts, ids[start : stop - 1])
+    for document, text in row_texts(shard, row, tokenizer):
+        yield f"  {names[document]}: {text!r}"

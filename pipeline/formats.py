@@ -29,20 +29,21 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from corpus.shards import PAIRED, REORDERED, ROWS_PER_BATCH, Provenance, Sequences, TokenIds
+from corpus.shards import (
+    PAIRED,
+    REORDERED,
+    ROWS_PER_BATCH,
+    Provenance,
+    Sequences,
+    TokenIds,
+    separators,
+)
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID
 from pipeline.partners import lay_pairs
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-# What stands between the `</s>` of one piece and the next piece of a row, where anything does.
-_OPENERS = {
-    "doc-sentences": BOS_ID,
-    "best-fit": BOS_ID,
-    "segment-pair": EOS_ID,
-    "sentence-pair": EOS_ID,
-}
 _NO_OPENER = PAD_ID  # what never opens anything
 _NO_LABELS = np.empty(0, np.uint8)
 # A hole of at least this part of a row is worth a fragment of a long document. A guess: web pages
@@ -109,7 +110,8 @@ def write_rows(
     bounds = documents.bounds
     numbers = np.cumsum(np.diff(bounds) > 0) - 1  # empty documents leave no trace
     given = documents.token_ids, documents.word_starts
-    opener = _OPENERS.get(packing, _NO_OPENER)
+    # What stands between the `</s>` of one piece and the next piece of a row, where anything does.
+    opener = (*separators(packing), _NO_OPENER)[1]
     for low in range(0, layout.row_count, ROWS_PER_BATCH):
         high = min(low + ROWS_PER_BATCH, layout.row_count)
         first, last = np.searchsorted(layout.rows, [low, high])
@@ -165,7 +167,7 @@ def _lay_in_order(documents: Documents, packing: str, sequence_length: int) -> L
     keep = packing != "stream"
     sentences = documents.sentences if keep else documents.bounds
     ends = documents.documents if keep else np.arange(len(documents.documents))
-    joint = 2 if packing in _OPENERS else 1
+    joint = len(separators(packing))
     # A row is closed only before a sentence that does not fit, so two neighbouring rows together
     # hold more than one row's places; a document adds at most one joint and one piece.
     count = len(documents.documents)

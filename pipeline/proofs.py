@@ -35,15 +35,16 @@ from corpus.readers import read_records
 from corpus.recipe import Dedup
 from corpus.shards import Shard
 from corpus.snapshots import Input, Part, ShardEntry, tokenizer_root
-from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer, open_tokenizer
+from corpus.tokenizer import open_tokenizer
 from pipeline.chain import open_chain
 from pipeline.clean import Cleaner, Origin, input_name, read_table
 from pipeline.dedup import read_nodes
-from pipeline.explain import Store, row_stretches, shard_documents
+from pipeline.explain import Store, shard_documents
 from pipeline.index import KeySearch, UInt64s, find_buckets
 from pipeline.order import find_alike
 from pipeline.pairs import Candidates, compare, find_candidates
 from pipeline.preference import preferences, scope_of
+from pipeline.rows import document_texts, find_broken_rows
 from pipeline.signatures import SET_BAND, reference_shingles, sign
 
 logger = logging.getLogger(__name__)
@@ -316,7 +317,7 @@ def _check_shards(store: Store) -> Iterator[str]:
         shard = Shard(store.tree.find(entry.path))
         yield from _check_rows(shard, entry, store, tokenizer.mask_id)
         names = shard_documents(store, entry)
-        texts = list(_documents(shard, tokenizer))
+        texts = list(document_texts(shard, tokenizer))
         tokens += sum(length for _, length in texts)
         if len(texts) != len(names):
             yield f"{entry.path}: holds {len(texts)} documents, expected {len(names)}"
@@ -338,25 +339,5 @@ def _check_rows(shard: Shard, entry: ShardEntry, store: Store, mask_id: int) -> 
         yield f"{entry.path}: was made with the tokenizer {shard.tokenizer_fingerprint}"
     if shard.rows != entry.rows or shard.sequence_length != store.snapshot.sequence_length:
         yield f"{entry.path}: has {shard.rows} rows of {shard.sequence_length}"
-    for row in range(shard.rows):
-        ids, length = shard.token_ids([row])[0], int(shard.lengths[row])
-        if ids[0] != BOS_ID or ids[length - 1] != EOS_ID or (ids[length:] != PAD_ID).any():
-            yield f"{entry.path}: row {row} is not <s> ... </s> and padding"
-        for stretch in row_stretches(shard, row):
-            if (stretch.token_ids < 4).any() or (stretch.token_ids == mask_id).any():
-                yield f"{entry.path}: row {row} has a special token inside a document"
-
-
-def _documents(shard: Shard, tokenizer: Tokenizer) -> Iterator[tuple[str, int]]:
-    """Give the text and the number of tokens of every document of a shard, in order."""
-    held: list[int] = []
-    begun = False
-    for row in range(shard.rows):
-        for stretch in row_stretches(shard, row):
-            if stretch.begins and begun:
-                yield tokenizer.decode(held), len(held)
-                held = []
-            begun = True
-            held += stretch.token_ids.tolist()
-    if begun:
-        yield tokenizer.decode(held), len(held)
+    for complaint in find_broken_rows(shard, mask_id):
+        yield f"{entry.path}: {complaint}"

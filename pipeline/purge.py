@@ -22,7 +22,8 @@ from corpus.snapshots import (
     withdraw,
 )
 from pipeline.clean import input_name, kept_mask, read_table
-from pipeline.explain import Store, document_rows, shard_documents, shard_of
+from pipeline.explain import Store, shard_documents, shard_of
+from pipeline.rows import document_rows
 
 _REPORTS = ("report.html", "stats.json")
 
@@ -40,7 +41,7 @@ class Holding(NamedTuple):
 def find_holdings(store: str, forgotten: Forgotten) -> Iterator[Holding]:
     """Give the packed sequences of every snapshot that hold a document of the list."""
     found: dict[tuple[str, str, int, int], list[str]] = defaultdict(list)
-    shard_rows: dict[str, tuple[dict[str, int], list[tuple[int, int]]]] = {}
+    shard_rows: dict[str, tuple[dict[str, int], list[list[tuple[int, int]]]]] = {}
     for snapshot in _manifests(store):
         view = Store(store, snapshot.tree(store), snapshot)
         for row in _covered(view, forgotten):
@@ -52,8 +53,8 @@ def find_holdings(store: str, forgotten: Forgotten) -> Iterator[Holding]:
                 order = {name: n for n, name in enumerate(shard_documents(view, entry))}
                 shard_rows[path] = order, document_rows(Shard(path))
             order, rows = shard_rows[path]
-            first, last = rows[order[row["id"]]]
-            found[row["id"], f"{entry.home}/{entry.path}", first, last].append(snapshot.label)
+            for first, last in rows[order[row["id"]]]:
+                found[row["id"], f"{entry.home}/{entry.path}", first, last].append(snapshot.label)
     for (identity, shard, first, last), labels in sorted(found.items()):
         yield Holding(identity, tuple(labels), shard, first, last)
 

@@ -19,10 +19,8 @@ from corpus.tokenizer import open_tokenizer
 from pipeline.__main__ import main
 from pipeline.explain import (
     Store,
-    document_rows,
     explain,
     open_store,
-    row_stretches,
     shard_documents,
     shard_plan,
     show,
@@ -31,6 +29,7 @@ from pipeline.explain import (
 from pipeline.index import open_arrow
 from pipeline.proofs import audit
 from pipeline.refresh import refresh
+from pipeline.rows import document_rows, row_texts
 from pipeline.signatures import write_arrow
 
 
@@ -86,15 +85,16 @@ def test_a_kept_document_lies_in_the_rows_that_explain_names(made: Made) -> None
         packed, _, rows = lines[mine + 1].removeprefix("  packed in ").partition(", rows ")
         first, last = map(int, rows.split(" to "))
         shard = Shard(made.store.tree.find(packed))
-        stretches = [
-            stretch for row in range(first, last + 1) for stretch in row_stretches(shard, row)
+        entry = next(each for each in made.store.snapshot.shards if each.path == packed)
+        number = shard_documents(made.store, entry).index(identity)
+        parts = [
+            text
+            for row in range(first, last + 1)
+            for document, text in row_texts(shard, row, tokenizer)
+            if document == number
         ]
-        text = "\n" + "".join(
-            "\n" * stretch.begins + tokenizer.decode(stretch.token_ids.tolist())
-            for stretch in stretches
-        ) + "\n"  # fmt: skip
-        assert made.kept[identity] in text
-        assert len(stretches) >= last - first + 1
+        assert "".join(parts) == made.kept[identity]
+        assert len(parts) == last - first + 1
 
 
 def test_every_kept_document_has_its_rows(made: Made) -> None:
@@ -107,10 +107,11 @@ def test_every_kept_document_has_its_rows(made: Made) -> None:
         begun = -1
         lies_in: dict[int, list[int]] = {}
         for row in range(shard.rows):
-            for stretch in row_stretches(shard, row):
-                begun += stretch.begins
+            starts = shard.document_starts(row).tolist()
+            for start in starts if starts[:1] == [1] else [0, *starts]:
+                begun += start > 0
                 lies_in.setdefault(begun, []).append(row)
-        assert rows == [(lies_in[n][0], lies_in[n][-1]) for n in range(len(ids))]
+        assert rows == [[(lies_in[n][0], lies_in[n][-1])] for n in range(len(ids))]
         plan = shard_plan(made.store, entry)
         assert plan.path == entry.path
         names += ids

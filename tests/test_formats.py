@@ -4,68 +4,32 @@ import hashlib
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
-from string import ascii_letters
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from format_helpers import (
+    BOS,
+    EOS,
+    FORMATS,
+    PAD,
+    SENTENCES,
+    SIZES,
+    gather_documents,
+    lay_out,
+    pack_documents,
+    reopen,
+    rows_of,
+    starts_of,
+)
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from stage_helpers import unhurried
 
-from corpus.files import writing
-from corpus.shards import (
-    PAIRED,
-    REORDERED,
-    ROWS_PER_BATCH,
-    SEPARATE,
-    Sequences,
-    Shard,
-    shard_schema,
-    write_blocks,
-)
+from corpus.shards import PAIRED, REORDERED, ROWS_PER_BATCH, SEPARATE
 from pipeline import formats, partners
-from pipeline.formats import Documents, lay_documents, write_rows
-from pipeline.partners import ALONE, NEXT, OTHER
-
-FORMATS = (
-    "full-sentences", "doc-sentences", "stream", "best-fit", "segment-pair", "sentence-pair",
-)  # fmt: skip
-BOS, PAD, EOS = 0, 1, 2
-
-
-def lay_out(lengths: Sequence[Sequence[int]], first: int = 10) -> Documents:
-    """Return documents with sentences of these lengths, whose tokens count up from `first`."""
-    flat = [length for document in lengths for length in document]
-    total = sum(flat)
-    return Documents(
-        (np.arange(total) % 60_000 + first).astype(np.uint16),
-        np.arange(total) % 3 == 0,
-        np.cumsum([0, *flat]),
-        np.cumsum([0, *map(len, lengths)]),
-    )
-
-
-def pack_documents(documents: Documents, packing: str, size: int) -> Sequences:
-    """Return all rows of a format at once, for numbers of rows that one block holds."""
-    (block,) = write_rows(documents, lay_documents(documents, packing, size), packing, size)
-    return block
-
-
-def rows_of(sequences: Sequences) -> list[str]:
-    """Return rows readable: letters for tokens, <, > and . for the special ones."""
-    signs = {BOS: "<", EOS: ">", PAD: "."} | dict(enumerate(ascii_letters, 10))
-    return ["".join(map(signs.__getitem__, row)) for row in sequences.token_ids.tolist()]
-
-
-def starts_of(sequences: Sequences) -> list[list[int]]:
-    return [
-        sequences.document_starts[start:stop].tolist()
-        for start, stop in pairwise(sequences.document_offsets)
-    ]
-
+from pipeline.formats import lay_documents, write_rows
 
 # Sentence lengths of documents, a row of 8 places, and where documents begin.
 HAND_CASES = [
@@ -140,43 +104,11 @@ def test_rows_by_hand(
     assert sequences.lengths.tolist() == [len(row.rstrip(".")) for row in rows]
 
 
-PAIR_CASES = [
-    # A run is at most four tokens here, half of what a row of 12 has for text.
-    ("segment-pair", [[2, 2, 3]], ["<abcd>>efg>."], [NEXT]),
-    ("segment-pair", [[3], [2]], ["<abc>>de>..."], [OTHER]),
-    ("segment-pair", [[3]], ["<abc>......."], [ALONE]),
-    # A long sentence goes with a short neighbour, and with no stranger.
-    ("segment-pair", [[5, 3]], ["<abcde>>fgh>"], [NEXT]),
-    ("segment-pair", [[5], [3]], ["<abcde>.....", "<fgh>......."], [ALONE, ALONE]),
-    # Only a sentence longer than a row is split; the rest of it follows the first part.
-    ("segment-pair", [[11]], ["<abcdefghij>", "<k>........."], [ALONE, ALONE]),
-    ("segment-pair", [[11, 3, 2]], ["<abcdefghij>", "<klmn>>op>.."], [ALONE, NEXT]),
-    ("sentence-pair", [[2, 2, 3]], ["<ab>>cd>....", "<efg>......."], [NEXT, ALONE]),
-    ("sentence-pair", [[1], [1], [1]], ["<a>>b>......", "<c>........."], [OTHER, ALONE]),
-    # One document has no stranger to exchange with.
-    ("sentence-pair", [[1, 1, 1, 1]], ["<a>>b>......", "<c>>d>......"], [NEXT, NEXT]),
-    # Two couples of two documents would exchange both or none: half of them cannot.
-    ("sentence-pair", [[1, 1], [1, 1]], ["<a>>b>......", "<c>>d>......"], [NEXT, NEXT]),
-    ("sentence-pair", [[1, 1], [1], [1], [], [1, 1]],
-     ["<a>>b>......", "<c>>d>......", "<e>>f>......"], [NEXT, OTHER, NEXT]),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("packing", "lengths", "rows", "labels"), PAIR_CASES)
-def test_pairs_by_hand(
-    packing: str, lengths: list[list[int]], rows: list[str], labels: list[int]
-) -> None:
-    sequences = pack_documents(lay_out(lengths), packing, 12)
-    assert rows_of(sequences) == rows
-    assert sequences.next_sentence is not None
-    assert sequences.next_sentence.tolist() == labels
-
-
 @pytest.mark.parametrize("packing", FORMATS)
-def test_nothing_gives_no_rows(place: Path, packing: str) -> None:
+def test_nothing_gives_no_rows(packing: str) -> None:
     cases: tuple[list[list[int]], ...] = ([], [[]], [[0], [0, 0]])
     for lengths in cases:
-        shard = reopen(place, lay_out(lengths), packing, 8)
+        shard = reopen(lay_out(lengths), packing, 8)
         assert shard.rows == 0
         assert [len(column) for column in shard.pieces()] == [0] * 5
         if packing in PAIRED:
@@ -297,42 +229,13 @@ KERNELS = (
     (partners, ("_open_runs", "_couple")),
 )
 
-SENTENCES = st.lists(st.lists(st.integers(0, 20), max_size=6), max_size=12)
-SIZES = st.integers(8, 14)
-
-
-@pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("formats") / "train-00000.arrow"
-
-
-def reopen(place: Path, documents: Documents, packing: str, size: int) -> Shard:
-    """Write documents as a shard and open it."""
-    blocks = write_rows(documents, lay_documents(documents, packing, size), packing, size)
-    with writing(str(place)) as stream:
-        write_blocks(stream, blocks, shard_schema(size, np.uint16, "f" * 64, packing))
-    return Shard(str(place))
-
-
-def gather_documents(shard: Shard) -> dict[int, list[tuple[int, list[int], list[bool]]]]:
-    """Return every document's pieces by their places in it."""
-    every = np.arange(shard.rows)
-    ids, words = shard.token_ids(every), shard.word_starts(every)
-    found: dict[int, list[tuple[int, list[int], list[bool]]]] = {}
-    for row, start, stop, document, offset in zip(*shard.pieces(), strict=True):
-        piece = ids[row, start:stop].tolist(), words[row, start:stop].tolist()
-        found.setdefault(int(document), []).append((int(offset), *piece))
-    return {document: sorted(found[document]) for document in sorted(found)}
-
 
 @settings(unhurried, max_examples=100)
 @given(SENTENCES, SIZES, st.sampled_from(FORMATS))
 @example([[6, 7], [1], [13], [1, 1]], 8, "best-fit")
-def test_no_token_is_lost_or_doubled(
-    place: Path, lengths: list[list[int]], size: int, packing: str
-) -> None:
+def test_no_token_is_lost_or_doubled(lengths: list[list[int]], size: int, packing: str) -> None:
     documents = lay_out(lengths)
-    shard = reopen(place, documents, packing, size)
+    shard = reopen(documents, packing, size)
     found = gather_documents(shard)
     bounds = [(a, b) for a, b in pairwise(documents.bounds.tolist()) if a < b]
     assert list(found) == list(range(len(bounds)))
@@ -347,11 +250,9 @@ def test_no_token_is_lost_or_doubled(
 
 @settings(unhurried, max_examples=80)
 @given(SENTENCES, SIZES, st.sampled_from(FORMATS))
-def test_what_stands_between_pieces(
-    place: Path, lengths: list[list[int]], size: int, packing: str
-) -> None:
+def test_what_stands_between_pieces(lengths: list[list[int]], size: int, packing: str) -> None:
     """A row is `<s> A </s> [opener] B </s>` and padding; no word starts on what is no text."""
-    shard = reopen(place, lay_out(lengths), packing, size)
+    shard = reopen(lay_out(lengths), packing, size)
     pieces = shard.pieces()
     between = [EOS, BOS] if packing in SEPARATE else [EOS, EOS] if packing in PAIRED else [EOS]
     for row in range(shard.rows):
@@ -382,11 +283,11 @@ def expected_segments(packing: str, bounds: list[tuple[int, int]]) -> list[int]:
 @settings(unhurried, max_examples=80)
 @given(SENTENCES, SIZES, st.sampled_from([each for each in FORMATS if each != "stream"]))
 def test_only_what_is_longer_than_a_row_is_split(
-    place: Path, lengths: list[list[int]], size: int, packing: str
+    lengths: list[list[int]], size: int, packing: str
 ) -> None:
     """A sentence; in best-fit a document."""
     documents = lay_out(lengths)
-    shard = reopen(place, documents, packing, size)
+    shard = reopen(documents, packing, size)
     pieces = shard.pieces()
     units = documents.bounds if packing == "best-fit" else documents.sentences
     bounds = documents.bounds[:-1][np.diff(documents.bounds) > 0]
@@ -473,54 +374,6 @@ def test_holes_are_filled_by_whole_blocks(
     assert spread == blocks or size > left[rows.max(initial=-1) + 1 :].sum()
 
 
-@settings(unhurried, max_examples=80)
-@given(SENTENCES, SIZES, st.sampled_from(PAIRED))
-def test_labels_are_true(place: Path, lengths: list[list[int]], size: int, packing: str) -> None:
-    shard = reopen(place, lay_out(lengths), packing, size)
-    pieces = shard.pieces()
-    for row, label in enumerate(shard.next_sentence.tolist()):
-        mine = np.flatnonzero(pieces.rows == row)
-        documents, offsets = pieces.documents[mine], pieces.offsets[mine]
-        if label == ALONE:
-            assert len(mine) == 1
-            continue
-        assert len(mine) == 2
-        assert (documents[0] == documents[1]) == (label == NEXT)
-        if label == NEXT:
-            assert offsets[1] == offsets[0] + pieces.stops[mine[0]] - pieces.starts[mine[0]]
-
-
-@settings(unhurried, max_examples=100)
-@given(st.lists(st.integers(1, 12), min_size=1, max_size=40), st.integers(1, 4))
-def test_half_of_the_pairs_are_random(counts: list[int], length: int) -> None:
-    """To one row, unless most couples are of one document or most units have no neighbour."""
-    sequences = pack_documents(lay_out([[length] * count for count in counts]), "sentence-pair", 12)
-    assert sequences.next_sentence is not None
-    labels = np.bincount(sequences.next_sentence, minlength=3)
-    couples, odd = sum(count // 2 for count in counts), sum(count % 2 for count in counts)
-    wanted = max(0, couples - odd // 2) // 2
-    assert labels[ALONE] == odd % 2
-    assert labels[OTHER] <= odd // 2 + wanted
-    largest = max(counts) // 2
-    if wanted >= 2 * largest:
-        assert labels[OTHER] == odd // 2 + wanted
-        assert odd // 2 > couples or abs(labels[OTHER] - labels[NEXT]) <= 1
-
-
-def test_partners_are_spread() -> None:
-    """Couples of one document exchange with several others, and not always the same half does."""
-    sequences = pack_documents(lay_out([[1] * 10] * 200), "sentence-pair", 12)
-    assert sequences.next_sentence is not None
-    assert sequences.provenance is not None
-    labels = sequences.next_sentence
-    assert np.bincount(labels, minlength=3).tolist() == [500, 500, 0]
-    halves = sequences.provenance.documents.reshape(-1, 2)[labels == OTHER]
-    distances = (halves[:, 1].astype(int) - halves[:, 0]) % 200
-    assert distances.min() > 0
-    by_document = np.bincount(halves[:, 0], minlength=200)
-    assert by_document.min() < 2 < by_document.max()
-
-
 @pytest.mark.parametrize("packing", FORMATS)
 def test_the_longest_rows_and_documents(packing: str) -> None:
     """A document of ten million tokens, one of one token, and rows as long as there are."""
@@ -550,10 +403,10 @@ def test_fill_of_whole_blocks_and_documents(packing: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("packing", FORMATS)
-def test_blocks_are_the_rows(place: Path, packing: str) -> None:
+def test_blocks_are_the_rows(packing: str) -> None:
     """Rows of three blocks, with what each has of starts, labels and pieces."""
     documents = lay_out([[3, 4, 2], [9], [1, 1, 1, 1]] * 1000)
-    shard = reopen(place, documents, packing, 12)
+    shard = reopen(documents, packing, 12)
     assert shard.rows > 2 * ROWS_PER_BATCH
     assert {batch.num_rows for batch in shard.batches[:-1]} == {ROWS_PER_BATCH}
     found = gather_documents(shard)
