@@ -64,7 +64,7 @@ logger = logging.getLogger(__name__)
 _LINEAGE = "lineage.json"
 
 # What text, labels and verdicts depend on beside our own code.
-_LIBRARIES = ("ftfy", "mwparserfromhell", "pycld2", "resiliparse")
+_LIBRARIES = ("ftfy", "pycld2", "resiliparse")
 
 
 class Outcome(NamedTuple):

@@ -150,7 +150,7 @@ BY_NAME = {rule.name: rule for rule in RULES}
 def thresholds(config: Clean) -> Limits:
     """Return the threshold of every rule of the recipe's sets, in the order they are judged.
 
-    `ValueError` names a threshold of an unknown rule, or of a rule in none of the sets.
+    A threshold of another set's rule changes nothing; `ValueError` names one of an unknown rule.
     """
     for name in config.thresholds:
         if name not in BY_NAME:
