@@ -48,8 +48,8 @@ _EMPHASIS = re.compile("'{2,}")
 _SWITCH = re.compile(r"__[A-Z]{3,30}__")
 # What dropped templates leave behind: "Lisboa (, )".
 _EMPTY_BRACKETS = re.compile(r" ?\([ ,;:]*\)")
-_STRAY = re.compile(r"\{\{+|\}\}+|\[\[|\]\]")
-_CELL = ("|", "!", "{|")
+_STRAY = re.compile(r"(?:\{\{|\}\}|\[\[|\]\])[{}\[\]]*")
+_CELL = ("|", "{|")
 _MARKERS = "*#:; \t"
 
 
@@ -62,8 +62,8 @@ def wikitext_text(text: str) -> str:
     text = _WEB_LINK.sub(r"\1", _LONE_NAMESPACE.sub("", text))
     text = _repeat(_LINK, _words_of_link, text)
     text = _TAG.sub("", _NEWLINE_TAG.sub("\n", text))
-    text = _STRAY.sub("", _SWITCH.sub("", _EMPHASIS.sub("", text)))
-    return html.unescape("\n".join(_lines(_EMPTY_BRACKETS.sub("", text)))).strip()
+    text = _EMPTY_BRACKETS.sub("", _SWITCH.sub("", _EMPHASIS.sub("", text)))
+    return html.unescape("\n".join(_lines(_STRAY.sub("", text)))).strip()
 
 
 def _repeat(
@@ -109,7 +109,7 @@ def _lines(text: str) -> list[str]:
     below = 0  # the level of what comes next: 0 for nothing, 7 for text
     for full in reversed(text.split("\n")):
         line = full.strip()
-        if line.startswith(_CELL):
+        if line.startswith("!") or line.lstrip(_MARKERS).startswith(_CELL):
             continue
         if len(line) > 2 and line[0] == line[-1] == "=":
             title = line.strip("=")
