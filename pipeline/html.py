@@ -37,16 +37,19 @@ _MAX_ATTRIBUTES = 4096
 # Guess: text in a wrong encoding has some of these characters, what is no text has many.
 _MAX_BROKEN_PERCENT = 5
 
-# Left out beside what Resiliparse leaves out. Chosen on the article extraction benchmark, one by
-# one: +2.1 points of F1 together; checked on Readability's pages, +0.4 points.
+# Left out beside what Resiliparse leaves out. Chosen one by one on the article extraction
+# benchmark: with the trim they raise F1 there from 0.934 to 0.961, and from 0.953 to 0.964 on
+# Readability's pages, where no name was taken that lowered it by more than 0.0002 but "caption".
 _FURNITURE = [
     "h1",
     "[id*=cookie]",
+    "[itemprop=description]",
     *(
         f"[class*={part}]"
         for part in (
             *("banner", "caption", "consent", "cookie", "copyright", "credit", "footer", "gallery"),
-            *("newsletter", "popular", "related", "share", "signup"),
+            *("media", "more-", "newsletter", "photo", "popular", "print", "related", "share"),
+            "signup",
         )
     ),
 ]

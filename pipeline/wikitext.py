@@ -5,10 +5,11 @@ other languages, tags, sections of which nothing is left. What stays: prose, hea
 words of links, one line each as the page has them. Templates go unexpanded, as mwparserfromhell's
 `strip_code` drops them, so a number that `{{convert|...}}` writes is missing from its sentence.
 
-Why not a parser: mwparserfromhell takes more than quadratic time for tables that do not end (10 kB
-take it seconds) and 1 MB/s for an encyclopedia. Here every step is a pass of one regular expression
-that cannot look beyond the next bracket, so time is linear in the page whatever it holds; nested
-markup is taken from the inside out in a bounded number of passes. benchmarks/html.py compares both.
+Why not a parser: mwparserfromhell takes 3.5 seconds for 10 kB of tables that do not end, its time
+growing faster than the page, and reads an encyclopedia with 1 MB/s. Here every step is a pass of
+one regular expression that cannot look beyond the next bracket, so time is linear in the page
+whatever it holds; nested markup is taken from the inside out in a bounded number of passes.
+benchmarks/html.py compares both.
 """
 
 import html
@@ -47,8 +48,8 @@ _EMPHASIS = re.compile("'{2,}")
 _SWITCH = re.compile(r"__[A-Z]{3,30}__")
 # What dropped templates leave behind: "Lisboa (, )".
 _EMPTY_BRACKETS = re.compile(r" ?\([ ,;:]*\)")
-_STRAY = re.compile(r"\{\{+|\}\}+|\[\[|\]\]")
-_CELL = ("|", "!", "{|")
+_STRAY = re.compile(r"(?:\{\{|\}\}|\[\[|\]\])[{}\[\]]*")
+_CELL = ("|", "{|")
 _MARKERS = "*#:; \t"
 
 
@@ -61,8 +62,8 @@ def wikitext_text(text: str) -> str:
     text = _WEB_LINK.sub(r"\1", _LONE_NAMESPACE.sub("", text))
     text = _repeat(_LINK, _words_of_link, text)
     text = _TAG.sub("", _NEWLINE_TAG.sub("\n", text))
-    text = _STRAY.sub("", _SWITCH.sub("", _EMPHASIS.sub("", text)))
-    return html.unescape("\n".join(_lines(_EMPTY_BRACKETS.sub("", text)))).strip()
+    text = _EMPTY_BRACKETS.sub("", _SWITCH.sub("", _EMPHASIS.sub("", text)))
+    return html.unescape("\n".join(_lines(_STRAY.sub("", text)))).strip()
 
 
 def _repeat(
@@ -108,7 +109,7 @@ def _lines(text: str) -> list[str]:
     below = 0  # the level of what comes next: 0 for nothing, 7 for text
     for full in reversed(text.split("\n")):
         line = full.strip()
-        if line.startswith(_CELL):
+        if line.startswith("!") or line.lstrip(_MARKERS).startswith(_CELL):
             continue
         if len(line) > 2 and line[0] == line[-1] == "=":
             title = line.strip("=")
