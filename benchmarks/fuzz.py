@@ -4,8 +4,8 @@
 
 Each input is a small valid file with one to eight mutations: bytes flipped, ranges cut, doubled,
 swapped or overwritten, numbers made large, words of some format put in; before or after it is
-compressed. It must not crash, must end within five seconds, and positions must rise. Coverage-guided
-mutation of the same readers: `python -m benchmarks.fuzz guided`, which needs atheris.
+compressed. It must not crash, must end within five seconds, and positions must rise.
+Coverage-guided mutation of the same readers: `python -m benchmarks.fuzz guided`, with atheris.
 """
 
 import bz2
@@ -71,7 +71,8 @@ def seeds() -> dict[str, bytes]:
         "warc": warc_seed(),
         "wikipedia": wikipedia_seed(),
         "warc-arc": b"filedesc://x 0.0.0.0 20140216050221 text/plain 8\n1 0 Live\n\n"
-        b"http://e.com/ 1.2.3.4 20140216050221 text/html 35\nHTTP/1.1 200 OK\r\n\r\n<html>hello</html>\n",
+        b"http://e.com/ 1.2.3.4 20140216050221 text/html 35\n"
+        b"HTTP/1.1 200 OK\r\n\r\n<html>hello</html>\n",
     }
 
 
@@ -140,8 +141,9 @@ def check(name: str, form: str, data: bytes) -> tuple[int, int]:
     found = {Record: 0, Damage: 0}
     position = 0
     signal.alarm(HANG_SECONDS)
-    with mock.patch.object(archives, "open_reader", lambda _: io.BytesIO(data)), mock.patch.object(
-        tables, "open_reader", lambda _: io.BytesIO(data)
+    with (
+        mock.patch.object(archives, "open_reader", lambda _: io.BytesIO(data)),
+        mock.patch.object(tables, "open_reader", lambda _: io.BytesIO(data)),
     ):
         for each in read_records(InputFile(name), form, MAX_RECORD_BYTES):
             found[type(each)] += 1
@@ -192,7 +194,7 @@ def report(inputs: int, totals: dict[str, int], seconds: float) -> None:
 
 def guided() -> None:
     """Let atheris choose inputs by the code they reach; runs until it is stopped or crashes."""
-    import atheris  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
+    import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: PLC0415
 
     forms = sorted({form.split("-")[0] for form in seeds()})
     suffixes = list(CODECS)
