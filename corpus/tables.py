@@ -6,6 +6,7 @@ broken file would point anywhere. A row group or batch that breaks ends with one
 the next one is read.
 """
 
+import io
 import tempfile
 from collections.abc import Iterator
 from typing import IO
@@ -20,20 +21,64 @@ from corpus.records import Damage, ReadOptions, Record, record_of, too_long
 # Rows turned into Python at once: guess between the cost a call and memory at 64 MiB a row.
 _ROWS = 64
 _ARROW_MAGIC = b"ARROW1"
+_BROKEN = (pa.ArrowException, OSError, ValueError, MemoryError)
 
 
-def open_table(file: InputFile) -> IO[bytes]:
+class Data(io.RawIOBase):
+    """A file read at any place, which notes a failure of the storage apart from broken data."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        """Take over an open file."""
+        super().__init__()
+        self.failure: OSError | None = None
+        self._raw = raw
+
+    def readable(self) -> bool:
+        """Say so, as pyarrow asks."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say so, as pyarrow asks."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Read bytes."""
+        try:
+            return self._raw.read(size)
+        except OSError as failure:
+            self.failure = failure
+            raise
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place."""
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._raw.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._raw.close()
+        super().close()
+
+
+def open_table(file: InputFile) -> Data:
     """Return the decompressed file as one that can be read at any place; the caller closes it."""
     if file.codec is None:
-        return open_reader(file.path)
+        return Data(open_reader(file.path))
     target = tempfile.TemporaryFile()  # noqa: SIM115 - handed on
-    for chunk in file.chunks():
-        target.write(chunk)
+    try:
+        for chunk in file.chunks():
+            target.write(chunk)
+    except BaseException:
+        target.close()
+        raise
     target.seek(0)
-    return target
+    return Data(target)
 
 
-def groups_of(data: IO[bytes], form: str) -> list[int]:
+def groups_of(data: Data, form: str) -> list[int]:
     """Return the rows of every row group or batch; none for a stream or a broken file."""
     try:
         if form == "parquet":
@@ -43,12 +88,14 @@ def groups_of(data: IO[bytes], form: str) -> list[int]:
             return []
         file = pa.ipc.open_file(data)
         return [len(file.get_batch(n)) for n in range(file.num_record_batches)]
-    except (pa.ArrowException, OSError, ValueError, MemoryError):
+    except _BROKEN:
+        if data.failure is not None:
+            raise data.failure from None
         return []
 
 
 def read_table(
-    data: IO[bytes],
+    data: Data,
     form: str,
     options: ReadOptions,
     max_bytes: int,
@@ -59,34 +106,36 @@ def read_table(
     data.seek(0)
     first, last, position = groups or (0, len(rows), 0)
     if not rows:
-        yield from _guarded(_all_batches(data, form), position, options, max_bytes)
+        yield from _guarded(data, _all_batches(data, form), position, (options, max_bytes))
         return
     for number in range(first, last):
-        yield from _guarded(_batches(data, form, number), position, options, max_bytes)
+        yield from _guarded(data, _batches(data, form, number), position, (options, max_bytes))
         position += rows[number]
 
 
 def _guarded(
-    batches: Iterator[pa.RecordBatch], position: int, options: ReadOptions, max_bytes: int
+    data: Data, batches: Iterator[pa.RecordBatch], position: int, limits: tuple[ReadOptions, int]
 ) -> Iterator[Record | Damage]:
     """Give the rows of batches up to where they break, and then that damage."""
     try:
         for batch in batches:
             batch.validate(full=True)
             for start in range(0, len(batch), _ROWS):
-                yield from _rows(batch.slice(start, _ROWS), position, options, max_bytes)
+                yield from _rows(batch.slice(start, _ROWS), position, *limits)
                 position += min(_ROWS, len(batch) - start)
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+    except _BROKEN as error:
+        if data.failure is not None:
+            raise data.failure from None
         yield Damage(position + 1, "corrupt_file", str(error).partition("\n")[0])
 
 
-def _is_arrow_file(data: IO[bytes]) -> bool:
+def _is_arrow_file(data: Data) -> bool:
     head = data.read(len(_ARROW_MAGIC))
     data.seek(0)
     return head == _ARROW_MAGIC
 
 
-def _batches(data: IO[bytes], form: str, number: int) -> Iterator[pa.RecordBatch]:
+def _batches(data: Data, form: str, number: int) -> Iterator[pa.RecordBatch]:
     if form == "parquet":
         file = pq.ParquetFile(data, pre_buffer=False)
         yield from file.iter_batches(_ROWS, row_groups=[number], use_threads=False)
@@ -94,7 +143,7 @@ def _batches(data: IO[bytes], form: str, number: int) -> Iterator[pa.RecordBatch
         yield pa.ipc.open_file(data).get_batch(number)
 
 
-def _all_batches(data: IO[bytes], form: str) -> Iterator[pa.RecordBatch]:
+def _all_batches(data: Data, form: str) -> Iterator[pa.RecordBatch]:
     """Read what has no groups: a stream, an empty file or a broken one."""
     if form == "parquet":
         yield from pq.ParquetFile(data).iter_batches(_ROWS, use_threads=False)

@@ -332,7 +332,8 @@ def test_a_line_may_span_many_chunks(tmp_path: Path) -> None:
         ("a.jsonl", "jsonl"), ("a.ndjson.gz", "jsonl"), ("a.b.json.zst", "jsonl"),
         ("a.txt", "text"), ("a.md.gz", "text"), ("/x.jsonl/a.rst", "text"),
         ("a.csv.xz", "csv"), ("a.tsv.lz4", "tsv"), ("a.parquet", "parquet"), ("a.feather", "arrow"),
-        ("a.warc.wet.gz", "warc"), ("a.arc.gz", "warc"), ("a.htm", "html"), ("d.xml.bz2", "wikipedia"),
+        ("a.warc.wet.gz", "warc"), ("a.arc.gz", "warc"), ("a.htm", "html"),
+        ("d.xml.bz2", "wikipedia"),
     ],
 )  # fmt: skip
 def test_the_format_goes_by_the_name(name: str, form: str) -> None:
