@@ -84,8 +84,13 @@ def codec_of(name: str, head: bytes = b"") -> str | None:
 class InputFile:
     """A raw file, or a range of one, opened for decompressed reading and for its checksum."""
 
-    def __init__(self, path: str, start: int = 0, stop: int | None = None) -> None:
-        """Open the file at a byte; compression goes by the name, then by the first bytes."""
+    def __init__(
+        self, path: str, start: int = 0, stop: int | None = None, codec: str | None = None
+    ) -> None:
+        """Open the file at a byte; compression goes by the name, then by the first bytes.
+
+        A `codec` that is known is not looked for; an empty one is none.
+        """
         self.path = path
         self.closed = False
         self.failure: OSError | None = None
@@ -101,7 +106,7 @@ class InputFile:
         if start:
             self._raw.seek(start)
         self._head = self.read(max(map(len, _MAGIC)))
-        self.codec = codec_of(path, self._head)
+        self.codec = codec_of(path, self._head) if codec is None else codec or None
         self._taken = 0
 
     def read(self, size: int = -1) -> bytes:

@@ -18,7 +18,7 @@ class Cursor:
         self._buffer = b""
         self._at = 0
         self._base = 0
-        self._moved = 0
+        self._exhausted = False
 
     @property
     def offset(self) -> int:
@@ -40,43 +40,45 @@ class Cursor:
     def _gather(self, end: bytes, limit: int) -> bytes | int | None:
         parts: list[bytes] = []
         size = 0
-        found = -1
-        while found < 0 and not self.ended:
+        while True:
             found = self._buffer.find(end, self._at)
-            # The end may be cut in two by the end of a chunk.
-            stop = found if found >= 0 else max(self._at, len(self._buffer) - len(end) + 1)
-            if found < 0 and not self._fill(stop, parts, limit - size):
-                stop = len(self._buffer)
-            if found >= 0 or self.ended:
-                part = self._buffer[self._at : stop]
-                size += len(part)
-                parts.append(part)
-                self._at = stop + (len(end) if found >= 0 else 0)
+            stop = found if found >= 0 else self._searched(end)
+            size += stop - self._at
+            if size <= limit:
+                parts.append(self._buffer[self._at : stop])
             else:
-                size += self._moved
-            if size > limit:
                 parts.clear()
-        if found < 0 and not size:
+            self._at = stop
+            if found >= 0:
+                self._at += len(end)
+                break
+            if not self._fill() and self._at == len(self._buffer):
+                self.ended = True
+                break
+        if self.ended and not size:
             return None
         return size if size > limit else b"".join(parts)
 
-    def _fill(self, stop: int, parts: list[bytes], room: int) -> bool:
-        """Take the next chunk; what lies before `stop` goes to the parts if there is room."""
-        chunk = next(self._chunks, None)
+    def _searched(self, end: bytes) -> int:
+        """Return up to where no end can start; it may be cut in two by the end of a chunk."""
+        if self._exhausted:
+            return len(self._buffer)
+        return max(self._at, len(self._buffer) - len(end) + 1)
+
+    def _fill(self) -> bool:
+        """Take the next chunk; tell whether there was one."""
+        chunk = None if self._exhausted else next(self._chunks, None)
         if chunk is None:
-            self.ended = True
+            self._exhausted = True
             return False
-        self._moved = stop - self._at
-        if self._moved <= room:
-            parts.append(self._buffer[self._at : stop])
-        self._base += stop
-        self._buffer = self._buffer[stop:] + chunk
+        self._base += self._at
+        self._buffer = self._buffer[self._at :] + chunk
         self._at = 0
         return True
 
     def peek(self, size: int) -> bytes:
         """Return the next bytes without going past them, fewer only at the end."""
-        while len(self._buffer) - self._at < size and self._fill(self._at, [], 0):
+        while len(self._buffer) - self._at < size and self._fill():
             pass
         return self._buffer[self._at : self._at + size]
 

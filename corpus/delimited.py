@@ -82,9 +82,11 @@ def read_delimited(
 
 
 def read_header(cursor: Cursor, delimiter: str, max_bytes: int) -> list[str] | None:
-    """Return the first row of a table, or None where it has no readable one."""
+    """Return the first readable row of a table, None where it has none."""
     csv.field_size_limit(sys.maxsize)
-    try:
-        return _Rows(cursor, delimiter, max_bytes).next()
-    except (_TooLongError, UnicodeDecodeError, csv.Error):
-        return None
+    rows = _Rows(cursor, delimiter, max_bytes)
+    while True:
+        try:
+            return rows.next()
+        except (_TooLongError, UnicodeDecodeError, csv.Error):
+            continue

@@ -2,9 +2,11 @@
 
 Both need their file's end first (the Arrow stream does not), so what is not a plain file is
 decompressed into a temporary one. Every batch is validated before a value is read: offsets of a
-broken file would point anywhere. Broken data ends the file with one `corrupt_file`.
+broken file would point anywhere. A row group or batch that breaks ends with one `corrupt_file`, and
+the next one is read.
 """
 
+import io
 import tempfile
 from collections.abc import Iterator
 from typing import IO
@@ -19,66 +21,135 @@ from corpus.records import Damage, ReadOptions, Record, record_of, too_long
 # Rows turned into Python at once: guess between the cost a call and memory at 64 MiB a row.
 _ROWS = 64
 _ARROW_MAGIC = b"ARROW1"
+_BROKEN = (pa.ArrowException, OSError, ValueError, MemoryError)
 
 
-def open_table(file: InputFile) -> IO[bytes]:
+class Data(io.RawIOBase):
+    """A file read at any place, which notes a failure of the storage apart from broken data."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        """Take over an open file."""
+        super().__init__()
+        self.failure: OSError | None = None
+        self._raw = raw
+
+    def readable(self) -> bool:
+        """Say so, as pyarrow asks."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say so, as pyarrow asks."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Read bytes."""
+        try:
+            return self._raw.read(size)
+        except OSError as failure:
+            self.failure = failure
+            raise
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place."""
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._raw.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._raw.close()
+        super().close()
+
+
+def open_table(file: InputFile) -> Data:
     """Return the decompressed file as one that can be read at any place; the caller closes it."""
     if file.codec is None:
-        return open_reader(file.path)
+        return Data(open_reader(file.path))
     target = tempfile.TemporaryFile()  # noqa: SIM115 - handed on
-    for chunk in file.chunks():
-        target.write(chunk)
+    try:
+        for chunk in file.chunks():
+            target.write(chunk)
+    except BaseException:
+        target.close()
+        raise
     target.seek(0)
-    return target
+    return Data(target)
 
 
-def groups_of(data: IO[bytes], form: str) -> list[int]:
-    """Return the number of rows of every row group or batch of a file; an Arrow stream has one."""
-    if form == "parquet":
-        metadata = pq.ParquetFile(data).metadata
-        return [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
-    if not _is_arrow_file(data):
+def groups_of(data: Data, form: str) -> list[int]:
+    """Return the rows of every row group or batch; none for a stream or a broken file."""
+    try:
+        if form == "parquet":
+            metadata = pq.ParquetFile(data).metadata
+            return [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+        if not _is_arrow_file(data):
+            return []
+        file = pa.ipc.open_file(data)
+        return [len(file.get_batch(n)) for n in range(file.num_record_batches)]
+    except _BROKEN:
+        if data.failure is not None:
+            raise data.failure from None
         return []
-    return [1] * int(pa.ipc.open_file(data).num_record_batches)
 
 
 def read_table(
-    data: IO[bytes],
+    data: Data,
     form: str,
     options: ReadOptions,
     max_bytes: int,
     groups: tuple[int, int, int] | None = None,
 ) -> Iterator[Record | Damage]:
     """Give the rows of a table, or of its groups first to last, the first row's position known."""
-    position = groups[2] if groups else 0
+    rows = groups_of(data, form)
+    data.seek(0)
+    first, last, position = groups or (0, len(rows), 0)
+    if not rows:
+        yield from _guarded(data, _all_batches(data, form), position, (options, max_bytes))
+        return
+    for number in range(first, last):
+        yield from _guarded(data, _batches(data, form, number), position, (options, max_bytes))
+        position += rows[number]
+
+
+def _guarded(
+    data: Data, batches: Iterator[pa.RecordBatch], position: int, limits: tuple[ReadOptions, int]
+) -> Iterator[Record | Damage]:
+    """Give the rows of batches up to where they break, and then that damage."""
     try:
-        for batch in _batches(data, form, groups):
+        for batch in batches:
             batch.validate(full=True)
             for start in range(0, len(batch), _ROWS):
-                yield from _rows(batch.slice(start, _ROWS), position, options, max_bytes)
+                yield from _rows(batch.slice(start, _ROWS), position, *limits)
                 position += min(_ROWS, len(batch) - start)
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        yield Damage(position + 1, "corrupt_file", str(error).splitlines()[0] if str(error) else "")
+    except _BROKEN as error:
+        if data.failure is not None:
+            raise data.failure from None
+        yield Damage(position + 1, "corrupt_file", str(error).partition("\n")[0])
 
 
-def _is_arrow_file(data: IO[bytes]) -> bool:
+def _is_arrow_file(data: Data) -> bool:
     head = data.read(len(_ARROW_MAGIC))
     data.seek(0)
     return head == _ARROW_MAGIC
 
 
-def _batches(
-    data: IO[bytes], form: str, groups: tuple[int, int, int] | None
-) -> Iterator[pa.RecordBatch]:
+def _batches(data: Data, form: str, number: int) -> Iterator[pa.RecordBatch]:
     if form == "parquet":
         file = pq.ParquetFile(data, pre_buffer=False)
-        chosen = range(*groups[:2]) if groups else range(file.metadata.num_row_groups)
-        yield from file.iter_batches(_ROWS, row_groups=list(chosen), use_threads=False)
+        yield from file.iter_batches(_ROWS, row_groups=[number], use_threads=False)
+    else:
+        yield pa.ipc.open_file(data).get_batch(number)
+
+
+def _all_batches(data: Data, form: str) -> Iterator[pa.RecordBatch]:
+    """Read what has no groups: a stream, an empty file or a broken one."""
+    if form == "parquet":
+        yield from pq.ParquetFile(data).iter_batches(_ROWS, use_threads=False)
     elif _is_arrow_file(data):
-        reader = pa.ipc.open_file(data)
-        chosen = range(*groups[:2]) if groups else range(reader.num_record_batches)
-        for number in chosen:
-            yield reader.get_batch(number)
+        file = pa.ipc.open_file(data)
+        yield from (file.get_batch(number) for number in range(file.num_record_batches))
     else:
         yield from pa.ipc.open_stream(data)
 

@@ -25,8 +25,8 @@ def read_wikipedia(cursor: Cursor, max_bytes: int) -> Iterator[Record | Damage]:
     """Give the articles of a dump, and a drop for every page that is none."""
     while (between := cursor.until(_OPEN, _BETWEEN_BYTES)) is not None:
         if isinstance(between, bytes) and _DECLARATIONS.search(between):
-            yield Damage(cursor.position + 1, "xml_entities", "a document type is not read")
             cursor.rest()
+            yield Damage(cursor.position + 1, "xml_entities", "a document type is not read")
             return
         if cursor.ended:
             if cursor.position == 0:

@@ -2,6 +2,7 @@
 
 import gzip
 import random
+import tracemalloc
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -166,11 +167,13 @@ def test_an_overlong_line_is_not_held(tmp_path: Path) -> None:
     path = tmp_path / "bomb.jsonl.zst"
     path.write_bytes(zstandard.compress(bytes(64 * 2**20)) + zstandard.compress(b"\n" + line("a")))
     file = InputFile(str(path))
-    lines = readers._Lines(LIMIT)
-    for chunk in file.chunks():
-        list(lines.feed(chunk))
-        assert sum(map(len, lines._parts)) <= LIMIT
+    tracemalloc.start()
+    for _ in read_records(file, "jsonl", LIMIT):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
     file.close()
+    assert peak < 4 * 2**20
     assert texts(read(path, path.read_bytes())) == [(1, "record_too_long"), (2, "a")]
 
 
@@ -205,7 +208,9 @@ def test_a_flipped_bit_is_found(tmp_path: Path, suffix: str) -> None:
     packed = bytearray(compress(suffix, data))
     packed[len(packed) // 2] ^= 1
     found = read(tmp_path / f"a.jsonl{suffix}", bytes(packed))
-    assert [each.position for each in found] == list(range(1, len(found) + 1))
+    # A byte that became a newline may leave a blank line.
+    positions = [each.position for each in found]
+    assert positions == sorted(set(positions))
     assert texts(found)[-1][1] == "corrupt_archive"
 
 
@@ -326,13 +331,16 @@ def test_a_line_may_span_many_chunks(tmp_path: Path) -> None:
     [
         ("a.jsonl", "jsonl"), ("a.ndjson.gz", "jsonl"), ("a.b.json.zst", "jsonl"),
         ("a.txt", "text"), ("a.md.gz", "text"), ("/x.jsonl/a.rst", "text"),
+        ("a.csv.xz", "csv"), ("a.tsv.lz4", "tsv"), ("a.parquet", "parquet"), ("a.feather", "arrow"),
+        ("a.warc.wet.gz", "warc"), ("a.arc.gz", "warc"), ("a.htm", "html"),
+        ("d.xml.bz2", "wikipedia"),
     ],
 )  # fmt: skip
 def test_the_format_goes_by_the_name(name: str, form: str) -> None:
     assert detect_format(name) == form
 
 
-@pytest.mark.parametrize("name", ["a", "a.gz", "a.csv", "a.jsonl.bz2", "jsonl", "a.jsonl.part"])
+@pytest.mark.parametrize("name", ["a", "a.gz", "a.docx", "jsonl", "a.jsonl.part"])
 def test_a_name_that_tells_no_format_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"cannot tell the format of .*: set the source's format"):
         detect_format(name)

@@ -1,0 +1,210 @@
+"""Large files in pieces: several tasks read one file, and together they give exactly its records.
+
+`survey` reads a file once and notes where pieces start: at a record (`position` counts the lines or
+records before it), found again by decompressing from the last place where that is possible, `skip`
+bytes on. Such a place is any byte of an uncompressed file, and the start of a member of a gzip,
+zstd, bzip2, xz or lz4 file; an archive of one member stays one piece. Parquet and Arrow files are
+split between row groups and batches. Pieces follow from the content and the size asked for only.
+
+Every piece carries the SHA-256 of the raw bytes it is read from, and `survey` that of the file: so
+each task checks what it read without reading all.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import closing
+from typing import NamedTuple
+
+from corpus.archives import CorruptArchiveError, DecompressionBombError, InputFile
+from corpus.cursor import Cursor
+from corpus.delimited import read_header
+from corpus.files import open_reader
+from corpus.readers import PLAIN, TABLES, WHOLE, read_from, read_records, until_broken
+from corpus.records import Damage, ReadOptions, Record
+from corpus.tables import groups_of, open_table, read_table
+
+_CHUNK_BYTES = 2**20
+
+
+class Piece(NamedTuple):
+    """Records of a file: raw bytes `start` to `stop`, decompressed bytes `skip` to `skip + length`.
+
+    `length` is None for what goes to the end of the file. In a table, `skip` and `length` count row
+    groups or batches, and the raw bytes are the whole file's.
+    """
+
+    start: int
+    stop: int | None
+    skip: int
+    length: int | None
+    position: int
+    checksum: str
+    header: tuple[str, ...] | None = None
+
+
+class _Mark(NamedTuple):
+    """Where a piece can start: raw and decompressed bytes of the boundary, and of the record."""
+
+    raw: int
+    given: int
+    offset: int
+    position: int
+
+
+def survey(
+    path: str, form: str, piece_bytes: int, max_record_bytes: int
+) -> tuple[tuple[Piece, ...], str]:
+    """Return the pieces of a file, each of about so many raw bytes, and its SHA-256."""
+    if form in TABLES:
+        return _survey_table(path, form, piece_bytes)
+    with closing(InputFile(path)) as file:
+        header = _header(path, form, max_record_bytes)
+        marks = _marks(file, form, (piece_bytes, max_record_bytes))
+        checksum = file.checksum()
+        boundaries = dict.fromkeys(raw for raw, _ in file.boundaries)
+    pieces = tuple(_pieces(path, marks, list(boundaries), header))
+    return pieces, checksum
+
+
+def _header(path: str, form: str, max_record_bytes: int) -> tuple[str, ...] | None:
+    if form not in ("csv", "tsv"):
+        return None
+    with closing(InputFile(path)) as file:
+        try:
+            found = read_header(
+                Cursor(file.chunks()), "," if form == "csv" else "\t", max_record_bytes
+            )
+        except (CorruptArchiveError, DecompressionBombError):
+            return None
+    return tuple(found) if found is not None else None
+
+
+def _marks(file: InputFile, form: str, sizes: tuple[int, int]) -> list[_Mark]:
+    """Find where pieces start; a bomb, or a format of one record, is one piece."""
+    piece_bytes, max_record_bytes = sizes
+    marks = [_Mark(0, 0, 0, 0)]
+    if form in WHOLE:
+        return marks
+    cursor = Cursor(file.chunks())
+    at = 0
+    # What comes before the header row of a table cannot be read by itself.
+    headed = form not in ("csv", "tsv")
+    try:
+        for each in read_from(cursor, form, max_record_bytes, PLAIN):
+            if file.codec is None:
+                raw = given = cursor.offset
+            else:
+                while at + 1 < len(file.boundaries) and file.boundaries[at + 1][1] <= cursor.offset:
+                    at += 1
+                raw, given = file.boundaries[at]
+            headed = headed or isinstance(each, Record)
+            if headed and raw - marks[-1].raw >= piece_bytes and cursor.peek(1):
+                marks.append(_Mark(raw, given, cursor.offset, cursor.position))
+    except CorruptArchiveError:
+        pass
+    except DecompressionBombError:
+        return marks[:1]
+    return marks
+
+
+def _pieces(
+    path: str, marks: list[_Mark], boundaries: list[int], header: tuple[str, ...] | None
+) -> Iterator[Piece]:
+    for mark, after in zip(marks, [*marks[1:], None], strict=True):
+        stop = None if after is None else _stop(after, boundaries)
+        yield Piece(
+            mark.raw,
+            stop,
+            mark.offset - mark.given,
+            None if after is None else after.offset - mark.offset,
+            mark.position,
+            _range_checksum(path, mark.raw, stop),
+            header if mark.position else None,
+        )
+
+
+def _stop(after: _Mark, boundaries: list[int]) -> int | None:
+    """Return the raw byte by which all before a record has been given."""
+    if after.offset == after.given:
+        return after.raw
+    return next((raw for raw in boundaries if raw > after.raw), None)
+
+
+def _range_checksum(path: str, start: int, stop: int | None) -> str:
+    digest = hashlib.sha256()
+    with open_reader(path) as stream:
+        stream.seek(start)
+        left = stop - start if stop is not None else None
+        while data := stream.read(_CHUNK_BYTES if left is None else min(left, _CHUNK_BYTES)):
+            digest.update(data)
+            left = None if left is None else left - len(data)
+    return digest.hexdigest()
+
+
+def _survey_table(path: str, form: str, piece_bytes: int) -> tuple[tuple[Piece, ...], str]:
+    checksum = _range_checksum(path, 0, None)
+    whole = (Piece(0, None, 0, None, 0, checksum),)
+    with closing(InputFile(path)) as file:
+        try:
+            data = open_table(file)
+        except (CorruptArchiveError, DecompressionBombError):
+            return whole, checksum
+        with closing(data):
+            groups = groups_of(data, form)
+            size = data.seek(0, 2)
+    if not groups:
+        return whole, checksum
+    step = max(1, len(groups) * piece_bytes // max(size, 1))
+    starts = list(range(0, len(groups), step))
+    return tuple(
+        Piece(0, None, start, min(step, len(groups) - start), sum(groups[:start]), checksum)
+        for start in starts
+    ), checksum
+
+
+def open_piece(path: str, form: str, piece: Piece) -> InputFile:
+    """Open the raw bytes of a piece; its `checksum` is to be that of the piece."""
+    if form in TABLES:
+        return InputFile(path)
+    codec = None
+    if piece.start:
+        with closing(InputFile(path)) as file:
+            codec = file.codec or ""
+    return InputFile(path, piece.start, piece.stop, codec)
+
+
+def read_piece(
+    file: InputFile, form: str, piece: Piece, max_record_bytes: int, options: ReadOptions = PLAIN
+) -> Iterator[Record | Damage]:
+    """Give the records of a piece with the positions they have in the whole file."""
+    if form in TABLES:
+        yield from _read_groups(file, form, piece, max_record_bytes, options)
+        return
+    header = list(piece.header) if piece.header is not None else None
+    cursor = Cursor(_clip(file.chunks(), piece.skip, piece.length), piece.position)
+    records = read_from(cursor, form, max_record_bytes, options, header)
+    yield from until_broken(cursor, records)
+
+
+def _clip(chunks: Iterator[bytes], skip: int, length: int | None) -> Iterator[bytes]:
+    for chunk in chunks:
+        part = chunk[skip:]
+        skip -= min(skip, len(chunk))
+        if length is not None:
+            part = part[:length]
+            length -= len(part)
+        if part:
+            yield part
+        if length == 0:
+            return
+
+
+def _read_groups(
+    file: InputFile, form: str, piece: Piece, max_record_bytes: int, options: ReadOptions
+) -> Iterator[Record | Damage]:
+    if piece.length is None:
+        yield from read_records(file, form, max_record_bytes, options)
+        return
+    groups = (piece.skip, piece.skip + piece.length, piece.position)
+    with closing(open_table(file)) as data:
+        yield from read_table(data, form, options, max_record_bytes, groups)

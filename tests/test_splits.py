@@ -1,0 +1,149 @@
+"""Pieces of a file, put together, are the file."""
+
+import bz2
+import gzip
+import io
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+
+import lz4.frame  # type: ignore[import-untyped]
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from stage_helpers import unhurried
+
+from corpus.files import checksum
+from corpus.readers import Damage, InputFile, Record, read_records, sniff_format
+from corpus.splits import open_piece, read_piece, survey
+
+LIMIT = 200
+in_tmp = settings(unhurried, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+CODECS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".zst": zstandard.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".lz4": lz4.frame.compress,
+}
+CONTENTS = {
+    "jsonl": b"".join(orjson.dumps({"text": "x" * n}) + b"\n" * (1 + n % 3) for n in range(60)),
+    "csv": b"id,text\n" + b"".join(b'%d,"a ""b""\nc%d"\n' % (n, n) for n in range(60)),
+    "tsv": b"id\ttext\n" + b"".join(b'%d\tan " odd one\n' % n for n in range(60)),
+    "paragraphs": b"".join(b"line\nand %d\n\n\n" % n for n in range(60)),
+    "wikipedia": b"<mediawiki>"
+    + b"".join(
+        b"<page><ns>0</ns><id>%d</id><revision><text>t%d</text></revision></page>\n" % (n, n)
+        for n in range(40)
+    )
+    + b"</mediawiki>",
+    "warc": b"".join(
+        b"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: u%d\r\nContent-Type: text/plain"
+        b"\r\nContent-Length: 4\r\n\r\ntext\r\n\r\n" % n
+        for n in range(40)
+    ),
+    "text": b"one document\nof two lines",
+}
+
+
+def whole(path: Path, form: str) -> list[Record | Damage]:
+    file = InputFile(str(path))
+    found = list(read_records(file, form, LIMIT))
+    file.close()
+    return found
+
+
+def in_pieces(path: Path, form: str, piece_bytes: int) -> tuple[list[Record | Damage], int]:
+    """Read a file piece by piece, checking every checksum; return its records and the pieces."""
+    pieces, digest = survey(str(path), form, piece_bytes, LIMIT)
+    assert digest == checksum(str(path))
+    found: list[Record | Damage] = []
+    for piece in pieces:
+        file = open_piece(str(path), form, piece)
+        found += read_piece(file, form, piece, LIMIT)
+        assert file.checksum() == piece.checksum
+        file.close()
+    return found, len(pieces)
+
+
+def members(data: bytes, size: int, suffix: str) -> bytes:
+    """Compress every so many bytes by themselves."""
+    return b"".join(
+        CODECS[suffix](data[at : at + size]) for at in range(0, max(1, len(data)), size)
+    )
+
+
+@in_tmp
+@given(
+    st.sampled_from(sorted(CONTENTS)),
+    st.sampled_from(sorted(CODECS)),
+    st.integers(20, 3000),
+    st.integers(1, 2000),
+    st.none() | st.tuples(st.floats(0, 1), st.booleans()),
+)
+def test_pieces_together_are_the_file(
+    tmp_path: Path,
+    form: str,
+    suffix: str,
+    member_bytes: int,
+    piece_bytes: int,
+    broken: tuple[float, bool] | None,
+) -> None:
+    data = bytearray(members(CONTENTS[form], member_bytes, suffix))
+    if broken is not None:
+        at = int(broken[0] * (len(data) - 1))
+        if broken[1]:
+            del data[at:]
+        else:
+            data[at] ^= 1
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(data)
+    assert in_pieces(path, form, piece_bytes)[0] == whole(path, form)
+
+
+@pytest.mark.parametrize("suffix", sorted(CODECS))
+@pytest.mark.parametrize("form", ["jsonl", "csv", "warc"])
+def test_a_file_of_many_members_is_split_and_one_of_one_is_not(
+    tmp_path: Path, form: str, suffix: str
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    data = CONTENTS[form]
+    path.write_bytes(members(data, 100, suffix))
+    assert in_pieces(path, form, 300)[1] > 1
+    path.write_bytes(CODECS[suffix](data))
+    assert in_pieces(path, form, 300)[1] == 1 or not suffix
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize("suffix", ["", ".zst"])
+def test_tables_are_split_between_their_groups(tmp_path: Path, form: str, suffix: str) -> None:
+    table = pa.table({"text": [f"text {n}" for n in range(1000)]})
+    data = io.BytesIO()
+    if form == "parquet":
+        pq.write_table(table, data, row_group_size=90)
+    else:
+        with pa.ipc.new_file(data, table.schema) as writer:
+            writer.write_table(table, max_chunksize=90)
+    path = tmp_path / f"a.{form}{suffix}"
+    path.write_bytes(CODECS[suffix](data.getvalue()))
+    assert sniff_format(str(path)) == form
+    expected = [Record(n + 1, None, f"text {n}", None, None, None) for n in range(1000)]
+    found, pieces = in_pieces(path, form, len(data.getvalue()) // 5)
+    assert found == expected == whole(path, form)
+    assert pieces > 3
+
+
+def test_a_changed_piece_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(CONTENTS["jsonl"])
+    pieces, _ = survey(str(path), "jsonl", 500, LIMIT)
+    path.write_bytes(CONTENTS["jsonl"].replace(b"xxxx", b"xxxy", 1))
+    digests = [open_piece(str(path), "jsonl", piece).checksum() for piece in pieces]
+    changed = [n for n, piece in enumerate(pieces) if piece.checksum != digests[n]]
+    assert changed == [0]

@@ -1,0 +1,133 @@
+"""Parquet, Arrow, CSV and TSV: rows become records; what breaks is placed and counted."""
+
+import datetime
+import io
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from corpus import tables
+from corpus.readers import Damage, InputFile, ReadOptions, Record, read_records
+
+LIMIT = 1000
+
+
+def read(path: Path, data: bytes, form: str, **options: Any) -> list[Record | Damage]:  # noqa: ANN401
+    path.write_bytes(data)
+    file = InputFile(str(path))
+    try:
+        return list(read_records(file, form, LIMIT, ReadOptions(**options)))
+    finally:
+        file.close()
+
+
+def parquet(table: pa.Table, **options: Any) -> bytes:  # noqa: ANN401
+    target = io.BytesIO()
+    pq.write_table(table, target, **options)
+    return target.getvalue()
+
+
+def arrow(table: pa.Table, stream: bool) -> bytes:
+    target = io.BytesIO()
+    make = pa.ipc.new_stream if stream else pa.ipc.new_file
+    with make(target, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return target.getvalue()
+
+
+TABLE = pa.table(
+    {
+        "body": ["one", None, "x" * 1001, "four"],
+        "id": [1, 2, 3, 4],
+        "when": [datetime.date(2024, 1, 2)] * 4,
+    }
+)
+META = '{"when":"2024-01-02"}'
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("form", ["parquet", "arrow", "stream"])
+def test_rows_become_records(tmp_path: Path, form: str, packed: bool) -> None:
+    data = parquet(TABLE, row_group_size=3) if form == "parquet" else arrow(TABLE, form == "stream")
+    if packed:
+        data = zstandard.compress(data)
+    form = "arrow" if form == "stream" else form
+    assert read(tmp_path / "a", data, form, text_key="body") == [
+        Record(1, "1", "one", None, None, META),
+        Damage(2, "invalid_record", "no string under the key body"),
+        Damage(3, "record_too_long", "bytes", 1001.0, 1000.0),
+        Record(4, "4", "four", None, None, META),
+    ]
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_a_broken_table_is_one_damage(tmp_path: Path, form: str) -> None:
+    data = parquet(TABLE) if form == "parquet" else arrow(TABLE, stream=False)
+    (damage,) = read(tmp_path / "a", data[: len(data) // 2], form)
+    assert isinstance(damage, Damage)
+    assert (damage.position, damage.rule) == (1, "corrupt_file")
+    packed = zstandard.compress(data)[:-9]
+    (damage,) = read(tmp_path / "b", packed, form)
+    assert isinstance(damage, Damage)
+    assert (damage.position, damage.rule) == (1, "corrupt_archive")
+
+
+def test_a_broken_row_group_leaves_the_next_one(tmp_path: Path) -> None:
+    table = pa.table({"text": [f"text number {n}" for n in range(300)]})
+    data = bytearray(parquet(table, row_group_size=100, use_dictionary=False))
+    # The header of the first group's page stands right behind the file's first four bytes.
+    data[4:24] = b"\xff" * 20
+    found = read(tmp_path / "a", bytes(data), "parquet")
+    assert isinstance(found[0], Damage)
+    assert found[0].rule == "corrupt_file"
+    assert [each.position for each in found[-200:]] == list(range(101, 301))
+
+
+def test_a_failing_disk_is_no_property_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(io.BytesIO):
+        def read(self, _: int | None = -1) -> NoReturn:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(tables, "open_reader", lambda _: Broken(b"x" * 100))
+    for form in ("parquet", "arrow"):
+        with pytest.raises(OSError, match="Input/output error"):
+            read(tmp_path / "a", parquet(TABLE), form)
+
+
+def test_csv_rows_may_be_quoted_and_broken_ones_are_drops(tmp_path: Path) -> None:
+    data = b'\xef\xbb\xbfid,text\n1,"a, ""b""\nc"\n\n2,x,y\n3,caf\xe9\n4,"a"b\n5,d\n'
+    assert read(tmp_path / "a", data, "csv") == [
+        Record(2, "1", 'a, "b"\nc', None, None, None),
+        Damage(5, "invalid_csv", "fields", 3.0, 2.0),
+        Damage(6, "invalid_utf8", "unexpected end of data at byte 5"),
+        Damage(7, "invalid_csv", "',' expected after '\"'"),
+        Record(8, "5", "d", None, None, None),
+    ]
+
+
+def test_a_quote_without_an_end_is_held_up_to_the_limit(tmp_path: Path) -> None:
+    data = b'text\n"open\n' + b"line\n" * 300 + b"last\n"
+    found = read(tmp_path / "a", data, "csv")
+    assert isinstance(found[0], Damage)
+    assert (found[0].position, found[0].rule) == (2, "record_too_long")
+    assert isinstance(found[-1], Record)
+    assert found[-1].text == "last"
+
+
+def test_tsv_has_no_quotes(tmp_path: Path) -> None:
+    data = b'a\tb\n"x\ty"\r\nz\n'
+    assert read(tmp_path / "a", data, "tsv", text_key="b") == [
+        Record(2, None, 'y"', None, None, '{"a":"\\"x"}'),
+        Damage(3, "invalid_csv", "fields", 1.0, 2.0),
+    ]
+
+
+def test_a_field_may_hold_html(tmp_path: Path) -> None:
+    (found,) = read(tmp_path / "a", b'{"h": "<p>\xc3\xa9"}', "jsonl", text_key="h", markup="html")
+    assert found == Record(1, None, "", None, None, None, "html", "<p>\u00e9".encode(), "utf-8")
