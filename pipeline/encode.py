@@ -67,14 +67,16 @@ class Encoded(NamedTuple):
     """Texts as a tokens file holds them.
 
     token_ids: all texts' one after another; token_offsets: [texts + 1]; sentence_starts: positions
-    within the text's tokens; sentence_offsets: [texts + 1]; word_starts: one for each token.
+    within the text's tokens; sentence_offsets: [texts + 1]; word_starts: one for each token; words:
+    how many tokens start a word that is more than white space.
     """
 
-    token_ids: npt.NDArray[np.unsignedinteger[Any]]
+    token_ids: npt.NDArray[Any]
     token_offsets: Int64s
     sentence_starts: npt.NDArray[np.uint32]
     sentence_offsets: Int64s
     word_starts: npt.NDArray[np.bool_]
+    words: int
 
 
 def split_sentences(text: str) -> list[str]:
@@ -105,7 +107,9 @@ class Encoder:
         """Prepare the tables of the bytes that tokens stand for."""
         self.flat = FlatEncoder(tokenizer)
         self.tokenizer = tokenizer
-        self._lengths = np.array([len(piece) for piece in tokenizer.token_bytes()], np.int64)
+        pieces = tokenizer.token_bytes()
+        self._lengths = np.array([len(piece) for piece in pieces], np.int64)
+        self._blank = np.array([piece.isspace() for piece in pieces])
         self._begins, self._ends = tokenizer.spaces()
         self._dtype = token_dtype(tokenizer.vocab_size)
 
@@ -113,17 +117,18 @@ class Encoder:
         """Encode texts; `ValueError` where a cut is inside a token or bytes are lost."""
         whole = self.tokenizer.splits_as_gpt2
         tokens = self.flat.encode(*texts[:2]) if whole else self._encode_sentences(texts)
-        words = np.empty(len(tokens.ids), np.bool_)
+        starts = np.empty(len(tokens.ids), np.bool_)
         sentences = np.empty(len(texts.cuts) + len(texts.offsets) - 1, np.uint32)
-        tables = (self._lengths, self._begins, self._ends)
-        wrong = _place_starts(tokens, texts, tables, sentences, words)
+        tables = (self._lengths, self._begins, self._ends, self._blank)
+        wrong, words = _place_starts(tokens, texts, tables, sentences, starts)
         if wrong >= 0:
             raise ValueError(
                 f"text {wrong} of a batch: the bytes of its tokens ({self.flat.library}) do not "
                 "end where its sentences and the text end"
             )
         offsets = texts.cut_offsets + np.arange(len(texts.offsets))
-        return Encoded(tokens.ids.astype(self._dtype), tokens.offsets, sentences, offsets, words)
+        ids = tokens.ids.astype(self._dtype)
+        return Encoded(ids, tokens.offsets, sentences, offsets, starts, words)
 
     def check(self, texts: Texts, encoded: Encoded, names: list[str]) -> None:
         """Compare the first of these texts with the reference; `ValueError` names a difference."""
@@ -171,10 +176,11 @@ def _sample(texts: Texts) -> Iterator[tuple[int, int]]:
 
 @numba.njit(cache=True)
 def _place_starts(tokens, texts, tables, sentence_starts, word_starts):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Fill in where sentences and words start; return a text whose bytes do not fit, or -1."""
+    """Fill in where sentences and words start; return a text that does not fit or -1, and words."""
     ids, token_offsets = tokens
     _, offsets, cuts, cut_offsets = texts
-    lengths, begins, ends = tables
+    lengths, begins, ends, blank = tables
+    words = 0
     for text in range(len(offsets) - 1):
         first, cut, stop = token_offsets[text], cut_offsets[text], cut_offsets[text + 1]
         place, after_space = offsets[text], True
@@ -185,11 +191,12 @@ def _place_starts(tokens, texts, tables, sentence_starts, word_starts):  # type:
                 cut += 1
                 sentence_starts[cut + text] = n - first
             word_starts[n] = after_space or begins[token]
+            words += word_starts[n] and not blank[token]
             after_space = ends[token]
             place += lengths[token]
         if cut < stop or place != offsets[text + 1]:
-            return text
-    return -1
+            return text, words
+    return -1, words
 
 
 @lru_cache(maxsize=2)
@@ -229,7 +236,7 @@ def encode_part(tree: Tree, _task: str, name: str, tokenizer: tuple[str, str]) -
     hashes = pa.array([deal_hash(each) for each in documents["id"].to_pylist()], pa.uint64())
     keys = pa.table({"hash": hashes, "id": documents["id"]})
     order = pc.sort_indices(keys, sort_keys=[("hash", "ascending"), ("id", "ascending")])
-    batches, digest, text_bytes = [], 0, 0
+    batches, digest, text_bytes, words = [], 0, 0, 0
     for first, rows in _cut_rows(documents["text"], order):
         batch = documents.take(rows)
         texts = cut_texts(*text_buffer(batch["text"]))
@@ -239,6 +246,7 @@ def encode_part(tree: Tree, _task: str, name: str, tokenizer: tuple[str, str]) -
         batches.append(_table(batch["id"], hashes.take(rows), encoded))
         digest += digest_table(batch, KEPT_COLUMNS)
         text_bytes += int(texts.offsets[-1] - texts.offsets[0])
+        words += encoded.words
     schema = tokens_schema(encoder.tokenizer.vocab_size)
     table = pa.concat_tables([schema.empty_table(), *(batch.cast(schema) for batch in batches)])
     path = f"tokens/{name}.arrow"
@@ -247,6 +255,7 @@ def encode_part(tree: Tree, _task: str, name: str, tokenizer: tuple[str, str]) -
         "name": name,
         "documents": len(documents),
         "tokens": sum(len(chunk.values) for chunk in table["token_ids"].chunks),
+        "words": words,
         "text_bytes": text_bytes,
         "kept_digest": format_digest(digest),
     }
