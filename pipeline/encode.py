@@ -1,9 +1,9 @@
 """Encode: the kept documents of a part become token ids with sentence and word starts.
 
 Sentences end at a full stop, question or exclamation mark (also the ideographic ones) or at a line
-end, each followed by white space; the white space opens the next sentence. A text is cut only
-there, between a character and white space, where GPT-2's splitting into words always cuts too: so
-documents are encoded whole, and the bytes that each token stands for, added up, say at which token
+end, each followed by white space; the white space opens the next sentence. A text is cut only where
+GPT-2's splitting into words always cuts too, as between a character and white space: so documents
+are encoded whole, and the bytes that each token stands for, added up, say at which token
 a sentence starts. That sum must end at each cut and at the end of every document, else the job
 stops. A tokenizer that splits words in another way encodes sentence by sentence.
 
@@ -11,8 +11,8 @@ A word starts at a token that begins with white space, and after one that ends w
 sorted by the hash that deals documents to shards, so a shard is one range of every file.
 
 Every part compares its first documents in that order, a sample by hash, with the reference
-encoder. Text stays in Arrow's buffers from Parquet to the tokens file; what it costs is gigatoken's
-time and half as much again (`python -m benchmarks.encoding`).
+encoder. Text stays in Arrow's buffers from Parquet to the tokens file; a third of the time is
+gigatoken's, the rest is reading, digests and cutting (`python -m benchmarks.encoding`).
 """
 
 import os
@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corpus.documents import KEPT_COLUMNS, deal_hash, digest_table, format_digest
-from corpus.encoding import FlatEncoder, Tokens, encode_by_reference
+from corpus.encoding import FlatEncoder, Tokens, encode_by_reference, text_buffer
 from corpus.shards import token_dtype
 from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
@@ -271,16 +271,6 @@ def _cut_rows(texts: pa.ChunkedArray, order: pa.Array) -> Iterator[tuple[bool, p
         stop = max(start + 1, int(np.searchsorted(ends, before + _BATCH_BYTES, side="right")))
         yield start == 0, order[start:stop]
         start = stop
-
-
-def text_buffer(column: pa.ChunkedArray) -> tuple[UInt8s, Int64s]:
-    """Return a column of texts as the bytes of all and [texts + 1] offsets, uncopied if it can."""
-    texts = column.cast(pa.large_string()).combine_chunks()
-    if not len(texts):
-        return np.empty(0, np.uint8), np.zeros(1, np.int64)
-    _, offsets, data = texts.buffers()
-    places = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    return np.frombuffer(data, np.uint8), places
 
 
 def _table(ids: pa.ChunkedArray, hashes: pa.Array, encoded: Encoded) -> pa.Table:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 
 from corpus.documents import deal_hash
-from corpus.encoding import flat_texts
+from corpus.encoding import flat_texts, text_buffer
 from corpus.files import create, join
 from corpus.recipe import Tokenizer as TokenizerConfig
 from corpus.snapshots import Tree, tokenizer_root
@@ -29,7 +29,6 @@ from corpus.tokenizer import (
 )
 from pipeline.bpe import learn_merges
 from pipeline.clean import kept_mask, read_table
-from pipeline.encode import text_buffer
 from pipeline.index import column_values, open_arrow
 from pipeline.jobs import Output
 from pipeline.signatures import write_arrow
