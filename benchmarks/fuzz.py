@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-import lz4.frame  # type: ignore[import-untyped]
+import lz4.frame
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard

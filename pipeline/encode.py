@@ -10,8 +10,8 @@ A word starts at a token that begins with white space, and after one that ends w
 sorted by the hash that deals documents to shards, so a shard is one range of every file.
 
 Every part compares its first documents in that order, a sample by hash, with the reference
-encoder. Text stays in Arrow's buffers from Parquet to the tokens file; what it costs is gigatoken's
-time and half as much again (`python -m benchmarks.encoding`).
+encoder. Text stays in Arrow's buffers from Parquet to the tokens file; a third of the time is
+gigatoken's, the rest is reading, digests and cutting (`python -m benchmarks.encoding`).
 """
 
 import os
@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corpus.documents import KEPT_COLUMNS, deal_hash, digest_table, format_digest
-from corpus.encoding import FlatEncoder, Tokens, encode_by_reference
+from corpus.encoding import FlatEncoder, Tokens, encode_by_reference, text_buffer
 from corpus.shards import token_dtype
 from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
@@ -64,14 +64,16 @@ class Encoded(NamedTuple):
     """Texts as a tokens file holds them.
 
     token_ids: all texts' one after another; token_offsets: [texts + 1]; sentence_starts: positions
-    within the text's tokens; sentence_offsets: [texts + 1]; word_starts: one for each token.
+    within the text's tokens; sentence_offsets: [texts + 1]; word_starts: one for each token; words:
+    how many tokens start a word that is more than white space.
     """
 
-    token_ids: npt.NDArray[np.unsignedinteger[Any]]
+    token_ids: npt.NDArray[Any]
     token_offsets: Int64s
     sentence_starts: npt.NDArray[np.uint32]
     sentence_offsets: Int64s
     word_starts: npt.NDArray[np.bool_]
+    words: int
 
 
 def cut_texts(data: UInt8s, offsets: Int64s) -> Texts:
@@ -86,7 +88,9 @@ class Encoder:
         """Prepare the tables of the bytes that tokens stand for."""
         self.flat = FlatEncoder(tokenizer)
         self.tokenizer = tokenizer
-        self._lengths = np.array([len(piece) for piece in tokenizer.token_bytes()], np.int64)
+        pieces = tokenizer.token_bytes()
+        self._lengths = np.array([len(piece) for piece in pieces], np.int64)
+        self._blank = np.array([piece.isspace() for piece in pieces])
         self._begins, self._ends = tokenizer.spaces()
         self._dtype = token_dtype(tokenizer.vocab_size)
 
@@ -94,17 +98,18 @@ class Encoder:
         """Encode texts; `ValueError` where a cut is inside a token or bytes are lost."""
         whole = self.tokenizer.splits_as_gpt2
         tokens = self.flat.encode(*texts[:2]) if whole else self._encode_sentences(texts)
-        words = np.empty(len(tokens.ids), np.bool_)
+        starts = np.empty(len(tokens.ids), np.bool_)
         sentences = np.empty(len(texts.cuts) + len(texts.offsets) - 1, np.uint32)
-        tables = (self._lengths, self._begins, self._ends)
-        wrong = _place_starts(tokens, texts, tables, sentences, words)
+        tables = (self._lengths, self._begins, self._ends, self._blank)
+        wrong, words = _place_starts(tokens, texts, tables, sentences, starts)
         if wrong >= 0:
             raise ValueError(
                 f"text {wrong} of a batch: the bytes of its tokens ({self.flat.library}) do not "
                 "end where its sentences and the text end"
             )
         offsets = texts.cut_offsets + np.arange(len(texts.offsets))
-        return Encoded(tokens.ids.astype(self._dtype), tokens.offsets, sentences, offsets, words)
+        ids = tokens.ids.astype(self._dtype)
+        return Encoded(ids, tokens.offsets, sentences, offsets, starts, words)
 
     def check(self, texts: Texts, encoded: Encoded, names: list[str]) -> None:
         """Compare the first of these texts with the reference; `ValueError` names a difference."""
@@ -152,10 +157,11 @@ def _sample(texts: Texts) -> Iterator[tuple[int, int]]:
 
 @numba.njit(cache=True)
 def _place_starts(tokens, texts, tables, sentence_starts, word_starts):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Fill in where sentences and words start; return a text whose bytes do not fit, or -1."""
+    """Fill in where sentences and words start; return a text that does not fit or -1, and words."""
     ids, token_offsets = tokens
     _, offsets, cuts, cut_offsets = texts
-    lengths, begins, ends = tables
+    lengths, begins, ends, blank = tables
+    words = 0
     for text in range(len(offsets) - 1):
         first, cut, stop = token_offsets[text], cut_offsets[text], cut_offsets[text + 1]
         place, after_space = offsets[text], True
@@ -166,11 +172,12 @@ def _place_starts(tokens, texts, tables, sentence_starts, word_starts):  # type:
                 cut += 1
                 sentence_starts[cut + text] = n - first
             word_starts[n] = after_space or begins[token]
+            words += word_starts[n] and not blank[token]
             after_space = ends[token]
             place += lengths[token]
         if cut < stop or place != offsets[text + 1]:
-            return text
-    return -1
+            return text, words
+    return -1, words
 
 
 @lru_cache(maxsize=2)
@@ -210,7 +217,7 @@ def encode_part(tree: Tree, _task: str, name: str, tokenizer: tuple[str, str]) -
     hashes = pa.array([deal_hash(each) for each in documents["id"].to_pylist()], pa.uint64())
     keys = pa.table({"hash": hashes, "id": documents["id"]})
     order = pc.sort_indices(keys, sort_keys=[("hash", "ascending"), ("id", "ascending")])
-    batches, digest, text_bytes = [], 0, 0
+    batches, digest, text_bytes, words = [], 0, 0, 0
     for first, rows in _cut_rows(documents["text"], order):
         batch = documents.take(rows)
         texts = cut_texts(*text_buffer(batch["text"]))
@@ -220,6 +227,7 @@ def encode_part(tree: Tree, _task: str, name: str, tokenizer: tuple[str, str]) -
         batches.append(_table(batch["id"], hashes.take(rows), encoded))
         digest += digest_table(batch, KEPT_COLUMNS)
         text_bytes += int(texts.offsets[-1] - texts.offsets[0])
+        words += encoded.words
     schema = tokens_schema(encoder.tokenizer.vocab_size)
     table = pa.concat_tables([schema.empty_table(), *(batch.cast(schema) for batch in batches)])
     path = f"tokens/{name}.arrow"
@@ -228,6 +236,7 @@ def encode_part(tree: Tree, _task: str, name: str, tokenizer: tuple[str, str]) -
         "name": name,
         "documents": len(documents),
         "tokens": sum(len(chunk.values) for chunk in table["token_ids"].chunks),
+        "words": words,
         "text_bytes": text_bytes,
         "kept_digest": format_digest(digest),
     }
@@ -243,16 +252,6 @@ def _cut_rows(texts: pa.ChunkedArray, order: pa.Array) -> Iterator[tuple[bool, p
         stop = max(start + 1, int(np.searchsorted(ends, before + _BATCH_BYTES, side="right")))
         yield start == 0, order[start:stop]
         start = stop
-
-
-def text_buffer(column: pa.ChunkedArray) -> tuple[UInt8s, Int64s]:
-    """Return a column of texts as the bytes of all and [texts + 1] offsets, uncopied if it can."""
-    texts = column.cast(pa.large_string()).combine_chunks()
-    if not len(texts):
-        return np.empty(0, np.uint8), np.zeros(1, np.int64)
-    _, offsets, data = texts.buffers()
-    places = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    return np.frombuffer(data, np.uint8), places
 
 
 def _table(ids: pa.ChunkedArray, hashes: pa.Array, encoded: Encoded) -> pa.Table:

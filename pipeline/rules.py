@@ -143,7 +143,6 @@ RULES = (
     ),
     Rule("fineweb_line_breaks", "fineweb", "max", 0.3, "newlines", "words"),
 )
-PRESETS: tuple[Preset, ...] = ("gopher_repetition", "gopher_quality", "c4", "fineweb")
 BY_NAME = {rule.name: rule for rule in RULES}
 
 

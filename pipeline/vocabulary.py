@@ -13,10 +13,9 @@ corpus has more than fit, documents are sampled by a hash of their ids.
 from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from corpus.documents import deal_hash
-from corpus.encoding import flat_texts
+from corpus.encoding import flat_texts, text_buffer
 from corpus.files import create, join
 from corpus.recipe import Tokenizer as TokenizerConfig
 from corpus.snapshots import Tree, tokenizer_root
@@ -30,7 +29,6 @@ from corpus.tokenizer import (
 )
 from pipeline.bpe import learn_merges
 from pipeline.clean import kept_mask, read_table
-from pipeline.encode import text_buffer
 from pipeline.index import column_values, open_arrow
 from pipeline.jobs import Output
 from pipeline.signatures import write_arrow
@@ -71,7 +69,7 @@ def sampling_hash(identity: str) -> int:
 def count_part(tree: Tree, task: str, name: str, below: int = SAMPLE_RANGE) -> Output:
     """Count the words of a part's kept documents, of those whose sampling hash is below a number.
 
-    The file, of sorted words with their counts, is named after the task.
+    The file, of words with their counts, is named after the task.
     """
     documents = read_table(
         tree.find(f"clean/{name}.parquet"),
@@ -98,11 +96,10 @@ def words_path(task: str) -> str:
 
 
 def words_table(words: Words) -> pa.Table:
-    """Return words and their counts, sorted by the words' bytes."""
+    """Return words and their counts in the order of their first occurrence."""
     buffers = [None, pa.py_buffer(words.offsets), pa.py_buffer(words.data)]
     column = pa.Array.from_buffers(pa.large_string(), len(words.counts), buffers)
-    table = pa.Table.from_arrays([column, pa.array(words.counts)], schema=_WORDS_SCHEMA)
-    return table.take(pc.sort_indices(column))
+    return pa.Table.from_arrays([column, pa.array(words.counts)], schema=_WORDS_SCHEMA)
 
 
 def learn(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from stage_helpers import Given, clean_parts, deduplicate, spread, unhurried
+from test_vocabulary import count_and_learn
 
 from corpus.documents import KEPT_COLUMNS, deal_hash, digest_table, format_digest
 from corpus.encoding import FlatEncoder, Tokens, flat_texts
@@ -30,7 +31,6 @@ from pipeline.encode import (
 from pipeline.index import open_arrow
 from pipeline.normalize import normalize_text
 from pipeline.sentences import split_sentences
-from pipeline.vocabulary import make_tokenizer
 
 # Merges over every boundary that a cut could harm: spaces, newlines, full stops.
 MERGES = [
@@ -95,6 +95,16 @@ def test_the_whole_text_gives_what_its_sentences_give(texts: list[str]) -> None:
     for text, one in zip(texts, found, strict=True):
         assert TOKENIZER.decode(one.token_ids) == text
         assert not special & set(one.token_ids)
+
+
+@unhurried
+@given(st.lists(st.text(st.sampled_from("ab.<s> \n\t"), max_size=30).map(str.strip), max_size=4))
+@example(["ab   a\n\n\nb . ab."])
+def test_words_are_counted(texts: list[str]) -> None:
+    """White space alone is no word, though tokens of it start where a word does."""
+    texts = [text for text in texts if text]
+    encoded = ENCODER.encode(cut_texts(*flat_texts(texts)))
+    assert encoded.words == sum(len(text.split()) for text in texts)
 
 
 def with_splitter(pre_tokenizer: dict[str, object]) -> Tokenizer:
@@ -204,7 +214,7 @@ def encoded(tmp_path: Path) -> tuple[list[str], dict[str, dict[str, object]], To
     tree, store = Tree(str(tmp_path)), str(tmp_path / "store")
     names = clean_parts(tree, spread(DOCUMENTS, [0, 20]), CONFIG)
     deduplicate(tree, names, CONFIG)
-    made = make_tokenizer(tree, "t", store, TokenizerConfig(vocab_size=300), names)
+    made = count_and_learn(tree, store, TokenizerConfig(vocab_size=300), names)
     fingerprint = made.counts["fingerprint"]
     outputs = {name: encode_part(tree, f"{name}-x", name, (store, fingerprint)) for name in names}
     definition = (tmp_path / "store" / "tokenizer" / fingerprint / "tokenizer.json").read_bytes()
@@ -232,6 +242,7 @@ def test_a_part_is_encoded_whole(
             "name": name,
             "documents": len(rows),
             "tokens": sum(len(row["token_ids"]) for row in rows),
+            "words": sum(len(text.split()) for text in texts.values()),
             "text_bytes": sum(len(text.encode()) for text in texts.values()),
             "kept_digest": format_digest(digest_table(kept, KEPT_COLUMNS)),
         }

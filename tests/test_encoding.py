@@ -4,12 +4,14 @@ import gzip
 import io
 import logging
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import psutil
+import pyarrow as pa
 import pytest
 import zstandard
 from hypothesis import example, given, settings
@@ -18,7 +20,7 @@ from stage_helpers import unhurried
 from test_tokenizer import MERGES, NASTY
 
 from corpus import encoding
-from corpus.encoding import FlatEncoder, encode_by_reference, flat_texts
+from corpus.encoding import FlatEncoder, encode_by_reference, flat_texts, text_buffer
 from corpus.tokenizer import Tokenizer, build_definition, open_tokenizer
 
 TOKENIZER = Tokenizer(build_definition(MERGES))
@@ -64,10 +66,9 @@ def test_ids_are_robertas(roberta: Tokenizer, texts: list[str]) -> None:
     by_both(_fast(roberta), texts)
 
 
-def _fast(tokenizer: Tokenizer, opened: dict[str, FlatEncoder] = {}) -> FlatEncoder:  # noqa: B006
-    if tokenizer.fingerprint not in opened:
-        opened[tokenizer.fingerprint] = FlatEncoder(tokenizer)
-    return opened[tokenizer.fingerprint]
+@cache
+def _fast(tokenizer: Tokenizer) -> FlatEncoder:
+    return FlatEncoder(tokenizer)
 
 
 # Letters that came with Unicode 17 (Telugu, Latin, an ideograph), which tokenizers 0.23 lacks.
@@ -143,6 +144,16 @@ def test_offsets_need_not_begin_at_zero() -> None:
 def test_flat_texts_by_hand() -> None:
     data, offsets = flat_texts(["ab", "", "\u00e9"])
     assert (data.tobytes(), offsets.tolist()) == (b"ab\xc3\xa9", [0, 2, 2, 4])
+
+
+@pytest.mark.parametrize("chunks", [[], [["a", ""], ["\u00e9b"]], [["x"]]])
+def test_a_column_as_a_buffer(chunks: list[list[str]]) -> None:
+    column = pa.chunked_array(chunks, pa.string())
+    texts = [text for chunk in chunks for text in chunk]
+    for start in range(len(texts) + 1):
+        data, offsets = text_buffer(column[start:])
+        found = [data[slice(*offsets[n : n + 2])].tobytes() for n in range(len(offsets) - 1)]
+        assert found == [text.encode() for text in texts[start:]]
 
 
 def test_without_the_library_ids_are_the_same(

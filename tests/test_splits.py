@@ -7,7 +7,7 @@ import lzma
 from collections.abc import Callable
 from pathlib import Path
 
-import lz4.frame  # type: ignore[import-untyped]
+import lz4.frame
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq

@@ -200,7 +200,7 @@ def test_real_prose_and_web_pages(shared_data: Path) -> None:
     ]
     pages = shared_data / "web" / "article-extraction-benchmark.ground-truth.json.gz"
     bodies = orjson.loads(b"".join(InputFile(str(pages)).chunks())).values()
-    texts += [clean_text(page["articleBody"]) for page in list(bodies)[:60]]
+    texts += [normalize_text(page["articleBody"], True) for page in list(bodies)[:60]]
     assert counted(texts) == list(map(expected, texts))
     for thresholds in ({}, {"c4_line_terminal_mark": None}):
         assert_same(texts, Clean(rules=ALL, thresholds=thresholds))

@@ -1,0 +1,45 @@
+"""Later deliveries are compared with the first one, source by source."""
+
+import pytest
+
+from corpus.snapshots import PartEntry
+from pipeline.drift import Drift, measure_drift
+
+
+def part(snapshot: str, source: str, tokens: int, text_bytes: int) -> PartEntry:
+    return PartEntry(
+        name=f"{snapshot}-{source}-{tokens}", source=source, snapshot=snapshot, documents=1, kept=1,
+        text_bytes=text_bytes, tokens=tokens, dropped={}, kept_digest="0", dropped_digest="0",
+    )  # fmt: skip
+
+
+PARTS = [
+    part("one", "books", 100, 400), part("one", "books", 150, 600), part("one", "web", 100, 300),
+    part("two", "books", 55, 200), part("two", "news", 26, 100), part("two", "web", 0, 0),
+    part("three", "books", 25, 100), part("three", "books", 20, 100),
+]  # fmt: skip
+
+
+def test_drift_by_hand() -> None:
+    found = measure_drift(PARTS, ["one", "two", "three"])
+    assert found == [
+        Drift("two", "books", 55, 200, 250, 1000),
+        Drift("two", "news", 26, 100, 350, 1300),  # a new source: all of the first delivery
+        Drift("two", "web", 0, 0, 100, 300),
+        Drift("three", "books", 45, 200, 250, 1000),
+    ]
+    assert [each.percent for each in found] == [
+        pytest.approx(110), pytest.approx(96.571, abs=1e-3), None, pytest.approx(90),
+    ]  # fmt: skip
+    assert [each.is_due for each in found] == [True, False, False, False]
+
+
+def test_one_delivery_has_not_drifted() -> None:
+    assert measure_drift(PARTS[:3], ["one"]) == []
+    assert measure_drift([], ["one"]) == []
+
+
+@pytest.mark.parametrize(("tokens", "due"), [(109, False), (110, True), (111, True)])
+def test_a_tenth_more_is_due(tokens: int, due: bool) -> None:
+    parts = [part("one", "s", 100, 10**15), part("two", "s", tokens, 10**15)]
+    assert measure_drift(parts, ["one", "two"])[0].is_due == due
