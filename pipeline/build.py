@@ -39,6 +39,7 @@ from corpus.snapshots import (
 )
 from pipeline import canaries, clean, dedup, encode, pack, pairs, vocabulary
 from pipeline.index import Corpus
+from pipeline.intake import Intake, parts_by_source, plan_cleaning
 from pipeline.jobs import Output, Record, Stages, Task, describe_file, sweep
 from pipeline.tallies import STATS, describe_cleaning, funnel
 
@@ -79,8 +80,11 @@ class Job(NamedTuple):
 
 def build(job: Job, stages: Stages) -> Snapshot:
     """Run every stage and return the manifest, not yet committed."""
-    cleaned = stages.run("clean", [_cleaning(job, each) for each in job.inputs])
-    corpus = _corpus(job, cleaned)
+    recipe = job.recipe
+    lineage = clean.Lineage(recipe.store, recipe.clean, recipe.dedup, job.forgotten)
+    plan = plan_cleaning(job.inputs, lineage, stages)
+    cleaned = stages.run("clean", [each.task for each in plan])
+    corpus = _corpus(job, plan, cleaned)
     recall = stages.run("canaries", [Task("canaries", measure_recall, (job.recipe.dedup,))])
     canaries.check(canaries.from_json(_bins(recall)))
     identity = _identity(job, corpus)
@@ -102,7 +106,7 @@ def build(job: Job, stages: Stages) -> Snapshot:
         ],
     )
     records = {"clean": cleaned, "resolve": resolved, "encode": encoded, "pack": packed}
-    stats = {"recall": _bins(recall), **describe_cleaning(_parts_by_source(job, cleaned))}
+    stats = {"recall": _bins(recall), **describe_cleaning(parts_by_source(plan, cleaned))}
     return assemble(job, _contents(job, corpus, made, records), (_made_with(records), stats))
 
 
@@ -116,21 +120,12 @@ def _bins(recall: Records) -> list[dict[str, Any]]:
     return list(record.counts["bins"])
 
 
-def _cleaning(job: Job, source: Input) -> Task:
-    name = clean.input_name(source)
-    if not job.forgotten.is_empty:
-        name += f"-{job.forgotten.fingerprint[:16]}"
-    recipe = job.recipe
-    lineage = clean.Lineage(recipe.store, recipe.clean, recipe.dedup, job.forgotten)
-    return Task(name, clean.clean_file, (source, lineage))
-
-
-def _corpus(job: Job, cleaned: Records) -> Corpus:
+def _corpus(job: Job, plan: Sequence[Intake], cleaned: Records) -> Corpus:
     """List the parent's parts and, after them, the new ones."""
     new = [
         Part(part["name"], each.source, each.snapshot, job.deliveries.index(each.snapshot))
-        for each in job.inputs
-        for part in cleaned[_cleaning(job, each).name].counts["parts"]
+        for each, task in plan
+        for part in cleaned[task.name].counts["parts"]
     ]
     new.sort(key=lambda part: (part.position, part.name))
     settled = () if job.parent is None else job.parent.part_list()
@@ -324,14 +319,6 @@ def assemble(
         made_with=dict(beside[0]),
     )
     return snapshot.model_copy(update={"fingerprint": snapshot.compute_fingerprint()})
-
-
-def _parts_by_source(job: Job, cleaned: Records) -> dict[str, list[dict[str, Any]]]:
-    by_source: dict[str, list[dict[str, Any]]] = {}
-    for each in job.inputs:
-        parts = cleaned[_cleaning(job, each).name].counts["parts"]
-        by_source.setdefault(each.source, []).extend(parts)
-    return by_source
 
 
 def commit(job: Job, snapshot: Snapshot, lease: Lease) -> None:

@@ -26,12 +26,13 @@ from corpus.documents import (
     drops_table,
     format_digest,
 )
-from corpus.files import is_remote, read_bytes, writing
+from corpus.files import is_remote, read_bytes, size_bytes, writing
 from corpus.forgotten import Forgotten
-from corpus.readers import read_records
+from corpus.readers import TABLES, read_records
 from corpus.recipe import Clean, Dedup
 from corpus.records import Damage, Record
 from corpus.snapshots import Input, Tree
+from corpus.splits import Piece, open_piece, read_piece
 from pipeline.chain import Chain, open_chain, record_id
 from pipeline.distributions import add_counts
 from pipeline.hashes import text_hashes
@@ -215,22 +216,52 @@ class Lineage(NamedTuple):
 
 def clean_file(tree: Tree, _task: str, source: Input, lineage: Lineage) -> Output:
     """Clean one raw file into numbered parts below a snapshot's directory."""
-    origin = Origin(source.snapshot, source.source, source.name)
-    cleaner = Cleaner(origin, open_chain(lineage.store, lineage.clean), lineage.forgotten)
-    paths: list[str] = []
-    parts: list[dict[str, Any]] = []
     file = InputFile(source.path)
     try:
         limit = lineage.clean.max_record_bytes
         records = read_records(file, source.format, limit, source.options)
-        for number, part in enumerate(cleaner.parts(records)):
-            name = f"{input_name(source)}-{number:05d}"
-            documents, drops = part.documents(), part.dropped()
-            paths += write_part(tree, name, documents, drops, lineage.dedup)
-            parts.append(_count(name, part, documents, drops))
-        _check_unchanged(file, source)
+        output = _write_parts(tree, records, (source, ""), lineage)
+        _check_unchanged(file.checksum(), source.checksum, source)
     finally:
         file.close()
+    return output
+
+
+def clean_piece(
+    tree: Tree, _task: str, source: Input, lineage: Lineage, given: tuple[int, Piece]
+) -> Output:
+    """Clean a numbered piece of a raw file."""
+    number, piece = given
+    file = open_piece(source.path, source.format, piece)
+    try:
+        limit = lineage.clean.max_record_bytes
+        records = read_piece(file, source.format, piece, limit, source.options)
+        output = _write_parts(tree, records, (source, f"{number:05d}."), lineage)
+        if source.format in TABLES:  # where each piece would have to read the whole file
+            _check_unchanged(str(size_bytes(source.path)), str(source.size_bytes), source)
+        else:
+            _check_unchanged(file.checksum(), piece.checksum, source)
+    finally:
+        file.close()
+    return output
+
+
+def _write_parts(
+    tree: Tree,
+    records: Iterable[Record | Damage],
+    named: tuple[Input, str],
+    lineage: Lineage,
+) -> Output:
+    source, piece = named
+    origin = Origin(source.snapshot, source.source, source.name)
+    cleaner = Cleaner(origin, open_chain(lineage.store, lineage.clean), lineage.forgotten)
+    paths: list[str] = []
+    parts: list[dict[str, Any]] = []
+    for number, part in enumerate(cleaner.parts(records)):
+        name = f"{input_name(source)}-{piece}{number:05d}"
+        documents, drops = part.documents(), part.dropped()
+        paths += write_part(tree, name, documents, drops, lineage.dedup)
+        parts.append(_count(name, part, documents, drops))
     return Output(tuple(paths), {"parts": parts})
 
 
@@ -302,10 +333,9 @@ def kept_mask(tree: Tree, part: str, documents: int) -> np.ndarray[tuple[int], n
     return mask
 
 
-def _check_unchanged(file: InputFile, source: Input) -> None:
-    found = file.checksum()
-    if found != source.checksum:
+def _check_unchanged(found: str, known: str, source: Input) -> None:
+    if found != known:
         raise ValueError(
-            f"{source.path} changed since it was listed: its checksum was {source.checksum} "
+            f"{source.path} changed since it was listed: its checksum was {known} "
             f"and is {found}: give the new content a label of its own, or put the old file back"
         )
