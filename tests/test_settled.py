@@ -151,7 +151,7 @@ def test_a_missing_list_is_named(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the list .* is missing: put it back"):
         open_lists(recipe.store, config)
     gone = recipe.clean.model_copy(update={"url_blocklists": ("/nowhere/urls.txt",)})
-    with pytest.raises(ValueError, match="there is no list at /nowhere/urls.txt"):
+    with pytest.raises(ValueError, match=r"there is no list at /nowhere/urls\.txt"):
         settle(gone)
 
 
