@@ -91,12 +91,8 @@ def _marks(file: InputFile, form: str, sizes: tuple[int, int]) -> list[_Mark]:
     headed = form not in ("csv", "tsv")
     try:
         for each in read_from(cursor, form, max_record_bytes, PLAIN):
-            if file.codec is None:
-                raw = given = cursor.offset
-            else:
-                while at + 1 < len(file.boundaries) and file.boundaries[at + 1][1] <= cursor.offset:
-                    at += 1
-                raw, given = file.boundaries[at]
+            at = _last_boundary(file, at, cursor.offset)
+            raw, given = file.boundaries[at] if file.codec else (cursor.offset, cursor.offset)
             headed = headed or isinstance(each, Record)
             if headed and raw - marks[-1].raw >= piece_bytes and cursor.peek(1):
                 marks.append(_Mark(raw, given, cursor.offset, cursor.position))
@@ -105,6 +101,13 @@ def _marks(file: InputFile, form: str, sizes: tuple[int, int]) -> list[_Mark]:
     except DecompressionBombError:
         return marks[:1]
     return marks
+
+
+def _last_boundary(file: InputFile, at: int, offset: int) -> int:
+    """Return the number of the last boundary at or before a decompressed byte."""
+    while at + 1 < len(file.boundaries) and file.boundaries[at + 1][1] <= offset:
+        at += 1
+    return at
 
 
 def _pieces(
