@@ -146,7 +146,8 @@ def _deduplicate(job: Job, corpus: Corpus, identity: str, stages: Stages) -> Rec
     resolving = f"resolve-{identity}"
     if stages.is_done("resolve", [resolving]):
         return stages.run("resolve", [Task(resolving, dedup.resolve, ())])
-    total = config.partitions
+    most = len(corpus.new_parts) if job.parent else config.partitions  # each opens all old parts
+    total = max(1, min(config.partitions, most))
     groups = [f"{number:05d}-of-{total:05d}-{identity}" for number in range(total)]
     grouped = stages.run(
         "group",
