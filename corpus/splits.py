@@ -93,7 +93,7 @@ def _marks(file: InputFile, form: str, sizes: tuple[int, int]) -> list[_Mark]:
         for each in read_from(cursor, form, max_record_bytes, PLAIN):
             at = _last_boundary(file, at, cursor.offset)
             raw, given = file.boundaries[at] if file.codec else (cursor.offset, cursor.offset)
-            headed = headed or isinstance(each, Record)
+            headed = headed or isinstance(each, Record) or each.rule == "invalid_record"
             if headed and raw - marks[-1].raw >= piece_bytes and cursor.peek(1):
                 marks.append(_Mark(raw, given, cursor.offset, cursor.position))
     except CorruptArchiveError:
