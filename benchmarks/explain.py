@@ -49,7 +49,7 @@ from pipeline.explain import explain, open_store
 from pipeline.formats import Documents, lay_documents, write_rows
 from pipeline.index import open_arrow
 from pipeline.jobs import describe_file
-from pipeline.pack import SPLITS, ShardPlan, cut_split
+from pipeline.plans import SPLITS, ShardPlan, cut_split
 from pipeline.signatures import write_arrow
 
 LABEL, SOURCE = "first", "web"

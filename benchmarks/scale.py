@@ -42,14 +42,10 @@ from pipeline.clean import PART_BYTES
 from pipeline.dedup import resolve
 from pipeline.index import ROW_BITS, Corpus, Int64s, UInt64s
 from pipeline.kernels import UInt32s, _mix, band_keys
+from pipeline.keys import EXACT_BAND, ID_BAND, INDEX_SCHEMA, KEY_SCHEMA, SET_BAND
 from pipeline.pairs import Tokens, group_partition, signature_tokens, verify_share
 from pipeline.preference import PREFERENCE_BYTES
 from pipeline.signatures import (
-    EXACT_BAND,
-    ID_BAND,
-    INDEX_SCHEMA,
-    KEY_SCHEMA,
-    SET_BAND,
     write_arrow,
 )
 

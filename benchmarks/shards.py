@@ -33,7 +33,8 @@ from corpus.shards import ROWS_PER_BATCH, Shard, shard_schema, write_blocks
 from corpus.snapshots import Tree
 from pipeline.encode import tokens_schema
 from pipeline.formats import Documents, lay_documents, write_rows
-from pipeline.pack import ShardPlan, pack_shard
+from pipeline.pack import pack_shard
+from pipeline.plans import ShardPlan
 from pipeline.signatures import write_arrow
 
 _LENGTH, _BATCH = 512, 256

@@ -1,4 +1,10 @@
-"""The command line of the corpus half: `python -m pipeline COMMAND ...`."""
+"""The command line of the corpus half: `python -m pipeline COMMAND ...`.
+
+Each command imports what it needs itself, so that `explain` answers before the compiler and the
+readers of pages, which it has no use for, would be loaded.
+"""
+
+# ruff: noqa: PLC0415
 
 import argparse
 import json
@@ -10,16 +16,6 @@ from typing import Any
 from corpus.forgotten import read_forgotten
 from corpus.recipe import Recipe, load_recipe
 from corpus.snapshots import open_snapshot
-from pipeline.clusters import clusters
-from pipeline.diff import compare, describe, to_json
-from pipeline.explain import explain, open_store, show, show_row
-from pipeline.forget import Request, forget, read_ids, tell
-from pipeline.proofs import audit
-from pipeline.purge import purge
-from pipeline.refresh import rebuild, refresh, summarize
-from pipeline.repeats import boilerplate
-from pipeline.schedule import schedule
-from pipeline.survey import survey
 
 # Tasks run side by side; within one, libraries shall not start threads of their own.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -132,6 +128,8 @@ def _add_viewers(commands: Any) -> None:  # noqa: ANN401 - argparse's own type i
 
 
 def _refresh(parsed: argparse.Namespace) -> int:
+    from pipeline.refresh import refresh, summarize
+
     outcome = refresh(load_recipe(parsed.recipe, parsed.overrides))
     summary = summarize(outcome.snapshot)
     if outcome.tasks_run:
@@ -146,6 +144,8 @@ def _refresh(parsed: argparse.Namespace) -> int:
 
 
 def _rebuild(parsed: argparse.Namespace) -> int:
+    from pipeline.refresh import rebuild
+
     outcome = rebuild(parsed.store, parsed.into, parsed.workers)
     made, original = outcome.snapshot, open_snapshot(parsed.store)
     print(f"{outcome.tasks_run} tasks in {outcome.elapsed_seconds:.1f} s")
@@ -157,6 +157,9 @@ def _rebuild(parsed: argparse.Namespace) -> int:
 
 
 def _forget(parsed: argparse.Namespace) -> int:
+    from pipeline.forget import Request, forget, read_ids, tell
+    from pipeline.purge import purge
+
     ids = [*parsed.id, *(read_ids(parsed.ids) if parsed.ids else ())]
     request = Request(tuple(ids), tuple(parsed.url_prefix), tuple(parsed.source))
     outcome = forget(parsed.store, parsed.label, request, parsed.workers)
@@ -169,6 +172,8 @@ def _forget(parsed: argparse.Namespace) -> int:
 
 
 def _boilerplate(parsed: argparse.Namespace) -> int:
+    from pipeline.repeats import boilerplate
+
     recipe = load_recipe(parsed.recipe, parsed.overrides)
     for line in boilerplate(recipe, parsed.out, parsed.min_documents):
         print(line)
@@ -176,12 +181,17 @@ def _boilerplate(parsed: argparse.Namespace) -> int:
 
 
 def _stats(parsed: argparse.Namespace) -> int:
+    from pipeline.survey import survey
+
     for line in survey(load_recipe(parsed.recipe, parsed.overrides), parsed.out):
         print(line)
     return 0
 
 
 def _diff(parsed: argparse.Namespace) -> int:
+    from pipeline.diff import compare, describe, to_json
+    from pipeline.explain import open_store
+
     earlier, later = (open_store(parsed.store, label) for label in (parsed.earlier, parsed.later))
     if parsed.json:
         print(json.dumps(to_json(compare(earlier, later))))
@@ -192,24 +202,34 @@ def _diff(parsed: argparse.Namespace) -> int:
 
 
 def _clusters(parsed: argparse.Namespace) -> int:
+    from pipeline.clusters import clusters
+    from pipeline.explain import open_store
+
     for line in clusters(open_store(parsed.store), parsed.table):
         print(line)
     return 0
 
 
 def _schedule(parsed: argparse.Namespace) -> int:
+    from pipeline.schedule import schedule
+
     for line in schedule(parsed.recipe, parsed.cron):
         print(line)
     return 0
 
 
 def _explain(parsed: argparse.Namespace) -> int:
+    from pipeline.explain import explain, open_store
+
     for line in explain(open_store(parsed.store), parsed.document):
         print(line)
     return 0
 
 
 def _audit(parsed: argparse.Namespace) -> int:
+    from pipeline.explain import open_store
+    from pipeline.proofs import audit
+
     store = open_store(parsed.store)
     outcome = audit(store)
     for line in outcome.not_checked:
@@ -224,6 +244,8 @@ def _audit(parsed: argparse.Namespace) -> int:
 
 
 def _show(parsed: argparse.Namespace) -> int:
+    from pipeline.explain import open_store, show, show_row
+
     store = open_store(parsed.store)
     for line in show_row(store, parsed.row) if parsed.row else show(store):
         print(line)

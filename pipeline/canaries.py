@@ -33,12 +33,15 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from corpus.recipe import Dedup
+from corpus.snapshots import Tree
+from pipeline.jobs import Output
 from pipeline.kernels import UInt64s
 from pipeline.signatures import sign
 
@@ -339,3 +342,13 @@ def replaced_places(shingles: int, destroyed: int, ngram: int) -> list[int]:
     untouched = shingles - destroyed
     starts = [rest + untouched * (2 * n + 1) // (2 * whole) + n * ngram for n in range(whole)]
     return [rest - 1] * (rest > 0) + [start + ngram - 1 for start in starts]
+
+
+def measure_recall(_tree: Tree, _task: str, config: Dedup) -> Output:
+    """Send near-duplicates of known similarity through signing and search, aside of the data."""
+    return Output((), {"bins": to_json(measure(config))})
+
+
+def measured_with() -> dict[str, Any]:
+    """Return what a measured recall depends on beside the lineage."""
+    return {"version": VERSION} | {name: version(name) for name in ("numba", "numpy")}

@@ -22,7 +22,6 @@ import pyarrow as pa
 from corpus.documents import DROP_SCHEMA, DUPLICATE_SCHEMA, deal_hash, digest_table, format_digest
 from corpus.recipe import Dedup, Recipe
 from corpus.snapshots import Part, Tree
-from pipeline import pack
 from pipeline.clean import count_rules, read_table
 from pipeline.dedup import (
     METHODS,
@@ -35,6 +34,7 @@ from pipeline.dedup import (
 from pipeline.index import ROW_BITS, Corpus, KeySearch, UInt64s, find_buckets, open_arrow
 from pipeline.jobs import Output
 from pipeline.pairs import compare
+from pipeline.plans import SPLITS, ShardPlan, cut_split
 
 Place = tuple[str, str, str, int]  # snapshot, source, file, position
 
@@ -272,7 +272,7 @@ def _write_states(
     states: Iterable[_State],
     shards: Mapping[tuple[str, str, str], int],
 ) -> Output:
-    plans = {place: pack.cut_split(place, n, recipe.pack) for place, n in shards.items()}
+    plans = {place: cut_split(place, n, recipe.pack) for place, n in shards.items()}
     paths: list[str] = []
     parts, again, touched = [], [], set()
     for state in states:
@@ -297,10 +297,10 @@ def _write_states(
 
 
 def _shard_of(
-    part: Part, identity: str, plans: Mapping[tuple[str, str, str], Sequence[pack.ShardPlan]]
+    part: Part, identity: str, plans: Mapping[tuple[str, str, str], Sequence[ShardPlan]]
 ) -> tuple[str, str, str, int]:
     position = deal_hash(identity)
-    for split in pack.SPLITS:
+    for split in SPLITS:
         for plan in plans.get((part.snapshot, part.source, split), ()):
             if plan.low <= position < plan.high:
                 return plan.snapshot, plan.source, plan.split, plan.number

@@ -117,23 +117,33 @@ def _nearest_kept(store: Store, limits: Mapping[str, float | None]) -> Nearest:
     nearest: Nearest = {}
     for part in _own_parts(store):
         documents = read_table(store.tree.find(f"clean/{part.name}.parquet"))[:_SAMPLE]
-        values = statistics_table(
-            documents["text"].combine_chunks(),
-            store.recipe.clean,
-            documents["language"].to_pylist(),
-        )
+        texts, labels = documents["text"].combine_chunks(), documents["language"].to_pylist()
+        values = statistics_table(texts, store.recipe.clean, labels)
         places = documents.select(["id", "snapshot", "file", "position"]).to_pylist()
         for rule in values.column_names:
             limit = limits[rule]
             if limit is None or BY_NAME[rule].on_lines:
                 continue
+            rows = _nearest_rows(values[rule].to_pylist(), BY_NAME[rule], limit)
             found = nearest.setdefault(rule, [])
-            for row, value in enumerate(values[rule].to_pylist()):
-                if value is not None and _passes(BY_NAME[rule], value, limit):
-                    found.append(places[row] | {"value": value, "row": (part.name, row)})
-            found.sort(key=lambda each: (abs(each["value"] - limit), rank(each)))
+            found += [
+                places[row] | {"value": value, "row": (part.name, row), "away": abs(value - limit)}
+                for row, value in rows
+            ]
+            found.sort(key=lambda each: (each["away"], rank(each)))
             del found[_EXAMPLES:]
     return {rule: [_with_text(store, each) for each in found] for rule, found in nearest.items()}
+
+
+def _nearest_rows(values: list[float | None], rule: Rule, limit: float) -> list[tuple[int, float]]:
+    """Return the rows of the values that pass and lie within the nearest ones, with the values."""
+    passing = [
+        (row, value)
+        for row, value in enumerate(values)
+        if value is not None and _passes(rule, value, limit)
+    ]
+    away = sorted(abs(value - limit) for _, value in passing)[:_EXAMPLES]
+    return [(row, value) for row, value in passing if away and abs(value - limit) <= away[-1]]
 
 
 def _passes(rule: Rule, value: float, limit: float) -> bool:

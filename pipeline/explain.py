@@ -29,10 +29,10 @@ from pipeline.index import (
     read_row,
     rows_where,
 )
-from pipeline.pack import SPLITS, ShardPlan, cut_split, document_ids
+from pipeline.keys import ID_BAND, salt_of
+from pipeline.plans import SPLITS, ShardPlan, cut_split, document_ids
 from pipeline.preference import scope_of
 from pipeline.rows import row_texts
-from pipeline.signatures import ID_BAND, salt_of
 from pipeline.tallies import funnel
 
 _EXCERPT_CHARACTERS = 400

@@ -43,6 +43,7 @@ from pipeline.cascade import REMOVED_SCHEMA, judge_again
 from pipeline.clean import forgotten_row, read_table, write_part
 from pipeline.index import Corpus
 from pipeline.jobs import Output, Record, Stages, Task, describe_file
+from pipeline.plans import ShardPlan, cut_split
 from pipeline.purge import find_holdings, out_of_reach
 from pipeline.refresh import Outcome, count_shards
 from pipeline.report import add_report
@@ -223,11 +224,11 @@ def forget_part(tree: Tree, _task: str, name: str, config: Dedup, forgotten: For
 
 def _plan(
     parent: Snapshot, config: Pack, shards: Iterable[Sequence[Any]]
-) -> Iterator[tuple[pack.ShardPlan, tuple[str, int, list[str]]]]:
+) -> Iterator[tuple[ShardPlan, tuple[str, int, list[str]]]]:
     counts = count_shards(parent)
     for *place, number in shards:
         snapshot, source, split = place
-        plan = pack.cut_split((snapshot, source, split), counts[snapshot, source, split], config)
+        plan = cut_split((snapshot, source, split), counts[snapshot, source, split], config)
         names = [
             part.name for part in parent.parts if (part.snapshot, part.source) == (snapshot, source)
         ]

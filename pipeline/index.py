@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from corpus.files import is_remote, read_bytes
 from corpus.snapshots import Part, Tree
-from pipeline.signatures import INDEX_SCHEMA
+from pipeline.keys import INDEX_SCHEMA
 
 # New keys that a round of grouping holds at most. Measured with benchmarks.scale: a worker takes
 # 2.3 GiB where rounds hold 5.5 million, of 10 million documents, mapped files included.
@@ -288,22 +288,24 @@ def rows_where(path: str, column: str, value: str) -> list[dict[str, Any]]:
     Only row groups are opened whose statistics allow it: one at most where no value of a file
     sorted by the column comes twice. `ValueError` names a damaged file.
     """
-    found: list[dict[str, Any]] = []
     try:
         source = pa.BufferReader(read_bytes(path)) if is_remote(path) else path
         with pq.ParquetFile(source) as file:
-            metadata = file.metadata
-            place = file.schema_arrow.get_field_index(column)
-            for group in range(metadata.num_row_groups):
-                if not _may_hold(metadata.row_group(group).column(place).statistics, value):
-                    continue
-                values = file.read_row_group(group, columns=[column])[column].to_pylist()
-                rows = [row for row, each in enumerate(values) if each == value]
-                table = file.read_row_group(group) if rows else None
-                found += [table.slice(row, 1).to_pylist()[0] for row in rows if table is not None]
+            return [row for group in _groups(file, column, value) for row in group]
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is damaged or missing: {error}") from error
-    return found
+
+
+def _groups(file: pq.ParquetFile, column: str, value: str) -> Iterator[list[dict[str, Any]]]:
+    """Give the rows with a value of every row group that may hold it."""
+    place = file.schema_arrow.get_field_index(column)
+    for group in range(file.metadata.num_row_groups):
+        if not _may_hold(file.metadata.row_group(group).column(place).statistics, value):
+            continue
+        values = file.read_row_group(group, columns=[column])[column].to_pylist()
+        rows = [row for row, each in enumerate(values) if each == value]
+        if rows:
+            yield file.read_row_group(group).take(rows).to_pylist()
 
 
 def _may_hold(statistics: pq.Statistics | None, value: str) -> bool:

@@ -49,7 +49,8 @@ from pipeline.index import (
 )
 from pipeline.jobs import Output
 from pipeline.kernels import UInt32s
-from pipeline.signatures import SET_BAND, shingle_sets, sign, write_arrow
+from pipeline.keys import SET_BAND
+from pipeline.signatures import shingle_sets, sign, write_arrow
 
 # Raised by hand when the edges of a corpus change.
 VERSION = 2

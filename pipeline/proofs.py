@@ -41,11 +41,12 @@ from pipeline.clean import Cleaner, Origin, input_name, read_table
 from pipeline.dedup import read_nodes
 from pipeline.explain import Store, shard_documents
 from pipeline.index import KeySearch, UInt64s, find_buckets
+from pipeline.keys import SET_BAND
 from pipeline.order import find_alike
 from pipeline.pairs import Candidates, compare, find_candidates
 from pipeline.preference import preferences, scope_of
 from pipeline.rows import document_texts, find_broken_rows
-from pipeline.signatures import SET_BAND, reference_shingles, sign
+from pipeline.signatures import reference_shingles, sign
 
 logger = logging.getLogger(__name__)
 

@@ -39,26 +39,18 @@ from pipeline.kernels import (
     minima,
     shingle_lists,
 )
+from pipeline.keys import (
+    EXACT_BAND,
+    ID_BAND,
+    INDEX_SCHEMA,
+    KEY_SCHEMA,
+    SET_BAND,
+    salt_of,
+)
 from pipeline.preference import PREFERENCE_BYTES, preferences, scope_of
 
 # Raised by hand when a hash, a signature or a key changes.
 VERSION = 3
-
-# Bands above 250 hold whole-value hashes, so that every kind of edge is found by one grouping.
-SET_BAND, EXACT_BAND, ID_BAND = 253, 254, 255
-
-KEY_SCHEMA = pa.schema([("key", pa.uint64()), ("band", pa.uint8()), ("row", pa.uint32())])
-INDEX_SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("file", pa.string(), nullable=False),
-        pa.field("position", pa.int64(), nullable=False),
-        pa.field("text_hash", pa.binary(16), nullable=False),
-        pa.field("set_hash", pa.binary(16)),
-        pa.field("text_bytes", pa.int64(), nullable=False),
-        pa.field("preference", pa.binary(PREFERENCE_BYTES), nullable=False),
-    ]
-)
 
 # Scripts that write no spaces between words, by the first word of a character's Unicode name.
 _UNSPACED = frozenset(
@@ -208,12 +200,6 @@ def _batches(texts: list[str]) -> list[list[str]]:
         batches[-1].append(text)
         size += len(text)
     return batches
-
-
-def salt_of(scope: str) -> np.uint64:
-    """Return what keeps the keys of different scopes apart: 0 for the whole corpus."""
-    digest = hashlib.sha256(scope.encode()).digest() if scope else bytes(8)
-    return np.uint64(int.from_bytes(digest[:8], "big"))
 
 
 def _scope(documents: pa.Table, config: Dedup) -> str:

@@ -40,10 +40,9 @@ from pipeline.canaries import (
 )
 from pipeline.index import column_values, open_arrow
 from pipeline.kernels import UInt32s, UInt64s
+from pipeline.keys import INDEX_SCHEMA, KEY_SCHEMA
 from pipeline.pairs import group_partition
 from pipeline.signatures import (
-    INDEX_SCHEMA,
-    KEY_SCHEMA,
     normalize,
     reference_shingles,
     write_arrow,

@@ -11,14 +11,8 @@ from corpus.recipe import Pack
 from corpus.shards import Shard
 from corpus.snapshots import Tree
 from pipeline.encode import tokens_schema
-from pipeline.pack import (
-    ShardPlan,
-    document_ids,
-    pack_shard,
-    plan_shards,
-    read_documents,
-    split_range,
-)
+from pipeline.pack import pack_shard, read_documents
+from pipeline.plans import ShardPlan, document_ids, plan_shards, split_range
 from pipeline.signatures import write_arrow
 
 

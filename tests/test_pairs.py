@@ -23,8 +23,9 @@ from pipeline.index import (
     open_arrow,
     rows_by_part,
 )
+from pipeline.keys import SET_BAND
 from pipeline.pairs import MEMBER_SCHEMA, PAIR_SCHEMA, group_partition, read_rows, verify_share
-from pipeline.signatures import SET_BAND, write_arrow
+from pipeline.signatures import write_arrow
 
 CONFIG = Dedup(bands=4, rows=1, ngram=2, threshold=0.5, partitions=4)
 

@@ -16,11 +16,8 @@ from corpus.recipe import Dedup
 from corpus.snapshots import Tree
 from pipeline import signatures
 from pipeline.index import open_arrow
+from pipeline.keys import EXACT_BAND, ID_BAND, INDEX_SCHEMA, SET_BAND
 from pipeline.signatures import (
-    EXACT_BAND,
-    ID_BAND,
-    INDEX_SCHEMA,
-    SET_BAND,
     character_class,
     normalize,
     permutations,
