@@ -33,7 +33,7 @@ import zstandard
 from benchmarks.signatures import documents
 from corpus.files import checksum
 from corpus.recipe import Clean, Dedup, Pack, Recipe, Source
-from corpus.snapshots import Input, Tree
+from corpus.snapshots import Input, Tree, open_snapshot
 from pipeline import jobs
 from pipeline.clean import Lineage, clean_file
 from pipeline.jobs import Stages, Task
@@ -152,12 +152,15 @@ def whole_half(path: Path, out: Path) -> None:
     refresh(recipe)
 
 
+STAGE_SECONDS: dict[str, float] = {}
+
+
 def run_here(stages: Stages, stage: str, missing: Sequence[Task]) -> None:
     """Run tasks in this process, so that their CPU time is counted."""
     for task in missing:
         start = time.process_time()
         jobs.run_task(stages.tree, stage, task)
-        stages.seconds[stage] = stages.seconds.get(stage, 0.0) + time.process_time() - start
+        STAGE_SECONDS[stage] = STAGE_SECONDS.get(stage, 0.0) + time.process_time() - start
 
 
 def main() -> int:
@@ -178,10 +181,14 @@ def main() -> int:
         print(f"{size / 1e6:.1f} MB in {len(texts)} documents; the peer: {small / 1e6:.1f} MB")
         whole_half(root / "few" / "a.jsonl.zst", root / "warm")
         raw = root / "raw" / "a.jsonl.zst"
-        rates = {
-            "clean": size / 1e6 / cpu_seconds(lambda: clean_only(raw, root / "clean")),
-            "half": size / 1e6 / cpu_seconds(lambda: whole_half(raw, root / "half")),
-        }
+        rates = {"clean": size / 1e6 / cpu_seconds(lambda: clean_only(raw, root / "clean"))}
+        STAGE_SECONDS.clear()
+        rates["half"] = size / 1e6 / cpu_seconds(lambda: whole_half(raw, root / "half"))
+        kept = sum(part.text_bytes for part in open_snapshot(str(root / "half" / "store")).parts)
+        packing = STAGE_SECONDS["encode"] + STAGE_SECONDS["pack"]
+        rates["kept text to shards"] = kept / 1e6 / packing
+        print({stage: round(seconds, 2) for stage, seconds in STAGE_SECONDS.items()})
+        print(f"{kept / 1e6:.1f} MB of text kept")
         for name, rate in rates.items():
             print(f"{name:>28} {rate:8.2f} MB/s")
         if parsed.peers:
@@ -199,9 +206,18 @@ def tell_peers(python: str, root: Path, size: int, rates: dict[str, float]) -> N
             check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         seconds: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-        for name, steps in (("clean", ["filters"]), ("half", list(seconds))):
-            rate = size / 1e6 / sum(seconds[step] for step in steps)
-            print(f"datatrove {words:>8} {name:>9} {rate:8.3f} MB/s, 1/{rates[name] / rate:.1f}")
+        kept = sum(
+            len(orjson.loads(line)["text"].encode())
+            for path in (out / "unique").iterdir()
+            for line in path.read_bytes().splitlines()
+        )
+        for name, done_bytes, steps in (
+            ("clean", size, ["filters"]),
+            ("half", size, list(seconds)),
+            ("kept text to shards", kept, ["tokenize"]),
+        ):
+            rate = done_bytes / 1e6 / sum(seconds[step] for step in steps)
+            print(f"datatrove {words:>8} {name:>20} {rate:8.3f} MB/s, 1/{rates[name] / rate:.1f}")
 
 
 if __name__ == "__main__":

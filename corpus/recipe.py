@@ -118,6 +118,12 @@ class Clean(Section):
         64 * 2**20, ge=1, description="a longer line, page or file becomes a drop record, bytes"
     )
 
+    @model_validator(mode="after")
+    def _rules_stand_once(self) -> "Clean":
+        if len(set(self.rules)) < len(self.rules):
+            raise ValueError("rules names a set twice")
+        return self
+
 
 class Dedup(Section):
     """When two documents are duplicates."""

@@ -97,6 +97,7 @@ class PartEntry(BaseModel):
     documents: int
     kept: int
     text_bytes: int
+    words: int = 0
     tokens: int
     dropped: dict[str, int]
     kept_digest: str

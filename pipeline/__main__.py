@@ -128,6 +128,7 @@ def _add_viewers(commands: Any) -> None:  # noqa: ANN401 - argparse's own type i
 
 
 def _refresh(parsed: argparse.Namespace) -> int:
+    from pipeline.drift import tell_drift
     from pipeline.refresh import refresh, summarize
 
     outcome = refresh(load_recipe(parsed.recipe, parsed.overrides))
@@ -138,6 +139,8 @@ def _refresh(parsed: argparse.Namespace) -> int:
         print("nothing to do")
     for key, value in summary.items():
         print(f"{key:>18}  {value}")
+    for line in tell_drift(outcome.snapshot.parts, outcome.snapshot.deliveries):
+        print(line)
     if parsed.json:
         print(json.dumps(summary))
     return 0

@@ -356,6 +356,7 @@ def part_entry(
         documents=cleaned["documents"],
         kept=kept["documents"],
         text_bytes=kept["text_bytes"],
+        words=kept["words"],
         tokens=kept["tokens"],
         dropped=dict(sorted({**cleaned["dropped"], **resolved["dropped"]}.items())),
         kept_digest=kept["kept_digest"],

@@ -9,13 +9,23 @@ Tokens a byte rise with the language too: a new source in another script shows a
 own tokenizer would do no better than some share of that.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from corpus.snapshots import PartEntry
 
 # A tenth more tokens than on what it was trained on: a tenth more steps for the same text. Guess.
 DUE_FROM_PERCENT = 110
+
+
+class Fertility(NamedTuple):
+    """What the kept text of one source of one delivery takes."""
+
+    snapshot: str
+    source: str
+    words: int
+    text_bytes: int
+    tokens: int
 
 
 class Drift(NamedTuple):
@@ -42,6 +52,31 @@ class Drift(NamedTuple):
             >= DUE_FROM_PERCENT * self.base_tokens * self.text_bytes
             > 0
         )
+
+
+def measure_fertility(parts: Sequence[PartEntry]) -> list[Fertility]:
+    """Add up words, bytes and tokens by delivery and source, in the order of the parts."""
+    found: dict[tuple[str, str], Fertility] = {}
+    for part in parts:
+        place = (part.snapshot, part.source)
+        before = found.get(place, Fertility(*place, 0, 0, 0))
+        sums = (
+            before.words + part.words,
+            before.text_bytes + part.text_bytes,
+            before.tokens + part.tokens,
+        )
+        found[place] = Fertility(*place, *sums)
+    return list(found.values())
+
+
+def tell_drift(parts: Sequence[PartEntry], deliveries: Sequence[str]) -> Iterator[str]:
+    """Say of the newest delivery where the tokenizer fits worse than it did, as lines of text."""
+    for each in measure_drift(parts, deliveries):
+        if each.snapshot == deliveries[-1] and each.is_due:
+            yield (
+                f"{each.source} takes {each.percent:.0f} % of the first delivery's tokens a byte: "
+                "a tokenizer trained anew, in a store of its own, is worth a look"
+            )
 
 
 def measure_drift(parts: Sequence[PartEntry], deliveries: Sequence[str]) -> list[Drift]:

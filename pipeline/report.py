@@ -29,6 +29,7 @@ from pipeline.cleaning_report import changed_texts, distributions, languages
 from pipeline.dedup import METHODS
 from pipeline.dedup_report import clusters, duplicates, recall
 from pipeline.diff import compare
+from pipeline.drift import measure_drift, measure_fertility
 from pipeline.explain import Store
 from pipeline.jobs import describe_file
 from pipeline.pictures import Bar, Html, heading, name, paragraph, percent, show, table
@@ -60,6 +61,7 @@ def render(store: Store, parent: Store | None, stats: Mapping[str, Any]) -> byte
         "clusters": ("How many records a kept document stands for", clusters(store)),
         "recall": ("How many near-duplicates the search finds", recall(store, stats)),
         "sequences": ("Tokens, sequences and shards", _sequences(store.snapshot)),
+        "fertility": ("How well the tokenizer fits", _fertility(store.snapshot)),
         "changes": ("What changed since the parent", _changes(store, parent)),
     }
     title = f"maskline snapshot {store.snapshot.label}"
@@ -201,6 +203,31 @@ def _sequences(snapshot: Snapshot) -> Iterator[Html]:
         rows.append((*key, tokens, sequences, len(shards), size))
     head = ("delivery", "source", "split", "tokens", "sequences", "shards", "bytes")
     yield table("Tokens, sequences and shards", head, rows)
+
+
+def _fertility(snapshot: Snapshot) -> Iterator[Html]:
+    drift = {
+        (each.snapshot, each.source): each
+        for each in measure_drift(snapshot.parts, snapshot.deliveries)
+    }
+    rows = []
+    for each in measure_fertility(snapshot.parts):
+        found = drift.get((each.snapshot, each.source))
+        rows.append(
+            (
+                each.snapshot,
+                each.source,
+                each.tokens / each.words if each.words else None,
+                each.tokens / each.text_bytes if each.text_bytes else None,
+                found.percent if found else None,
+                "due" if found and found.is_due else "",
+            )
+        )
+    head = (
+        "delivery", "source", "tokens a word", "tokens a byte", "percent of the first delivery's",
+        "retraining",
+    )  # fmt: skip
+    yield table("Fertility by delivery and source", head, rows)
 
 
 def _changes(store: Store, parent: Store | None) -> Iterator[Html]:

@@ -15,6 +15,7 @@ from corpus.recipe import Clean
 from pipeline.boilerplate import Boilerplate
 from pipeline.contamination import Contamination
 from pipeline.custom import UserRule, load_all
+from pipeline.rules import thresholds
 from pipeline.urls import UrlBlockList
 
 _PREFIX = "sha256-"
@@ -33,8 +34,9 @@ class Lists(NamedTuple):
 def settle(clean: Clean) -> tuple[Clean, dict[str, bytes]]:
     """Read the lists that a recipe names by path; return it naming fingerprints, and the lists.
 
-    What is settled already stays as it is.
+    What is settled already stays as it is. `ValueError` names a threshold of no rule.
     """
+    thresholds(clean)
     made: dict[str, bytes] = {}
 
     def name(found: UrlBlockList | Boilerplate | Contamination) -> str:

@@ -3,12 +3,13 @@
 import pytest
 
 from corpus.snapshots import PartEntry
-from pipeline.drift import Drift, measure_drift
+from pipeline.drift import Drift, Fertility, measure_drift, measure_fertility, tell_drift
 
 
 def part(snapshot: str, source: str, tokens: int, text_bytes: int) -> PartEntry:
     return PartEntry(
         name=f"{snapshot}-{source}-{tokens}", source=source, snapshot=snapshot, documents=1, kept=1,
+        words=tokens // 2,
         text_bytes=text_bytes, tokens=tokens, dropped={}, kept_digest="0", dropped_digest="0",
     )  # fmt: skip
 
@@ -43,3 +44,19 @@ def test_one_delivery_has_not_drifted() -> None:
 def test_a_tenth_more_is_due(tokens: int, due: bool) -> None:
     parts = [part("one", "s", 100, 10**15), part("two", "s", tokens, 10**15)]
     assert measure_drift(parts, ["one", "two"])[0].is_due == due
+
+
+def test_fertility_by_hand() -> None:
+    found = measure_fertility(PARTS)
+    assert found[:2] == [
+        Fertility("one", "books", 125, 1000, 250), Fertility("one", "web", 50, 300, 100),
+    ]  # fmt: skip
+    assert [(each.snapshot, each.source) for each in found[2:]] == [
+        ("two", "books"), ("two", "news"), ("two", "web"), ("three", "books"),
+    ]  # fmt: skip
+
+
+def test_what_is_due_is_told_of_the_newest_delivery() -> None:
+    (line,) = tell_drift(PARTS, ["one", "two"])
+    assert line.startswith("books takes 110 % of the first delivery's tokens a byte: a tokenizer")
+    assert list(tell_drift(PARTS, ["one", "two", "three"])) == []

@@ -133,6 +133,7 @@ def test_a_missing_key_of_a_source_is_the_only_complaint(path: Path) -> None:
         ("pack.sequence_length=65536", r"pack\.sequence_length: .* 65535, found 65536"),
         ("pack.validation_fraction=1", r"pack\.validation_fraction: .* less than 1, found 1"),
         ("pack.format=streams", r"pack\.format: .*full-sentences"),
+        ("clean.rules=[c4, c4]", r"clean: rules names a set twice"),
         ("pretrain.zero_stage=4", r"pretrain\.zero_stage: "),
         ("pretrain.max_steps=1.5", r"pretrain\.max_steps: .*integer.*found 1\.5"),
         ("pretrain.warmup_steps=500001", "warmup_steps is 500001, more than max_steps 500000"),

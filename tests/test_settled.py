@@ -155,6 +155,12 @@ def test_a_missing_list_is_named(recipe: Recipe, tmp_path: Path) -> None:
         settle(gone)
 
 
+def test_a_threshold_of_no_rule_is_refused_before_any_work(recipe: Recipe) -> None:
+    config = recipe.clean.model_copy(update={"thresholds": {"gopher_min_wrods": 3}})
+    with pytest.raises(ValueError, match=r"gopher_min_wrods.*did you mean gopher_min_words"):
+        refresh(recipe.model_copy(update={"clean": config}))
+
+
 def test_another_rule_under_the_same_name_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     settled, _ = settle(recipe.clean)
     (tmp_path / "my_rules.py").write_text(RULE + "\n# changed\n")
