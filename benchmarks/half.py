@@ -7,7 +7,8 @@ tenth document delivered twice, changed in a few words, and runs on it, in this 
 - *clean*: language and all four sets of rules, to Parquet;
 - *half*: the same with signatures, deduplication, our own tokenizer trained on the way, and shards.
 
-The peer runs on the first M of the N megabytes, as its rates do not grow with them: datatrove's
+The peer runs on every k-th of the documents, M of the N megabytes, as its rates do not grow with
+them: datatrove's
 reader, Gopher repetition, Gopher quality, C4 and FineWeb filters to JSON lines, then its four
 MinHash stages and its tokenizing stage with a tokenizer of 50,265 entries trained before, not
 counted. Once as shipped (spaCy words), once with words by `str.split`. It identifies no language
@@ -172,7 +173,7 @@ def main() -> int:
     parser.add_argument("--peer-mb", type=float, default=5, help="10^6 bytes for the peer")
     parsed = parser.parse_args()
     texts = list(with_copies(list(documents(parsed.files, int(parsed.mb * 1e6)))))
-    few = list(with_copies(list(documents(parsed.files, int(parsed.peer_mb * 1e6)))))
+    few = texts[:: max(1, round(parsed.mb / parsed.peer_mb))]
     Stages._run_missing = run_here  # type: ignore[method-assign, assignment]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

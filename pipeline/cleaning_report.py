@@ -16,6 +16,7 @@ from pipeline import pictures
 from pipeline.clean import read_table
 from pipeline.distributions import bins_of
 from pipeline.explain import Store
+from pipeline.index import first_rows, read_row
 from pipeline.judging import statistics_table
 from pipeline.pictures import Bar, Html, heading, name, paragraph, percent, table
 from pipeline.rules import BY_NAME, Rule, thresholds
@@ -116,7 +117,7 @@ def _nearest_kept(store: Store, limits: Mapping[str, float | None]) -> Nearest:
     """Find, for every rule, the documents of a sample that passed it most narrowly."""
     nearest: Nearest = {}
     for part in _own_parts(store):
-        documents = read_table(store.tree.find(f"clean/{part.name}.parquet"))[:_SAMPLE]
+        documents = first_rows(store.tree.find(f"clean/{part.name}.parquet"), _SAMPLE)
         texts, labels = documents["text"].combine_chunks(), documents["language"].to_pylist()
         values = statistics_table(texts, store.recipe.clean, labels)
         places = documents.select(["id", "snapshot", "file", "position"]).to_pylist()
@@ -152,6 +153,5 @@ def _passes(rule: Rule, value: float, limit: float) -> bool:
 
 def _with_text(store: Store, row: dict[str, Any]) -> dict[str, Any]:
     part, number = row["row"]
-    path = store.tree.find(f"clean/{part}.parquet")
-    text = read_table(path, columns=["text"])["text"][number].as_py()
+    text = str(read_row(store.tree.find(f"clean/{part}.parquet"), number)["text"])
     return row | {"side": "kept", "text": text[:_EXCERPT]}

@@ -10,6 +10,7 @@ is for `pairs` to find.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -278,6 +279,17 @@ def read_columns(path: str, columns: Sequence[str]) -> pa.Table:
         source = pa.BufferReader(read_bytes(path)) if is_remote(path) else path
         with pq.ParquetFile(source, pre_buffer=False) as file:
             return file.read(columns=list(columns), use_threads=False)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is damaged or missing: {error}") from error
+
+
+def first_rows(path: str, count: int) -> pa.Table:
+    """Read the first rows of a Parquet file of ours; `ValueError` names a damaged one."""
+    try:
+        source = pa.BufferReader(read_bytes(path)) if is_remote(path) else path
+        with pq.ParquetFile(source) as file:
+            batches = list(islice(file.iter_batches(count), 1))
+            return pa.Table.from_batches(batches, file.schema_arrow)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is damaged or missing: {error}") from error
 
