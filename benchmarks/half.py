@@ -26,21 +26,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import orjson
 import zstandard
 
 from benchmarks.signatures import documents
-from corpus.files import checksum
+from corpus.archives import InputFile
+from corpus.readers import read_records
 from corpus.recipe import Clean, Dedup, Pack, Recipe, Source
-from corpus.snapshots import Input, Tree, open_snapshot
+from corpus.snapshots import open_snapshot
 from pipeline import jobs
-from pipeline.clean import Lineage, clean_file
+from pipeline.chain import open_chain
+from pipeline.clean import Cleaner, Origin, write_table
 from pipeline.jobs import Stages, Task
 from pipeline.refresh import refresh
 
-_RULES = ("gopher_repetition", "gopher_quality", "c4", "fineweb")
+# FineWeb's chain, as the peer runs it.
+_CLEAN = Clean(
+    rules=("gopher_repetition", "gopher_quality", "c4", "fineweb"),
+    thresholds={"c4_line_terminal_mark": None},
+)
 
 # Runs in the peer's interpreter: raw folder, tokenizer, work folder, "split" or "shipped"; prints
 # CPU seconds by step.
@@ -134,13 +141,13 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 
 def clean_only(path: Path, out: Path) -> None:
-    """Clean one file with language and all rules, to Parquet; its index is written too."""
-    source = Input(
-        snapshot="first", source="s", name=path.name, format="jsonl",
-        size_bytes=path.stat().st_size, checksum=checksum(str(path)), path=str(path),
-    )  # fmt: skip
-    lineage = Lineage(str(out), Clean(rules=_RULES), Dedup())
-    clean_file(Tree(str(out)), "task", source, lineage)
+    """Clean one file with language and all rules, to Parquet."""
+    cleaner = Cleaner(Origin("first", "s", path.name), open_chain(str(out), _CLEAN))
+    with closing(InputFile(str(path))) as file:
+        records = read_records(file, "jsonl", _CLEAN.max_record_bytes)
+        for number, part in enumerate(cleaner.parts(records)):
+            write_table(str(out / f"clean-{number}.parquet"), part.documents())
+            write_table(str(out / f"dropped-{number}.parquet"), part.dropped())
 
 
 def whole_half(path: Path, out: Path) -> None:
@@ -148,7 +155,7 @@ def whole_half(path: Path, out: Path) -> None:
     recipe = Recipe(
         store=str(out / "store"), snapshot="first",
         sources=(Source(name="s", paths=(str(path),)),),
-        clean=Clean(rules=_RULES), dedup=Dedup(partitions=1), pack=Pack(), workers=1,
+        clean=_CLEAN, dedup=Dedup(partitions=1), pack=Pack(), workers=1,
     )  # fmt: skip
     refresh(recipe)
 
