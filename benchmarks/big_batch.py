@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from corpus.recipe import Pretrain, Recipe, Source
+from corpus.recipe import Recipe, Source
 from corpus.snapshots import open_snapshot
+from corpus.training import Pretrain
 from pretrain.config import data_plan
 from pretrain.dataset import open_rows, rows_of
 from pretrain.launch import run_training

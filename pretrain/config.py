@@ -10,8 +10,9 @@ import hashlib
 import orjson
 from pydantic import Field
 
-from corpus.recipe import Pretrain, Section
+from corpus.section import Section
 from corpus.snapshots import Snapshot
+from corpus.training import Pretrain
 
 # layers, width, heads, feed-forward width. base and large: RoBERTa paper, Table 9; tiny and small
 # are ours, for tests and for the demo.

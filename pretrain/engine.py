@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from corpus.recipe import Pretrain
+from corpus.training import Pretrain
 from pretrain.batches import Batch
 from pretrain.dataset import Shares
 from pretrain.model import MaskedLanguageModel, decays

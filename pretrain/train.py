@@ -20,8 +20,9 @@ import numpy as np
 import orjson
 
 from corpus.files import check_absolute_in_job, is_remote, write_bytes
-from corpus.recipe import Pretrain, Recipe
+from corpus.recipe import Recipe
 from corpus.snapshots import open_snapshot
+from corpus.training import Pretrain
 from pretrain.batches import HASH_BITS, Stream, hash_batches, open_stream
 from pretrain.checkpoints import (
     check_identity,

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from pretrain_helpers import make_recipe, write_snapshot
 
-from corpus.recipe import Pretrain
+from corpus.training import Pretrain
 from pretrain.config import data_plan, learning_rate_at, model_shape
 
 
