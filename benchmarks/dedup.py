@@ -43,7 +43,8 @@ from corpus.documents import DOCUMENT_SCHEMA, text_hash
 from corpus.recipe import Dedup
 from corpus.snapshots import Part, Tree
 from pipeline.clean import kept_mask, read_table, write_table
-from pipeline.dedup import resolve
+from pipeline.components import Found
+from pipeline.dedup import judge_share, resolve_parts
 from pipeline.index import Corpus
 from pipeline.pairs import PAIRS_PER_TASK, group_partition, verify_share
 from pipeline.signatures import shingle_sets, write_index
@@ -246,7 +247,9 @@ def ours(root: str, texts: list[str], config: Dedup) -> Outcome:
         verify_share(tree, checks[0], config, corpus, (0, 1, groups))
 
     def settle() -> None:
-        resolve(tree, "resolve", config, corpus, (groups, checks))
+        found = Found(tuple(groups), tuple(checks))
+        judge_share(tree, "j00000", config, corpus, (found, 0))
+        resolve_parts(tree, "r00000", config, corpus, ((0, len(corpus.parts)), ["j00000"]))
 
     def keep() -> None:
         for part in corpus.parts:
