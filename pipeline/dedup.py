@@ -23,10 +23,11 @@ import pyarrow.compute as pc
 from corpus.documents import DROP_SCHEMA, DUPLICATE_SCHEMA, digest_table, format_digest
 from corpus.recipe import Dedup
 from corpus.snapshots import Part, Tree
-from pipeline.clean import count_rules, write_table
+from pipeline.clean import count_rules
 from pipeline.index import ROW_BITS, Corpus, Int64s, UInt64s, open_index, rows_by_part
 from pipeline.jobs import Output
 from pipeline.order import Ordered, gather_large, make_graph, order_documents, read_work
+from pipeline.parquet import write_table
 from pipeline.preference import scope_of
 from pipeline.walk import Verdicts, walk
 

@@ -30,8 +30,9 @@ from corpus.encoding import FlatEncoder, Tokens, encode_by_reference
 from corpus.shards import token_dtype
 from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
-from pipeline.clean import kept_mask, read_table
+from pipeline.clean import kept_mask
 from pipeline.jobs import Output
+from pipeline.parquet import read_table
 from pipeline.sentences import sentence_cuts
 from pipeline.signatures import write_arrow
 from pipeline.spans import bytes_of

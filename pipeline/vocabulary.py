@@ -28,9 +28,10 @@ from corpus.tokenizer import (
     tokenizer_files,
 )
 from pipeline.bpe import learn_merges
-from pipeline.clean import kept_mask, read_table
+from pipeline.clean import kept_mask
 from pipeline.index import column_values, open_arrow
 from pipeline.jobs import Output
+from pipeline.parquet import read_table
 from pipeline.signatures import write_arrow
 from pipeline.spans import bytes_of
 from pipeline.word_counts import Words
