@@ -42,11 +42,12 @@ from benchmarks.signatures import documents
 from corpus.documents import DOCUMENT_SCHEMA, text_hash
 from corpus.recipe import Dedup
 from corpus.snapshots import Part, Tree
-from pipeline.clean import kept_mask, read_table, write_table
+from pipeline.clean import kept_mask
 from pipeline.components import Found
 from pipeline.dedup import judge_share, resolve_parts
 from pipeline.index import Corpus
 from pipeline.pairs import PAIRS_PER_TASK, group_partition, verify_share
+from pipeline.parquet import read_table, write_table
 from pipeline.signatures import shingle_sets, write_index
 
 CONFIG = Dedup(bands=32, rows=8, ngram=5, threshold=0.8, partitions=1)

@@ -39,8 +39,9 @@ from corpus.recipe import Clean, Dedup, Pack, Recipe, Source
 from corpus.snapshots import open_snapshot
 from pipeline import jobs
 from pipeline.chain import open_chain
-from pipeline.clean import Cleaner, Origin, write_table
+from pipeline.clean import Cleaner, Origin
 from pipeline.jobs import Stages, Task
+from pipeline.parquet import write_table
 from pipeline.refresh import refresh
 
 # FineWeb's chain, as the peer runs it.

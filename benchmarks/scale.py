@@ -43,7 +43,7 @@ from pipeline.clean import PART_BYTES
 from pipeline.components import DOCUMENTS_PER_SHARE, Found, deal_components
 from pipeline.dedup import PARTS_PER_TASK, judge_share, resolve_parts
 from pipeline.index import ROW_BITS, Corpus, Int64s, UInt64s
-from pipeline.kernels import UInt32s, _mix, band_keys
+from pipeline.kernels import UInt32s, band_keys, mix
 from pipeline.keys import EXACT_BAND, ID_BAND, INDEX_SCHEMA, KEY_SCHEMA, SET_BAND
 from pipeline.pairs import (
     PAIRS_PER_TASK,
@@ -106,14 +106,14 @@ def signatures_of(numbers: Int64s, cluster_ends: Int64s, documents: int) -> UInt
         slot = number * _STRIDE % documents
         cluster = np.uint64(np.searchsorted(cluster_ends, slot, side="right"))
         of_document, of_cluster = (
-            _mix(np.uint64(2 * number)),
-            _mix(np.uint64(2) * cluster + np.uint64(1)),
+            mix(np.uint64(2 * number)),
+            mix(np.uint64(2) * cluster + np.uint64(1)),
         )
         percent = np.uint64(2) + of_document % np.uint64(13)
         for p in range(256):
-            own = _mix(of_document + np.uint64(p + 1))
+            own = mix(of_document + np.uint64(p + 1))
             differs = own % np.uint64(100) < percent
-            value = own if differs else _mix(of_cluster + np.uint64(p + 1))
+            value = own if differs else mix(of_cluster + np.uint64(p + 1))
             signatures[row, p] = np.uint32(value >> np.uint64(32))
         if number % crowd_step == 0:
             for p in range(8):
@@ -126,7 +126,7 @@ def mix_all(values: UInt64s) -> UInt64s:
     """Hash every number of an array."""
     mixed = np.empty_like(values)
     for n in range(len(values)):
-        mixed[n] = _mix(values[n])
+        mixed[n] = mix(values[n])
     return mixed
 
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 from corpus.documents import DROP_SCHEMA, DUPLICATE_SCHEMA, deal_hash, digest_table, format_digest
 from corpus.recipe import Dedup, Recipe
 from corpus.snapshots import Part, Tree
-from pipeline.clean import count_rules, read_table
+from pipeline.clean import count_rules
 from pipeline.dedup import (
     METHODS,
     Node,
@@ -34,6 +34,7 @@ from pipeline.dedup import (
 from pipeline.index import ROW_BITS, Corpus, KeySearch, UInt64s, find_buckets, open_arrow
 from pipeline.jobs import Output
 from pipeline.pairs import compare
+from pipeline.parquet import read_table
 from pipeline.plans import SPLITS, ShardPlan, cut_split
 
 Place = tuple[str, str, str, int]  # snapshot, source, file, position

@@ -13,11 +13,10 @@ from typing import Any
 
 from corpus.snapshots import PartEntry
 from pipeline import pictures
-from pipeline.clean import read_table
 from pipeline.distributions import bins_of
 from pipeline.explain import Store
-from pipeline.index import first_rows, read_row
 from pipeline.judging import statistics_table
+from pipeline.parquet import first_rows, read_row, read_table
 from pipeline.pictures import Bar, Html, heading, name, paragraph, percent, table
 from pipeline.rules import BY_NAME, Rule, thresholds
 from pipeline.samples import rank, where

@@ -24,7 +24,7 @@ from corpus.documents import DROP_SCHEMA, DUPLICATE_SCHEMA, digest_table, format
 from corpus.files import writing
 from corpus.recipe import Dedup
 from corpus.snapshots import Part, Tree
-from pipeline.clean import count_rules, write_table
+from pipeline.clean import count_rules
 from pipeline.components import Found
 from pipeline.index import (
     ROW_BITS,
@@ -38,6 +38,7 @@ from pipeline.index import (
 )
 from pipeline.jobs import Output
 from pipeline.order import Ordered, gather_large, make_graph, order_documents, read_work
+from pipeline.parquet import write_table
 from pipeline.preference import scope_of
 from pipeline.walk import Verdicts, walk
 

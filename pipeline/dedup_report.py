@@ -6,11 +6,11 @@ from itertools import accumulate
 from typing import Any
 
 from pipeline import pictures
-from pipeline.clean import input_name, read_table
+from pipeline.clean import input_name
 from pipeline.clusters import cluster_sizes
 from pipeline.dedup import METHODS
 from pipeline.explain import Store
-from pipeline.index import read_row
+from pipeline.parquet import read_row, read_table
 from pipeline.pictures import Bar, Html, heading, name, paragraph, percent, place, table
 from pipeline.samples import rank, some_parts, where
 

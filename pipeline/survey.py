@@ -19,10 +19,11 @@ from corpus.recipe import Clean, Recipe
 from corpus.records import Record
 from corpus.snapshots import Input, Tree
 from pipeline.chain import open_chain, record_id
-from pipeline.clean import batches, input_name, read_table, write_table
+from pipeline.clean import batches, input_name
 from pipeline.inputs import find_inputs
 from pipeline.jobs import Output, Stages, Task
 from pipeline.judging import statistics_table
+from pipeline.parquet import read_table, write_table
 from pipeline.refresh import with_absolute_store
 from pipeline.rules import BY_NAME, PRESETS, thresholds
 from pipeline.settled import keep_lists, settle

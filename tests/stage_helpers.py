@@ -14,13 +14,14 @@ from corpus.recipe import Clean, Dedup, Languages
 from corpus.records import Record
 from corpus.snapshots import Part, Tree
 from pipeline.chain import open_chain
-from pipeline.clean import Cleaner, Origin, read_table, write_part
+from pipeline.clean import Cleaner, Origin, write_part
 from pipeline.components import Found
 from pipeline.dedup import judge_share, resolve_parts
 from pipeline.index import Corpus
 from pipeline.jobs import Stages, Task, run_task
 from pipeline.normalize import normalize_text
 from pipeline.pairs import group_partition, verify_share
+from pipeline.parquet import read_table
 from pipeline.signatures import reference_shingles, sign
 
 # Four agents or a busy CI machine share two cores: how long an example takes proves nothing.
