@@ -35,6 +35,11 @@ def join(root: str, *parts: str) -> str:
     return root + ("" if root.endswith("/") else "/") + "/".join(parts)
 
 
+def absolute(path: str) -> str:
+    """Return a path that does not depend on the working directory; links stay as they are."""
+    return path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100 - `resolve` follows
+
+
 def filesystem(path: str) -> tuple[Any, str]:
     """Return the fsspec filesystem of a path and the path as that filesystem spells it."""
     fs, name = fsspec.core.url_to_fs(path)
