@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from corpus.readers import Damage, InputFile, Record, read_records
+from corpus.archives import InputFile
+from corpus.readers import read_records
+from corpus.records import Damage, Record
 
 LIMIT = 2**20
 PAGE = b"<html><p>caf\xe9</p></html>"
