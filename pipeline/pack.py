@@ -19,13 +19,11 @@ from corpus.shards import TokenIds, shard_schema, token_dtype, write_blocks
 from corpus.snapshots import Tree
 from pipeline.formats import Documents, lay_documents, write_rows
 from pipeline.jobs import Output
+from pipeline.kernels import Int64s, UInt64s
 from pipeline.plans import ShardPlan, offsets_of, open_range
 
 # Raised by hand when rows or shard membership change.
 VERSION = 1
-
-Int64s = npt.NDArray[np.int64]
-UInt64s = npt.NDArray[np.uint64]
 
 
 def read_documents(tree: Tree, parts: Sequence[str], low: int, high: int) -> Documents:
