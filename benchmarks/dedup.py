@@ -22,10 +22,8 @@ text-dedup, which the project does not install. Not measured: several cores, rem
 
 import argparse
 import json
-import os
 import random
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,6 +36,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.peers import run_peer
 from benchmarks.signatures import documents
 from corpus.documents import DOCUMENT_SCHEMA, text_hash
 from corpus.recipe import Dedup
@@ -271,12 +270,9 @@ def peer(python: str, code: str, folder: Path, variant: str) -> Outcome:
     """Run another tool in its own interpreter."""
     mine = folder / f"{len(list(folder.iterdir())):02d}"
     mine.mkdir()
-    arguments = [str(folder / "texts.jsonl"), str(mine), variant, str(folder / "few.jsonl")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [python, "-c", code, *arguments], check=True, stdout=subprocess.PIPE, env=environment
-    )
-    result = json.loads(done.stdout.splitlines()[-1])
+    arguments = (folder / "texts.jsonl", mine, variant, folder / "few.jsonl")
+    environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    result = run_peer(python, code, *arguments, environment=environment)
     return Outcome(result["seconds"], set(result["left"]))
 
 

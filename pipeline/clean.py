@@ -217,7 +217,7 @@ def clean_file(tree: Tree, _task: str, source: Input, lineage: Lineage) -> Outpu
         limit = lineage.clean.max_record_bytes
         records = read_records(file, source.format, limit, source.options)
         output = _write_parts(tree, records, (source, ""), lineage)
-        _check_unchanged(file.checksum(), source.checksum, source)
+        check_unchanged(file.checksum(), source.checksum, source)
     finally:
         file.close()
     return output
@@ -234,9 +234,9 @@ def clean_piece(
         records = read_piece(file, source.format, piece, limit, source.options)
         output = _write_parts(tree, records, (source, f"{number:05d}."), lineage)
         if source.format in TABLES:  # where each piece would have to read the whole file
-            _check_unchanged(str(size_bytes(source.path)), str(source.size_bytes), source)
+            check_unchanged(str(size_bytes(source.path)), str(source.size_bytes), source)
         else:
-            _check_unchanged(file.checksum(), piece.checksum, source)
+            check_unchanged(file.checksum(), piece.checksum, source)
     finally:
         file.close()
     return output
@@ -308,7 +308,8 @@ def kept_mask(tree: Tree, part: str, documents: int) -> np.ndarray[tuple[int], n
     return mask
 
 
-def _check_unchanged(found: str, known: str, source: Input) -> None:
+def check_unchanged(found: str, known: str, source: Input) -> None:
+    """Refuse an input whose checksum is not the one that it was listed with."""
     if found != known:
         raise ValueError(
             f"{source.path} changed since it was listed: its checksum was {known} "

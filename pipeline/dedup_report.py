@@ -52,7 +52,7 @@ def _spread_pairs(store: Store, delivery: str) -> list[tuple[str, dict[str, Any]
     threshold = store.recipe.dedup.threshold
     parts = [part for part in store.snapshot.parts if part.snapshot == delivery]
     stretches: list[list[tuple[str, dict[str, Any]]]] = [[] for _ in range(_PAIRS)]
-    for part in some_parts(parts, "minhash", _PARTS_FOR_PAIRS):
+    for part in some_parts(parts, _PARTS_FOR_PAIRS, "minhash"):
         path = store.tree.find(f"duplicates/{part.name}.parquet")
         for row in read_table(path, filters=[("method", "==", "minhash")]).to_pylist():
             above = (row["similarity"] - threshold) / (1 - threshold) if threshold < 1 else 0

@@ -32,6 +32,7 @@ from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
 from pipeline.clean import kept_mask
 from pipeline.jobs import Output
+from pipeline.kernels import Int64s, UInt8s
 from pipeline.parquet import read_table
 from pipeline.sentences import sentence_cuts
 from pipeline.signatures import write_arrow
@@ -40,8 +41,6 @@ from pipeline.spans import bytes_of
 # Raised by hand when ids, sentence starts or word starts change.
 VERSION = 2
 
-UInt8s = npt.NDArray[np.uint8]
-Int64s = npt.NDArray[np.int64]
 
 # Text that is encoded in one go; the working arrays take some ten times it. Guess.
 _BATCH_BYTES = 8 * 2**20

@@ -19,6 +19,9 @@ Int64s = npt.NDArray[np.int64]
 
 # A letter is 0 for a separator, else the lower-case code point, marked where it is its own word.
 SINGLE = 1 << 31
+# Capitals that no table can lower: the dotted I becomes two characters, and sigma looks at its
+# neighbours. All others are one character and alone (Unicode's SpecialCasing.txt).
+SPECIAL_CAPITALS = "\u0130\u03a3"
 
 SEED, GOLDEN = 0xCBF29CE484222325, 0x9E3779B97F4A7C15  # FNV's offset; 2^64 over the golden ratio
 _BLOCK = 2048  # shingles of a pass over the permutations: 8 KiB of halves, to fit the cache. Guess

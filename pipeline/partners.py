@@ -21,11 +21,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels import GOLDEN
-
-Int64s = npt.NDArray[np.int64]
-UInt8s = npt.NDArray[np.uint8]
-UInt64s = npt.NDArray[np.uint64]
+from pipeline.kernels import GOLDEN, Int64s, UInt8s, UInt64s
 
 # The values of a row's next_sentence.
 OTHER, NEXT, ALONE = 0, 1, 2

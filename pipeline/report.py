@@ -176,7 +176,7 @@ def _examples(store: Store, rule: str) -> list[dict[str, Any]]:
     """Return a few drops of a rule, those of least hash in a few parts of least hash."""
     kind = ".dedup" if rule in METHODS else ""
     rows: list[dict[str, Any]] = []
-    for part in some_parts(store.snapshot.parts, rule, _PARTS_PER_RULE):
+    for part in some_parts(store.snapshot.parts, _PARTS_PER_RULE, rule):
         path = store.tree.find(f"dropped/{part.name}{kind}.parquet")
         rows += read_table(path, filters=[("rule", "==", rule)]).to_pylist()
     return sorted(rows, key=rank)[:_EXAMPLES]

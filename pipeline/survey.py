@@ -43,7 +43,7 @@ def survey(recipe: Recipe, out: str) -> Iterator[str]:
         done = stages.run(
             "statistics",
             [
-                Task(f"{input_name(each)}", describe_file, (each, recipe.store, config))
+                Task(f"{input_name(each)}", measure_file, (each, recipe.store, config))
                 for each in inputs
             ],
         )
@@ -63,7 +63,7 @@ def _without_verdicts(config: Clean) -> Clean:
     return config.model_copy(update={**everything, "decontaminate": (), "user_rules": ()})
 
 
-def describe_file(tree: Tree, _task: str, source: Input, store: str, config: Clean) -> Output:
+def measure_file(tree: Tree, _task: str, source: Input, store: str, config: Clean) -> Output:
     """Write the statistics of one raw file."""
     chain = open_chain(store, config)
     every = config.model_copy(update={"rules": PRESETS})
