@@ -18,7 +18,7 @@ Group holds a round of keys and of pairs at a time; verify its share of the pair
 texts. A pair may be written once for every round that finds it; verify takes it once.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -26,9 +26,8 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from corpus.files import is_remote, read_bytes, writing
+from corpus.files import writing
 from corpus.recipe import Dedup
 from corpus.snapshots import Tree
 from pipeline.index import (
@@ -50,6 +49,7 @@ from pipeline.index import (
 from pipeline.jobs import Output
 from pipeline.kernels import UInt32s
 from pipeline.keys import SET_BAND
+from pipeline.parquet import read_rows
 from pipeline.signatures import shingle_sets, sign, write_arrow
 
 # Raised by hand when the edges of a corpus change.
@@ -378,16 +378,3 @@ def read_texts(tree: Tree, corpus: Corpus, documents: UInt64s) -> Iterator[tuple
         path = tree.find(f"clean/{corpus.parts[part].name}.parquet")
         for row, text in zip(rows.tolist(), read_rows(path, rows, "text"), strict=True):
             yield part << ROW_BITS | row, text
-
-
-def read_rows(path: str, rows: Int64s, column: str) -> Iterable[Any]:
-    """Read single rows of a column of a Parquet file, opening only their row groups."""
-    with pq.ParquetFile(path if not is_remote(path) else pa.BufferReader(read_bytes(path))) as file:
-        start = 0
-        for group in range(file.num_row_groups):
-            stop = start + file.metadata.row_group(group).num_rows
-            inside = rows[(rows >= start) & (rows < stop)] - start
-            if len(inside):
-                values = file.read_row_group(group, columns=[column])[column]
-                yield from values.take(pa.array(inside)).to_pylist()
-            start = stop

@@ -24,8 +24,8 @@ from pipeline.index import (
     rows_by_part,
 )
 from pipeline.keys import SET_BAND
-from pipeline.pairs import MEMBER_SCHEMA, PAIR_SCHEMA, group_partition, read_rows, verify_share
-from pipeline.parquet import write_table
+from pipeline.pairs import MEMBER_SCHEMA, PAIR_SCHEMA, group_partition, verify_share
+from pipeline.parquet import read_rows, write_table
 from pipeline.signatures import write_arrow
 
 CONFIG = Dedup(bands=4, rows=1, ngram=2, threshold=0.5, partitions=4)
