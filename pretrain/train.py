@@ -109,7 +109,8 @@ def _take_step(session: Session, step: int) -> dict[str, Any]:
     config, world, engine = session.config, session.world, session.engine
     learning_rate = learning_rate_at(config, step)
     start = time.monotonic()
-    batches = session.stream.train_batches(session.shares, step, world.rank)
+    shares = session.stream.shares_at(step, world.size, config.microbatch_sequences)
+    batches = session.stream.train_batches(shares, step, world.rank)
     labels, tokens = world.sum_floats(
         sum(batch.label_count for batch in batches), sum(batch.token_count for batch in batches)
     )
