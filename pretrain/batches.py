@@ -26,6 +26,7 @@ from pretrain.masking import (
     MaskRule,
     mask_rows,
     mask_rule,
+    rule_at,
     train_keys,
     validation_keys,
 )
@@ -99,7 +100,8 @@ class Stream:
         numbers = first + offsets[offsets >= 0]
         rows, passes = self.order.places(numbers)
         keys = train_keys(self.plan, numbers, rows, passes)
-        drawn = _build(self.train, self.rule, self.plan, (numbers, rows, keys), offsets.size)
+        rule = rule_at(self.rule, self.plan, step)
+        drawn = _build(self.train, rule, self.plan, (numbers, rows, keys), offsets.size)
         return _split(drawn, shares.microbatch_sequences)
 
     def validation_batches(self, shares: Shares, rank: int) -> Iterator[Batch]:
@@ -130,7 +132,8 @@ def _build(
     """Gather and mask rows, `given` as (numbers, rows, keys); fill up to `size` with surplus."""
     numbers, rows, keys = given
     tokens, lengths = data.gather(rows)
-    masked = mask_rows(tokens, lengths, keys, rule)
+    words = data.gather_word_starts(rows) if rule.needs_words else None
+    masked = mask_rows(tokens, lengths, keys, rule, words)
     surplus = size - len(rows)
     starts = next_sentence = None
     if plan.isolate_documents:
