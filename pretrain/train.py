@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,7 +24,7 @@ from corpus.files import check_absolute_in_job, is_remote, write_bytes
 from corpus.recipe import Recipe
 from corpus.snapshots import open_snapshot
 from corpus.training import Pretrain
-from pretrain.batches import HASH_BITS, Stream, hash_batches, open_stream
+from pretrain.batches import HASH_BITS, Batch, Stream, hash_batches, open_stream
 from pretrain.checkpoints import (
     check_identity,
     load_training_state,
@@ -36,6 +37,7 @@ from pretrain.dataset import Shares, derive_keys, verify_shards
 from pretrain.engine import Engine, deepspeed_config
 from pretrain.metrics import Reporter, perplexity
 from pretrain.model import MaskedLanguageModel
+from pretrain.prefetch import Prefetch
 from pretrain.world import World
 
 logger = logging.getLogger(__name__)
@@ -86,13 +88,17 @@ def train(recipe: Recipe, world: World) -> None:
         session, first_step = _open_session(recipe, world)
         _take_steps(session, first_step)
         session.engine.close()
+        session.stream.close()
 
 
 def _take_steps(session: Session, first_step: int) -> None:
     config, run = session.config, run_directory(session.recipe)
-    with Reporter(run, first_step, config.max_steps, session.world.is_first) as reporter:
+    with (
+        Reporter(run, first_step, config.max_steps, session.world.is_first) as reporter,
+        Prefetch(partial(_draw, session), config.max_steps) as drawn,
+    ):
         for step in range(first_step, config.max_steps):
-            values = _take_step(session, step)
+            values = _take_step(session, step, drawn)
             if _is_due(config, step, config.validate_every_steps):
                 values |= _validate(session)
             reporter.report(step, values)
@@ -104,12 +110,22 @@ def _is_due(config: Pretrain, step: int, every_steps: int) -> bool:
     return step + 1 == config.max_steps or (step + 1) % every_steps == 0
 
 
-def _take_step(session: Session, step: int) -> dict[str, Any]:
+def _draw(session: Session, step: int) -> tuple[list[Batch], int]:
+    """Draw this rank's microbatches of a step, with their hash."""
+    config, world = session.config, session.world
+    shares = session.stream.shares_at(step, world.size, config.microbatch_sequences)
+    batches = session.stream.train_batches(shares, step, world.rank)
+    return batches, hash_batches(batches)
+
+
+def _take_step(
+    session: Session, step: int, drawn: Prefetch[tuple[list[Batch], int]]
+) -> dict[str, Any]:
     """Make one update on global batch `step` and give its numbers."""
     config, world, engine = session.config, session.world, session.engine
     learning_rate = learning_rate_at(config, step)
     start = time.monotonic()
-    batches = session.stream.train_batches(session.shares, step, world.rank)
+    batches, batch_hash = drawn.take(step)
     labels, tokens = world.sum_floats(
         sum(batch.label_count for batch in batches), sum(batch.token_count for batch in batches)
     )
@@ -128,8 +144,9 @@ def _take_step(session: Session, step: int) -> dict[str, Any]:
         "gradient_norm": norm,
         "labels": int(labels),
         "tokens": int(tokens),
-        "batch_hash": f"{world.sum_integer(hash_batches(batches), HASH_BITS):064x}",
+        "batch_hash": f"{world.sum_integer(batch_hash, HASH_BITS):064x}",
         "seconds": round(time.monotonic() - start, 6),
+        "data_wait_seconds": round(drawn.wait_seconds, 6),
     }
 
 
@@ -189,8 +206,9 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
     newest = newest_checkpoint(run)
     if newest:
         check_identity(newest[0], newest[1].identity, identity)
-    verify_shards(recipe.store, snapshot, world.rank, world.size)
-    stream = open_stream(recipe.store, snapshot, identity.plan)
+    if config.cache is None or not is_remote(recipe.store):  # a cache verifies what it takes
+        verify_shards(recipe.store, snapshot, world.rank, world.size)
+    stream = open_stream(recipe.store, snapshot, identity.plan, config)
     if stream.validation.count == 0 and world.is_first:
         logger.warning("snapshot %s has no validation sequences: none is made", snapshot.label)
     shares = Shares(config.batch_sequences, world.size, config.microbatch_sequences)
