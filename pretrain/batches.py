@@ -38,6 +38,8 @@ class Batch:
     lengths: torch.Tensor
     slots: torch.Tensor
     labels: torch.Tensor
+    starts: torch.Tensor | None = None
+    next_sentence: torch.Tensor | None = None
 
     @property
     def label_count(self) -> int:

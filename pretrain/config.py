@@ -33,6 +33,7 @@ class ModelShape(Section):
     feedforward_width: int = Field(ge=1, description="inner size of the feed-forward layers")
     vocab_size: int = Field(ge=6, description="entries of the tokenizer")
     sequence_length: int = Field(ge=1, description="tokens a row")
+    next_sentence: bool = Field(False, description="a head for next sentences is trained along")
 
     @property
     def max_positions(self) -> int:
@@ -40,7 +41,7 @@ class ModelShape(Section):
         return self.sequence_length + 2
 
 
-def model_shape(preset: str, snapshot: Snapshot) -> ModelShape:
+def model_shape(preset: str, snapshot: Snapshot, next_sentence: bool = False) -> ModelShape:
     """Fit a preset to the vocabulary and the sequence length of a snapshot."""
     layers, width, heads, feedforward_width = PRESETS[preset]
     return ModelShape(
@@ -50,6 +51,7 @@ def model_shape(preset: str, snapshot: Snapshot) -> ModelShape:
         feedforward_width=feedforward_width,
         vocab_size=snapshot.vocab_size,
         sequence_length=snapshot.sequence_length,
+        next_sentence=next_sentence,
     )
 
 
