@@ -66,7 +66,7 @@ def attend(
         return out.view(rows, length, *out.shape[1:])
     if reach.bounds_N is not None and reach.keys_B11S is None:
         out = _attend_each(*(part.flatten(0, 1) for part in parts), reach.bounds_N, dropout)
-        return out.view(rows, length, *out.shape[1:])
+        return out.view(rows, length, *out.shape[1:])  # type: ignore[no-any-return]
     return _attend_rows(*parts, reach.keys_B11S, dropout)
 
 

@@ -6,6 +6,7 @@ stage, learning rate and model size are not in it, so they may change when a run
 """
 
 import hashlib
+import math
 
 import orjson
 from pydantic import Field
@@ -104,11 +105,18 @@ class Identity(Section):
 
 
 def learning_rate_at(config: Pretrain, step: int) -> float:
-    """Give the learning rate of a step, counted from 0: linear warmup, then linear decay to 0.
+    """Give the learning rate of a step, counted from 0: linear warmup, then decay to 0.
 
-    Peak 1, 2 warmup steps, 6 steps in all -> [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    Peak 1, 2 warmup steps, 6 steps in all:
+    linear -> [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]; cosine -> [0.5, 1.0, 1.0, 0.85, 0.5, 0.15];
+    trapezoidal with 2 steps of decay -> [0.5, 1.0, 1.0, 1.0, 1.0, 0.5]
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    left = (config.max_steps - step) / max(1, config.max_steps - config.warmup_steps)
+    decay = config.max_steps - config.warmup_steps
+    if config.schedule == "trapezoidal":
+        decay = config.last_steps
+    left = min(1.0, (config.max_steps - step) / max(1, decay))
+    if config.schedule == "cosine":
+        left = (1 - math.cos(math.pi * left)) / 2
     return config.learning_rate * left

@@ -27,6 +27,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from corpus.tokenizer import PAD_ID
+from corpus.training import Pretrain
 from pretrain.attention import Reach, attend, reach_of
 from pretrain.config import ModelShape
 
@@ -286,6 +287,18 @@ class MaskedLanguageModel(nn.Module):
     def _masked_loss(self, x_BMD: Tensor, labels_BM: Tensor) -> Tensor:
         logits_BMV = self.lm_head(x_BMD, self.decoder_weight)
         return _summed_loss(logits_BMV.flatten(0, 1), labels_BM.flatten())
+
+
+def make_model(shape: ModelShape, config: Pretrain) -> MaskedLanguageModel:
+    """Make the model of a recipe."""
+    return MaskedLanguageModel(
+        shape,
+        config.dropout,
+        config.seed,
+        config.attention_dropout,
+        config.recompute_activations,
+        config.vocabulary_multiple,
+    )
 
 
 def _summed_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -280,7 +280,7 @@ def test_attention_may_drop_out_otherwise_than_the_rest(batch: Batch) -> None:
     assert model(*arguments).item() != model(*arguments).item()
     model = MaskedLanguageModel(SHAPE, 0.5, seed=1, attention_dropout=0.0)
     layer = model.roberta.encoder["layer"][0]  # type: ignore[index]
-    assert layer.attention["self"].dropout == 0.0  # type: ignore[index]
+    assert layer.attention["self"].dropout == 0.0
     assert model(*arguments).item() != model(*arguments).item()
 
 
