@@ -86,6 +86,15 @@ class Pretrain(Section):
         return self
 
     @model_validator(mode="after")
+    def _compiled_model_is_whole(self) -> "Pretrain":
+        if self.compile and self.zero_stage == 3:
+            raise ValueError(
+                "compile needs zero_stage 2 or lower: 3 gathers the parameters of every layer "
+                "while it runs, which cannot be compiled"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _schedule_fits(self) -> "Pretrain":
         if self.decay_steps is not None and self.schedule != "trapezoidal":
             raise ValueError(f"decay_steps is for schedule trapezoidal, not {self.schedule}")

@@ -1,8 +1,8 @@
 """DeepSpeed ZeRO behind five verbs, and the only file that knows it.
 
 One derived configuration (`deepspeed_config`, saved with the run); optimizer (optimizers.py) and
-learning rate are ours, the latter set at every step. Stage 1 in bf16 runs DeepSpeed's BF16_Optimizer, which
-accumulates gradients in fp32 and communicates once a step.
+learning rate are ours, the latter set at every step. Stage 1 in bf16 runs DeepSpeed's
+BF16_Optimizer, which accumulates gradients in fp32 and communicates once a step.
 
 The loss is exact: each microbatch's *sum* over labels is scaled by ranks / global labels, without
 DeepSpeed's division by the accumulation steps, and DeepSpeed averages gradients over ranks. So
@@ -70,6 +70,10 @@ class Engine:
         self._world = world
         self._norm: float | None = None
         self.begin_step(shares)
+        if config.compile:
+            _check_compiler(world.device)
+            # Within DeepSpeed, whose own `compile` compiles its hooks too and fails (0.19.8).
+            model.forward = torch.compile(model.forward, dynamic=False)  # type: ignore[method-assign]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it imports is deprecated in many places
             deepspeed = _import_deepspeed()
@@ -82,9 +86,6 @@ class Engine:
                 config=deepspeed_config(config, shares),
                 dist_init_required=False,
             )
-            if config.compile:
-                _check_compiler(world.device)
-                self._engine.compile(compile_kwargs={"dynamic": False})
         # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 deprecates.
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
         self._tools = importlib.import_module("deepspeed.utils")
