@@ -108,7 +108,8 @@ def _adam_direction(gradient: Tensor, state: dict[str, Tensor], group: Group) ->
     state["exp_avg"].lerp_(gradient, 1 - beta1)
     state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
     spread = (state["exp_avg_sq"] / (1 - beta2**step)).sqrt_()
-    return state["exp_avg"] / (1 - beta1**step) / (spread + group["eps"])
+    direction: Tensor = state["exp_avg"] / (1 - beta1**step) / (spread + group["eps"])
+    return direction
 
 
 def _lamb_update(
@@ -149,7 +150,7 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     """Bring the singular values of a matrix near 1, into about [0.7, 1.2]."""
     a, b, c = _QUINTIC
     is_tall = matrix.shape[0] > matrix.shape[1]
-    wide = matrix.T if is_tall else matrix
+    wide: Tensor = matrix.T if is_tall else matrix
     wide = wide / (wide.norm() + 1e-7)  # no division by zero: Jordan et al. 2024
     for _ in range(_QUINTIC_STEPS):
         gram = wide @ wide.T
