@@ -34,9 +34,9 @@ from pretrain.checkpoints import (
 )
 from pretrain.config import Identity, data_plan, learning_rate_at, model_shape
 from pretrain.dataset import Shares, derive_keys, verify_shards
-from pretrain.engine import Engine, deepspeed_config
+from pretrain.engine import Engine, deepspeed_config, pair_count
 from pretrain.metrics import Reporter, perplexity
-from pretrain.model import MaskedLanguageModel
+from pretrain.model import make_model
 from pretrain.prefetch import Prefetch
 from pretrain.world import World
 
@@ -112,10 +112,12 @@ def _is_due(config: Pretrain, step: int, every_steps: int) -> bool:
 
 def _draw(session: Session, step: int) -> tuple[list[Batch], int]:
     """Draw this rank's microbatches of a step, with their hash."""
-    config, world = session.config, session.world
-    shares = session.stream.shares_at(step, world.size, config.microbatch_sequences)
-    batches = session.stream.train_batches(shares, step, world.rank)
+    batches = session.stream.train_batches(_shares(session, step), step, session.world.rank)
     return batches, hash_batches(batches)
+
+
+def _shares(session: Session, step: int) -> Shares:
+    return session.stream.shares_at(step, session.world.size, session.config.microbatch_sequences)
 
 
 def _take_step(
@@ -126,22 +128,30 @@ def _take_step(
     learning_rate = learning_rate_at(config, step)
     start = time.monotonic()
     batches, batch_hash = drawn.take(step)
-    labels, tokens = world.sum_floats(
-        sum(batch.label_count for batch in batches), sum(batch.token_count for batch in batches)
+    labels, tokens, pairs = world.sum_floats(
+        sum(batch.label_count for batch in batches),
+        sum(batch.token_count for batch in batches),
+        sum(map(pair_count, batches)),
     )
     engine.set_learning_rate(learning_rate)
-    losses = [
-        engine.train(batch, int(labels), _dropout_seed(session, step, at))
+    engine.begin_step(_shares(session, step))
+    sums = [
+        engine.train(batch, int(labels), _dropout_seed(session, step, at), int(pairs))
         for at, batch in enumerate(batches)
     ]
-    loss = world.sum_floats(math.fsum(map(float, losses)))[0] / max(1.0, labels)
+    columns = zip(*(each.tolist() for each in sums), strict=True)
+    loss_sum, *pair_sum = world.sum_floats(*map(math.fsum, columns))
+    loss = loss_sum / max(1.0, labels)
+    pair_loss = {"next_sentence_loss": pair_sum[0] / max(1.0, pairs)} if pair_sum else {}
     norm = engine.gradient_norm()
     if not math.isfinite(loss) or (norm is not None and not math.isfinite(norm)):
         raise ValueError(_diverged(session, step, loss, norm))
     return {
         "loss": loss,
+        **pair_loss,
         "learning_rate": learning_rate,
         "gradient_norm": norm,
+        "skipped_steps": engine.skipped_steps(),
         "labels": int(labels),
         "tokens": int(tokens),
         "batch_hash": f"{world.sum_integer(batch_hash, HASH_BITS):064x}",
@@ -216,7 +226,7 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
     if world.is_first:
         _write_json(run, RECIPE, recipe.model_dump(mode="json"))
         _write_json(run, "deepspeed.json", deepspeed_config(config, shares))
-    model = MaskedLanguageModel(identity.model, config.dropout, config.seed)
+    model = make_model(identity.model, config)
     state = load_training_state(*newest) if newest else None
     if state:
         model.load_state_dict({name: kinds["weight"] for name, kinds in state.items()})
