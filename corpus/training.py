@@ -26,6 +26,15 @@ class Pretrain(Section):
     processes: int = Field(1, ge=1, description="ranks on this machine")
     checkpoint_every_steps: int = Field(1000, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that stay")
+    keep_checkpoint_every_steps: int | None = Field(
+        None, ge=1, description="checkpoints of steps that this divides stay for good"
+    )
+    checkpoint_root: str | None = Field(
+        None, description="path or URL below which checkpoints go instead of `run`"
+    )
+    init_from: str | None = Field(
+        None, description="exported checkpoint whose weights a new run begins with"
+    )
     validate_every_steps: int = Field(1000, ge=1, description="steps between validations")
     validation_sequences: int = Field(
         1024, ge=1, description="at most this many validation rows, spread over all of them"
