@@ -40,6 +40,7 @@ from pretrain.engine import Engine, deepspeed_config
 from pretrain.initial import fingerprint_start, read_start
 from pretrain.metrics import Reporter, perplexity
 from pretrain.model import MaskedLanguageModel
+from pretrain.preemption import Notice, PreemptedError
 from pretrain.world import World
 from pretrain.writer import CheckpointWriter
 
@@ -92,17 +93,19 @@ def is_complete(recipe: Recipe) -> bool:
     return newest is not None and newest[1].step >= recipe.pretrain.max_steps
 
 
-def train(recipe: Recipe, world: World) -> None:
-    """Train until the last step, from the newest checkpoint if there is one."""
+def train(recipe: Recipe, world: World, notice: Notice) -> None:
+    """Train until the last step or a notice, from the newest checkpoint if there is one."""
     with _sole_user(run_directory(recipe), world):
         session, first_step = _open_session(recipe, world)
-        _take_steps(session, first_step)
-        if session.writer:
-            session.writer.close()
+        try:
+            _take_steps(session, first_step, notice)
+        finally:
+            if session.writer:
+                session.writer.close()
         session.engine.close()
 
 
-def _take_steps(session: Session, first_step: int) -> None:
+def _take_steps(session: Session, first_step: int, notice: Notice) -> None:
     config, run = session.config, run_directory(session.recipe)
     with Reporter(run, first_step, config.max_steps, session.world.is_first) as reporter:
         for step in range(first_step, config.max_steps):
@@ -112,8 +115,14 @@ def _take_steps(session: Session, first_step: int) -> None:
             if _is_due(config, step, config.validate_every_steps):
                 values |= _validate(session)
             reporter.report(step, values)
-            if _is_due(config, step, config.checkpoint_every_steps):
+            told = step + 1 < config.max_steps and notice.arrives(session.world)
+            if told or _is_due(config, step, config.checkpoint_every_steps):
                 reporter.note(_checkpoint(session, step + 1))
+            if told and notice.ends_run:
+                raise PreemptedError(
+                    f"told to end after {step + 1:,} steps: their checkpoint is written, the same "
+                    "command goes on from it"
+                )
 
 
 def _is_due(config: Pretrain, step: int, every_steps: int) -> bool:
