@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from pretrain_helpers import (
     REPOSITORY,
     column,
     make_recipe,
-    wait_for_steps,
     write_recipe,
     write_snapshot,
 )
@@ -25,6 +24,7 @@ from pretrain.metrics import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
+PATIENCE_SECONDS = 600.0
 # Enough steps that a run is still at it when something happens to it.
 LONG: dict[str, Any] = {"max_steps": 150, "checkpoint_every_steps": 20, "validate_every_steps": 150}
 
@@ -59,7 +59,30 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     cluster.shutdown()
 
 
-def start(recipe: Path, address: str | None = None) -> "subprocess.Popen[str]":
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a driver; one that still runs at the end of the test is ended, with its Ray."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(recipe: Path, address: str | None = None) -> "subprocess.Popen[str]":
+        started.append(start_driver(recipe, address))
+        return started[-1]
+
+    yield begin
+    for driver in started:
+        below = psutil.Process(driver.pid).children(recursive=True) if driver.poll() is None else []
+        driver.terminate()
+        driver.wait(60)
+        assert driver.stdout is not None
+        driver.stdout.close()
+        for process in psutil.wait_procs(below, timeout=20)[1]:
+            process.kill()
+
+
+def start_driver(recipe: Path, address: str | None) -> "subprocess.Popen[str]":
     extra = {"RAY_ADDRESS": address} if address else {}
     return subprocess.Popen(
         [sys.executable, "-m", "pretrain", "train", str(recipe)],
@@ -68,8 +91,17 @@ def start(recipe: Path, address: str | None = None) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
+def wait_for_steps(driver: "subprocess.Popen[str]", run: Path, steps: int) -> None:
+    """Wait until a run has recorded that many steps; Ray starts a dozen processes first."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while len(read_metrics(str(run))) < steps:
+        assert driver.poll() is None, driver.communicate()[0]
+        assert time.monotonic() < deadline, f"no {steps} steps in {run}"
+        time.sleep(0.01)
+
+
 def finish(driver: "subprocess.Popen[str]") -> str:
-    out = driver.communicate(timeout=280)[0]
+    out = driver.communicate(timeout=PATIENCE_SECONDS)[0]
     assert driver.returncode == 0, out
     return out
 
@@ -78,7 +110,7 @@ def group_sizes(out: str) -> list[int]:
     return [int(size) for size in re.findall(r"training begins on (\d+) ranks", out)]
 
 
-def test_ray_on_this_machine_stays_on_loopback(store: Path, tmp_path: Path) -> None:
+def test_ray_on_this_machine_stays_on_loopback(store: Path, start: Start, tmp_path: Path) -> None:
     run = tmp_path / "run"
     recipe = make_recipe(store, run, ray_workers=2, max_steps=40, validate_every_steps=40)
     driver = start(write_recipe(recipe, tmp_path / "recipe.yaml"))
@@ -99,12 +131,14 @@ def test_ray_on_this_machine_stays_on_loopback(store: Path, tmp_path: Path) -> N
     assert max(abs(a - b) for a, b in pairs) < 1e-5
 
 
-def test_a_mistake_is_one_line_and_not_tried_again(store: Path, tmp_path: Path) -> None:
+def test_a_mistake_is_one_line_and_not_tried_again(
+    store: Path, start: Start, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     run_training(make_recipe(store, run, max_steps=2))
     recipe = make_recipe(store, run, ray_workers=1, max_steps=4, seed=8)
     driver = start(write_recipe(recipe, tmp_path / "recipe.yaml"))
-    out = driver.communicate(timeout=280)[0]
+    out = driver.communicate(timeout=PATIENCE_SECONDS)[0]
     assert driver.returncode == 2, out
     assert "error: " in out.splitlines()[-1]
     assert "data plan seed 7, the recipe gives 8" in out.splitlines()[-1]
@@ -115,6 +149,7 @@ def test_a_killed_node_does_not_show(
     store: Path,
     uninterrupted: Path,
     nodes: Any,  # noqa: ANN401 - Ray's cluster
+    start: Start,
     tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
@@ -134,6 +169,7 @@ def test_a_notice_is_answered_by_a_checkpoint(
     store: Path,
     uninterrupted: Path,
     nodes: Any,  # noqa: ANN401 - Ray's cluster
+    start: Start,
     tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
@@ -147,7 +183,7 @@ def test_a_notice_is_answered_by_a_checkpoint(
     while not list(run.glob("checkpoints/*/state.json")):
         assert driver.poll() is None, driver.communicate()[0]
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.02)
     steps = len(read_metrics(str(run)))
     nodes.remove_node(doomed, allow_graceful=False)
     assert steps < 150

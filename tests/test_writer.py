@@ -8,9 +8,15 @@ from typing import Any
 import pytest
 from test_checkpoints import IDENTITY, STATE
 
+from corpus.files import read_bytes
 from corpus.training import Pretrain
 from pretrain import writer as writer_module
-from pretrain.checkpoints import list_checkpoints, load_training_state, newest_checkpoint
+from pretrain.checkpoints import (
+    list_checkpoints,
+    load_training_state,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from pretrain.writer import CheckpointFailedError, CheckpointWriter
 
 
@@ -29,11 +35,10 @@ def writer(tmp_path: Path) -> Iterator[CheckpointWriter]:
 def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Hold every write until the gate is opened."""
     opened = threading.Event()
-    save = writer_module.save_checkpoint
 
     def held(*arguments: Any) -> str:  # noqa: ANN401
         assert opened.wait(30)
-        return save(*arguments)
+        return save_checkpoint(*arguments)
 
     monkeypatch.setattr(writer_module, "save_checkpoint", held)
     return opened
@@ -126,4 +131,4 @@ def test_elsewhere_a_checkpoint_carries_the_metrics_of_its_steps(
     writer.close()
     found = newest_checkpoint(root)
     assert found is not None
-    assert writer_module.read_bytes(f"{found[0]}/metrics.jsonl") == b'{"step":0}\n'
+    assert read_bytes(f"{found[0]}/metrics.jsonl") == b'{"step":0}\n'
