@@ -36,7 +36,8 @@ class Pretrain(Section):
         None, description="exported checkpoint whose weights a new run begins with"
     )
     ray_workers: int | tuple[int, int] | None = Field(
-        None, description="ranks on a Ray cluster, or [fewest, most] of them, as there is room"
+        None,
+        description="ranks on a Ray cluster instead of `processes`: a number or [fewest, most]",
     )
     ray_worker_cpus: int = Field(1, ge=1, description="cores that Ray reserves for a rank")
     ray_max_failures: int = Field(
@@ -64,8 +65,6 @@ class Pretrain(Section):
             raise ValueError(
                 f"ray_workers is {self.ray_workers}: give a number from 1, or [fewest, most]"
             )
-        if self.processes > 1:
-            raise ValueError("processes and ray_workers are both given: ranks are one or the other")
         return self
 
     @property

@@ -109,8 +109,7 @@ def _take_steps(session: Session, first_step: int, notice: Notice) -> None:
     config, run = session.config, run_directory(session.recipe)
     with Reporter(run, first_step, config.max_steps, session.world.is_first) as reporter:
         for step in range(first_step, config.max_steps):
-            if session.writer:
-                session.writer.raise_error()
+            _tell_of_checkpoint(session, reporter)
             values = _take_step(session, step)
             if _is_due(config, step, config.validate_every_steps):
                 values |= _validate(session)
@@ -119,10 +118,20 @@ def _take_steps(session: Session, first_step: int, notice: Notice) -> None:
             if told or _is_due(config, step, config.checkpoint_every_steps):
                 reporter.note(_checkpoint(session, step + 1))
             if told and notice.ends_run:
+                _tell_of_checkpoint(session, reporter, wait=True)
                 raise PreemptedError(
                     f"told to end after {step + 1:,} steps: their checkpoint is written, the same "
                     "command goes on from it"
                 )
+
+        _tell_of_checkpoint(session, reporter, wait=True)
+
+
+def _tell_of_checkpoint(session: Session, reporter: Reporter, wait: bool = False) -> None:
+    """Say that a checkpoint is written, or raise what went wrong with it."""
+    news = session.writer.news(wait) if session.writer else None
+    if news:
+        reporter.note(news)
 
 
 def _is_due(config: Pretrain, step: int, every_steps: int) -> bool:
