@@ -70,7 +70,7 @@ class Pretrain(Section):
     @property
     def worker_range(self) -> tuple[int, int]:
         """The fewest and the most ranks on a Ray cluster."""
-        workers = self.ray_workers or 1
+        workers = 1 if self.ray_workers is None else self.ray_workers
         return (workers, workers) if isinstance(workers, int) else workers
 
     @model_validator(mode="after")
