@@ -9,6 +9,8 @@ from corpus.recipe import load_recipe
 from pretrain.explain import explain_step
 from pretrain.export import export
 from pretrain.launch import RankFailedError, configure_logging, run_training
+from pretrain.preemption import EXIT_STATUS, PreemptedError
+from pretrain.writer import CheckpointFailedError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,9 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except RankFailedError as error:
+    except (RankFailedError, CheckpointFailedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except PreemptedError as error:
+        print(error, file=sys.stderr)
+        return EXIT_STATUS
     return 0
 
 
@@ -37,6 +42,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pretrain", description=__doc__)
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher gives it
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser(
         "train", help="train as a recipe says; the same command again goes on where it stopped"

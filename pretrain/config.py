@@ -167,6 +167,9 @@ class Identity(Section):
     tokenizer: str = Field(description="fingerprint of the tokenizer")
     model: ModelShape
     plan: DataPlan
+    start: str | None = Field(
+        None, description="SHA-256 of the exported weights that it began with; None: drawn by seed"
+    )
 
 
 def learning_rate_at(config: Pretrain, step: int) -> float:

@@ -22,27 +22,32 @@ import orjson
 
 from corpus.files import check_absolute_in_job, is_remote, write_bytes
 from corpus.recipe import Recipe
-from corpus.snapshots import open_snapshot
+from corpus.snapshots import Snapshot, open_snapshot
 from corpus.training import Pretrain
 from pretrain.batches import HASH_BITS, Batch, Stream, hash_batches, open_stream
 from pretrain.checkpoints import (
+    RECIPE,
+    CheckpointState,
     check_identity,
+    checkpoint_path,
     load_training_state,
     newest_checkpoint,
-    prune_checkpoints,
-    save_checkpoint,
+    read_state,
+    restore_metrics,
 )
 from pretrain.config import Identity, data_plan, learning_rate_at, model_shape
 from pretrain.dataset import Shares, derive_keys, verify_shards
 from pretrain.engine import Engine, deepspeed_config, pair_count
+from pretrain.initial import fingerprint_start, read_start
 from pretrain.metrics import Reporter, perplexity
 from pretrain.model import make_model
+from pretrain.preemption import Notice, PreemptedError
 from pretrain.prefetch import Prefetch
 from pretrain.world import World
+from pretrain.writer import CheckpointWriter
 
 logger = logging.getLogger(__name__)
 
-RECIPE = "recipe.json"
 _DROPOUT_DOMAIN = 4
 _LOCK_PATIENCE_SECONDS = 10.0  # the ranks of a killed run need a moment to end
 
@@ -57,6 +62,7 @@ class Session:
     shares: Shares
     engine: Engine
     world: World
+    writer: CheckpointWriter | None  # on the first rank
 
     @property
     def config(self) -> Pretrain:
@@ -76,34 +82,62 @@ def run_directory(recipe: Recipe) -> str:
     return run
 
 
+def checkpoint_root(recipe: Recipe) -> str:
+    """Return the root of a recipe's checkpoints, checked."""
+    root = recipe.pretrain.checkpoint_root or run_directory(recipe)
+    check_absolute_in_job("pretrain.checkpoint_root", root)
+    return root
+
+
 def is_complete(recipe: Recipe) -> bool:
     """Tell whether the run has taken all its steps already."""
-    newest = newest_checkpoint(run_directory(recipe))
+    newest = newest_checkpoint(checkpoint_root(recipe))
     return newest is not None and newest[1].step >= recipe.pretrain.max_steps
 
 
-def train(recipe: Recipe, world: World) -> None:
-    """Train until the last step, from the newest checkpoint if there is one."""
+def train(recipe: Recipe, world: World, notice: Notice) -> None:
+    """Train until the last step or a notice, from the newest checkpoint if there is one."""
     with _sole_user(run_directory(recipe), world):
         session, first_step = _open_session(recipe, world)
-        _take_steps(session, first_step)
+        try:
+            _take_steps(session, first_step, notice)
+        finally:
+            if session.writer:
+                session.writer.close()
         session.engine.close()
         session.stream.close()
 
 
-def _take_steps(session: Session, first_step: int) -> None:
+def _take_steps(session: Session, first_step: int, notice: Notice) -> None:
     config, run = session.config, run_directory(session.recipe)
     with (
         Reporter(run, first_step, config.max_steps, session.world.is_first) as reporter,
         Prefetch(partial(_draw, session), config.max_steps) as drawn,
     ):
         for step in range(first_step, config.max_steps):
+            _tell_of_checkpoint(session, reporter)
             values = _take_step(session, step, drawn)
             if _is_due(config, step, config.validate_every_steps):
                 values |= _validate(session)
             reporter.report(step, values)
-            if _is_due(config, step, config.checkpoint_every_steps):
+            told = step + 1 < config.max_steps and notice.arrives(session.world)
+            if told or _is_due(config, step, config.checkpoint_every_steps):
                 reporter.note(_checkpoint(session, step + 1))
+            if told and notice.ends_run:
+                _tell_of_checkpoint(session, reporter, wait=True)
+                raise PreemptedError(
+                    f"told to end after {step + 1:,} steps: their checkpoint is written, the same "
+                    "command goes on from it"
+                )
+
+        _tell_of_checkpoint(session, reporter, wait=True)
+
+
+def _tell_of_checkpoint(session: Session, reporter: Reporter, wait: bool = False) -> None:
+    """Say that a checkpoint is written, or raise what went wrong with it."""
+    news = session.writer.news(wait) if session.writer else None
+    if news:
+        reporter.note(news)
 
 
 def _is_due(config: Pretrain, step: int, every_steps: int) -> bool:
@@ -190,32 +224,38 @@ def _validate(session: Session) -> dict[str, float]:
 
 
 def _checkpoint(session: Session, step: int) -> str:
-    """Gather the state by name on every rank, write it on the first, and say so."""
+    """Gather the state by name on every rank, let the first begin to write it, and say so."""
+    start = time.monotonic()
+    waited = session.writer.wait_for_checkpoint() if session.writer else 0.0
     gathered = {}
     for name, tensors in session.engine.gather_state():
-        if session.world.is_first:
+        if session.writer:
             gathered[name] = tensors
-    if session.world.is_first:
-        run, recipe = run_directory(session.recipe), session.recipe.model_dump(mode="json")
-        save_checkpoint(run, step, session.identity, recipe, gathered)
-        prune_checkpoints(run, session.config.keep_checkpoints)
-    session.world.wait()
-    return f"wrote the checkpoint of step {step:,}"
+    if session.writer:
+        session.writer.save_checkpoint(step, session.identity, gathered)
+    held_up = time.monotonic() - start
+    return (
+        f"checkpoint of step {step:,} is being written: the step was held up {held_up:.2f} s, "
+        f"{waited:.2f} s of it by the one before"
+    )
+
+
+def _newest(root: str, world: World) -> tuple[str, CheckpointState] | None:
+    """Find the newest checkpoint, the same on every rank: one may just be coming or going."""
+    found = newest_checkpoint(root) if world.is_first else None
+    step = world.agree(found[1].step if found else 0)
+    if step == 0:
+        return None
+    path = checkpoint_path(root, step)
+    return path, read_state(path)
 
 
 def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
     """Open data, model and checkpoint; return them with the step to take next."""
-    config, run = recipe.pretrain, run_directory(recipe)
+    config, run, root = recipe.pretrain, run_directory(recipe), checkpoint_root(recipe)
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
-    identity = Identity(
-        snapshot_label=snapshot.label,
-        tokenizer=snapshot.tokenizer,
-        model=model_shape(config.preset, snapshot),
-        plan=data_plan(config, snapshot),
-    )
-    newest = newest_checkpoint(run)
-    if newest:
-        check_identity(newest[0], newest[1].identity, identity)
+    newest = _newest(root, world)
+    identity = _identify(config, snapshot, newest)
     if config.cache is None or not is_remote(recipe.store):  # a cache verifies what it takes
         verify_shards(recipe.store, snapshot, world.rank, world.size)
     stream = open_stream(recipe.store, snapshot, identity.plan, config)
@@ -223,18 +263,45 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
         logger.warning("snapshot %s has no validation sequences: none is made", snapshot.label)
     shares = Shares(config.batch_sequences, world.size, config.microbatch_sequences)
     world.wait()
+    writer = None
     if world.is_first:
         _write_json(run, RECIPE, recipe.model_dump(mode="json"))
         _write_json(run, "deepspeed.json", deepspeed_config(config, shares))
+        writer = CheckpointWriter(root, config, recipe.model_dump(mode="json"))
+        if newest:
+            restore_metrics(*newest, run)
     model = make_model(identity.model, config)
     state = load_training_state(*newest) if newest else None
     if state:
         model.load_state_dict({name: kinds["weight"] for name, kinds in state.items()})
+    elif config.init_from and identity.start:
+        wanted = dict(model.named_parameters())
+        model.load_state_dict(read_start(config.init_from, identity.start, wanted))
     engine = Engine(model, config, shares, world)
     first_step = newest[1].step if newest else 0
     if state:
         engine.restore_state(state, first_step)
-    return Session(recipe, identity, stream, shares, engine, world), first_step
+    return Session(recipe, identity, stream, shares, engine, world, writer), first_step
+
+
+def _identify(
+    config: Pretrain, snapshot: Snapshot, newest: tuple[str, CheckpointState] | None
+) -> Identity:
+    """Say what the run is made of; a checkpoint made of something else is refused."""
+    shape, start = model_shape(config.preset, snapshot), None
+    if config.init_from:
+        start = newest[1].identity.start if newest else None
+        start = start or fingerprint_start(config.init_from, shape, snapshot.tokenizer)
+    identity = Identity(
+        snapshot_label=snapshot.label,
+        tokenizer=snapshot.tokenizer,
+        model=shape,
+        plan=data_plan(config, snapshot),
+        start=start,
+    )
+    if newest:
+        check_identity(newest[0], newest[1].identity, identity)
+    return identity
 
 
 def _write_json(run: str, name: str, values: dict[str, Any]) -> None:
