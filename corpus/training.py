@@ -30,6 +30,9 @@ class Pretrain(Section):
     validation_sequences: int = Field(
         1024, ge=1, description="at most this many validation rows, spread over all of them"
     )
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        (), description="where the metrics go beside metrics.jsonl; each has to be installed"
+    )
     precision: Literal["fp32", "bf16"] = Field("bf16", description="of weights and activations")
     dropout: float = Field(0.1, ge=0, lt=1, description="hidden and attention dropout")
     weight_decay: float = Field(0.01, ge=0, description="decoupled, not on biases and norms")

@@ -34,8 +34,10 @@ from pretrain.checkpoints import (
 from pretrain.config import Identity, data_plan, learning_rate_at, model_shape
 from pretrain.dataset import Shares, derive_keys, verify_shards
 from pretrain.engine import Engine, deepspeed_config
+from pretrain.flops import attended_pairs, device_name, peak_flops, train_flops
 from pretrain.metrics import Reporter, perplexity
 from pretrain.model import MaskedLanguageModel
+from pretrain.trackers import check_trackers, open_trackers
 from pretrain.world import World
 
 logger = logging.getLogger(__name__)
@@ -90,7 +92,9 @@ def train(recipe: Recipe, world: World) -> None:
 
 def _take_steps(session: Session, first_step: int) -> None:
     config, run = session.config, run_directory(session.recipe)
-    with Reporter(run, first_step, config.max_steps, session.world.is_first) as reporter:
+    active, peak = session.world.is_first, _peak(session)
+    trackers = open_trackers(config, run, first_step) if active else []
+    with Reporter(run, first_step, config.max_steps, active, peak, trackers) as reporter:
         for step in range(first_step, config.max_steps):
             values = _take_step(session, step)
             if _is_due(config, step, config.validate_every_steps):
@@ -110,8 +114,12 @@ def _take_step(session: Session, step: int) -> dict[str, Any]:
     learning_rate = learning_rate_at(config, step)
     start = time.monotonic()
     batches = session.stream.train_batches(session.shares, step, world.rank)
-    labels, tokens = world.sum_floats(
-        sum(batch.label_count for batch in batches), sum(batch.token_count for batch in batches)
+    waited = time.monotonic() - start
+    labels, tokens, pairs, waited = world.sum_floats(
+        sum(batch.label_count for batch in batches),
+        sum(batch.token_count for batch in batches),
+        sum(map(attended_pairs, batches)),
+        waited,
     )
     engine.set_learning_rate(learning_rate)
     losses = [
@@ -128,6 +136,8 @@ def _take_step(session: Session, step: int) -> dict[str, Any]:
         "gradient_norm": norm,
         "labels": int(labels),
         "tokens": int(tokens),
+        "flops": train_flops(session.identity.model, int(tokens), int(pairs), int(labels)),
+        "data_wait_seconds": round(waited / world.size, 6),
         "batch_hash": f"{world.sum_integer(hash_batches(batches), HASH_BITS):064x}",
         "seconds": round(time.monotonic() - start, 6),
     }
@@ -139,6 +149,14 @@ def _diverged(session: Session, step: int, loss: float, norm: float | None) -> s
         f"before it are whole; look at `python -m pretrain explain-step "
         f"{run_directory(session.recipe)} {step}`, then try a lower pretrain.learning_rate"
     )
+
+
+def _peak(session: Session) -> float | None:
+    """Give what all devices together can do, in operations a second; None if one is unknown."""
+    world = session.world
+    mine = peak_flops(device_name(world.device), session.config.precision)
+    total, known = world.sum_floats(mine or 0.0, mine is not None)
+    return total if known == world.size else None
 
 
 def _dropout_seed(session: Session, step: int, microbatch: int) -> int:
@@ -179,6 +197,8 @@ def _checkpoint(session: Session, step: int) -> str:
 def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
     """Open data, model and checkpoint; return them with the step to take next."""
     config, run = recipe.pretrain, run_directory(recipe)
+    if world.is_first:
+        check_trackers(config.trackers)
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
     identity = Identity(
         snapshot_label=snapshot.label,
