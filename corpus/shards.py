@@ -250,6 +250,14 @@ class Shard:
         places = self._token_places[self._checked(rows)]
         return self._gather(self._item, places, self.sequence_length)
 
+    def token_stretches(self, rows: Int64s) -> tuple[TokenIds, Int64s]:
+        """Return the mapped file as ids, and where in it each row's ids begin: nothing is copied.
+
+        For kernels that gather by themselves; `IndexError` for a row that is not there.
+        """
+        whole = np.frombuffer(self._file, self._item, self._file.size // self._item.itemsize)
+        return whole, self._token_places[self._checked(rows)]
+
     def _checked(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> Int64s:
         chosen = np.asarray(rows, np.int64)
         outside = chosen[(chosen < 0) | (chosen >= self.rows)]

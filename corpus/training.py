@@ -4,11 +4,36 @@ It stands in `corpus` because both command lines check the whole recipe (recipe.
 it is in `pretrain`.
 """
 
+import math
+from fractions import Fraction
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from corpus.section import Section
+
+MAX_WHOLE_WEIGHTS = 2**31  # products of two of them stay below 2^63
+
+
+class BatchRamp(Section):
+    """A batch that grows (or shrinks) linearly, batch by batch, to `batch_sequences`."""
+
+    from_sequences: int = Field(ge=1, description="sequences of the first batch")
+    batches: int = Field(ge=1, lt=2**31, description="batches until the full size")
+
+
+class MaskRamp(Section):
+    """A masking rate that moves linearly, step by step, to `mask_prob`."""
+
+    from_prob: float = Field(gt=0, le=0.5, description="share of real tokens at step 0")
+    steps: int = Field(ge=1, lt=2**31, description="steps until mask_prob")
+
+
+class Cache(Section):
+    """Local copies of the shards of a remote store."""
+
+    directory: str = Field(min_length=1, description="local; processes and runs may share it")
+    max_bytes: int = Field(ge=1, description="upper bound of what lies in it")
 
 
 class Pretrain(Section):
@@ -38,7 +63,7 @@ class Pretrain(Section):
     spike_sigmas: float = Field(
         6.0, gt=0, description="a leap lies so many deviations above the last losses' median"
     )
-    spike_window_steps: int = Field(128, ge=4, description="losses that median is of")
+    spike_window_steps: int = Field(128, ge=16, description="losses that median is of")
     spike_batches: int = Field(2, ge=1, description="batches left out: the last ones, up to it")
     max_rollbacks: int = Field(10, ge=1, description="rollbacks of a run; at the next it stops")
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
@@ -52,6 +77,52 @@ class Pretrain(Section):
     mask_prob: float = Field(0.15, gt=0, le=0.5, description="share of real tokens to predict")
     leave_unmasked_prob: float = Field(0.1, ge=0, le=1, description="of those, left as they are")
     random_token_prob: float = Field(0.1, ge=0, le=1, description="of those, a random token")
+    batch_ramp: BatchRamp | None = Field(None, description="absent: every batch has one size")
+    masking: Literal["fixed", "bernoulli", "whole-word", "span"] = Field(
+        "fixed",
+        description="a fixed share of each row's tokens; each token by itself; whole words; or "
+        "spans of words, as in SpanBERT",
+    )
+    mask_ramp: MaskRamp | None = Field(None, description="absent: mask_prob at every step")
+    mask_copies: int | None = Field(
+        None, ge=1, description="static masks: a row has so many, pass by pass; BERT: 10"
+    )
+    isolate_documents: bool = Field(False, description="no attention across documents of a row")
+    next_sentence: bool = Field(True, description="predict it too where rows are pairs")
+    mixing: dict[str, float] | None = Field(
+        None, description="weight of each source, 0 leaves it out; absent: by their sizes"
+    )
+    shuffle_shards: int | None = Field(
+        None, ge=1, description="rows are shuffled within so many shards at a time; absent: all"
+    )
+    cache: Cache | None = Field(None, description="for remote stores; absent: shards in memory")
+    validation_snapshot: str | None = Field(
+        None, description="label of the snapshot to validate on; absent: the run's own"
+    )
+
+    @model_validator(mode="after")
+    def _mixing_has_weights(self) -> "Pretrain":
+        for source, weight in (self.mixing or {}).items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"mixing gives {source} the weight {weight}: 0 or more")
+        if self.mixing is not None and not any(self.mixing.values()):
+            raise ValueError("mixing has no weight above 0")
+        total = sum(weight for _, weight in self.whole_mixing)
+        if total >= MAX_WHOLE_WEIGHTS:
+            raise ValueError(f"mixing is {total:,} parts in whole numbers: use fewer digits")
+        return self
+
+    @property
+    def whole_mixing(self) -> tuple[tuple[str, int], ...]:
+        """The weights as the smallest whole numbers of their proportions, sources sorted.
+
+        {"wiki": 0.3, "books": 0.1} -> (("books", 1), ("wiki", 3))
+        """
+        exact = {name: Fraction(repr(each)) for name, each in sorted((self.mixing or {}).items())}
+        common = math.lcm(*(each.denominator for each in exact.values()))
+        whole = {name: int(each * common) for name, each in exact.items()}
+        divisor = math.gcd(*whole.values()) or 1
+        return tuple((name, each // divisor) for name, each in whole.items())
 
     @model_validator(mode="after")
     def _shares_and_steps_fit(self) -> "Pretrain":

@@ -1,21 +1,26 @@
 """A step's rows with their masks, as the tensors that the model takes, and the hash of them.
 
+All rows of a rank's step are drawn at once, and its microbatches are views of them.
+
 The hash of a global batch is the sum modulo 2^256 of its rows' SHA-256 values, each over (sequence
-number, row, input ids, slots, labels). A rank hashes its own rows; the sum over ranks is the hash
-of the batch, whatever the world size and the microbatch.
+number, row, slots, labels, input ids), then, where there are any, the document starts without
+their filling and the next-sentence label. A rank hashes its own rows; the sum over ranks is the
+hash of the batch, whatever the world size and the microbatch.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 
+from corpus.shards import PAIRED, SEPARATE
 from corpus.snapshots import Snapshot
 from corpus.tokenizer import BOS_ID, PAD_ID
 from pretrain.config import DataPlan
-from pretrain.dataset import Int32s, Int64s, Rows, Shares, UInt64s, open_rows, rows_of
+from pretrain.dataset import Int32s, Int64s, Rows, Shares, UInt64s, open_rows
+from pretrain.kernels import find_starts
 from pretrain.masking import (
     IGNORED,
     MaskRule,
@@ -24,13 +29,25 @@ from pretrain.masking import (
     train_keys,
     validation_keys,
 )
+from pretrain.mixing import Order
 
 HASH_BITS = 256
+# What a shard says of a pair (corpus.shards.Sequences) as the label of Devlin et al. 2019.
+_NEXT_SENTENCE = np.array([1, 0, IGNORED], np.int64)
+# Room for document starts: few shapes, so that a compiled model is not compiled anew for each.
+_LEAST_STARTS = 8
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One microbatch. A surplus row is a lone <s> without labels, number and row -1."""
+    """One microbatch. A surplus row is a lone <s> without labels, number and row -1.
+
+    starts: int32 [B, D], where the parts of each row begin that attention keeps apart, the first
+    at 0, filled up with the sequence length; D is a power of two. None without
+    `isolate_documents`. next_sentence: int64 [B], 0 where the second half follows the first, 1
+    where it is a random one, -100 for rows without a second half and for surplus rows. None where
+    rows are not pairs or it is not asked for.
+    """
 
     numbers: Int64s
     rows: Int64s
@@ -38,6 +55,8 @@ class Batch:
     lengths: torch.Tensor
     slots: torch.Tensor
     labels: torch.Tensor
+    starts: torch.Tensor | None = None
+    next_sentence: torch.Tensor | None = None
 
     @property
     def label_count(self) -> int:
@@ -57,31 +76,39 @@ class Stream:
     train: Rows
     validation: Rows
     plan: DataPlan
+    order: Order
     rule: MaskRule
 
+    def shares_at(self, step: int, world_size: int, max_microbatch: int) -> Shares:
+        """Divide the batch of a step; microbatches have the same shape at every step."""
+        largest = Shares(self.plan.batch_sequences, world_size, max_microbatch)
+        if self.plan.batch_ramp is None:
+            return largest
+        sequences = self.plan.batch_of(step).sequences
+        return Shares(sequences, world_size, max_microbatch, largest.microbatch_sequences)
+
     def train_batches(self, shares: Shares, step: int, rank: int) -> list[Batch]:
-        """Draw a rank's microbatches of a step, counted from 0."""
-        offsets = shares.offsets(rank)
-        numbers = np.where(offsets < 0, -1, step * self.plan.batch_sequences + offsets)
-        rows = np.full_like(numbers, -1)
-        rows[numbers >= 0] = rows_of(numbers[numbers >= 0], self.train.count, self.plan.seed)
-        return [
-            _build(
-                self.train,
-                self.rule,
-                (some_numbers, some_rows),
-                train_keys(self.plan.seed, some_numbers[some_numbers >= 0], self.train.count),
+        """Draw a rank's microbatches of a step, counted from 0; `shares` are those of the step."""
+        _, first, sequences = self.plan.batch_of(step)
+        if shares.batch_sequences != sequences:
+            raise ValueError(
+                f"step {step} has {sequences} sequences, it was to be divided as one of "
+                f"{shares.batch_sequences}: take the shares of this step"
             )
-            for some_numbers, some_rows in zip(numbers, rows, strict=True)
-        ]
+        offsets = shares.offsets(rank)
+        numbers = first + offsets[offsets >= 0]
+        rows, passes = self.order.places(numbers)
+        keys = train_keys(self.plan, numbers, rows, passes)
+        drawn = _build(self.train, self.rule, self.plan, (numbers, rows, keys), offsets.size)
+        return _split(drawn, shares.microbatch_sequences)
 
     def validation_batches(self, shares: Shares, rank: int) -> Iterator[Batch]:
         """Draw a rank's microbatches of the validation rows, spread evenly over all of them."""
         for offsets in shares.offsets(rank):
-            spread = offsets * self.validation.count // shares.batch_sequences
-            rows = np.where(offsets < 0, -1, spread)
-            keys = validation_keys(rows[rows >= 0])
-            yield _build(self.validation, self.rule, (offsets, rows), keys)
+            numbers = offsets[offsets >= 0]
+            rows = numbers * self.validation.count // shares.batch_sequences
+            given = (numbers, rows, validation_keys(rows))
+            yield _build(self.validation, self.rule, self.plan, given, len(offsets))
 
 
 def open_stream(store: str, snapshot: Snapshot, plan: DataPlan) -> Stream:
@@ -93,25 +120,62 @@ def open_stream(store: str, snapshot: Snapshot, plan: DataPlan) -> Stream:
             "deliver more documents, or lower pack.validation_fraction"
         )
     rule = mask_rule(plan, snapshot.vocab_size, snapshot.sequence_length)
-    return Stream(train, open_rows(store, snapshot, "validation"), plan, rule)
+    order = Order(plan, train.entries)
+    return Stream(train, open_rows(store, snapshot, "validation"), plan, order, rule)
 
 
-def _build(data: Rows, rule: MaskRule, places: tuple[Int64s, Int64s], keys: UInt64s) -> Batch:
-    """Gather and mask the rows of `places`, (numbers, rows); the surplus, -1, comes last."""
-    numbers, rows = places
-    tokens, lengths = data.gather(rows[rows >= 0])
+def _build(
+    data: Rows, rule: MaskRule, plan: DataPlan, given: tuple[Int64s, Int64s, UInt64s], size: int
+) -> Batch:
+    """Gather and mask rows, `given` as (numbers, rows, keys); fill up to `size` with surplus."""
+    numbers, rows, keys = given
+    tokens, lengths = data.gather(rows)
     masked = mask_rows(tokens, lengths, keys, rule)
-    surplus = int((rows < 0).sum())
+    surplus = size - len(rows)
+    starts = next_sentence = None
+    if plan.isolate_documents:
+        found = _starts(tokens, lengths, data.packing)
+        starts = _extend(found, surplus, rule.sequence_length)
+        starts[len(rows) :, 0] = 0
+    if plan.next_sentence and data.packing in PAIRED:
+        follows = data.gather_next_sentence(rows)
+        next_sentence = _extend(_NEXT_SENTENCE[follows], surplus, IGNORED)
     batch = Batch(
-        numbers=numbers,
-        rows=rows,
+        numbers=np.concatenate([numbers, np.full(surplus, -1, np.int64)]),
+        rows=np.concatenate([rows, np.full(surplus, -1, np.int64)]),
         inputs=_extend(masked.inputs_BS, surplus, PAD_ID),
         lengths=_extend(lengths, surplus, 1),
         slots=_extend(masked.slots_BM, surplus, 0),
         labels=_extend(masked.labels_BM, surplus, IGNORED),
+        starts=starts,
+        next_sentence=next_sentence,
     )
-    batch.inputs[len(rows) - surplus :, 0] = BOS_ID
+    batch.inputs[len(rows) :, 0] = BOS_ID
     return batch
+
+
+def _split(batch: Batch, size: int) -> list[Batch]:
+    """Cut a batch into microbatches, which are views."""
+    values = {field.name: getattr(batch, field.name) for field in fields(Batch)}
+    present = {name: value for name, value in values.items() if value is not None}
+    return [
+        Batch(**{name: value[at : at + size] for name, value in present.items()})
+        for at in range(0, len(batch.numbers), size)
+    ]
+
+
+def _starts(tokens: Int32s, lengths: Int32s, packing: str) -> Int32s:
+    """Find where the parts of rows begin, [B, D]; the halves of a pair are one part."""
+    starts = np.full((len(tokens), _LEAST_STARTS), tokens.shape[1], np.int32)
+    if packing in PAIRED:
+        starts[:, 0] = 0
+        return starts
+    most = find_starts(tokens, lengths, packing in SEPARATE, starts)
+    if most <= _LEAST_STARTS:
+        return starts
+    starts = np.full((len(tokens), 1 << (most - 1).bit_length()), tokens.shape[1], np.int32)
+    find_starts(tokens, lengths, packing in SEPARATE, starts)
+    return starts
 
 
 def _extend(values: Int32s | Int64s, surplus: int, filling: int) -> torch.Tensor:
@@ -124,11 +188,15 @@ def hash_batches(batches: Iterable[Batch]) -> int:
     total = 0
     for batch in batches:
         parts = [batch.numbers[:, None], batch.rows[:, None], batch.slots.numpy()]
-        wide = np.concatenate([*parts, batch.labels.numpy()], axis=1).astype("<i8")
-        inputs = batch.inputs.numpy().astype("<i4")
-        for number, row_wide, row_inputs in zip(batch.numbers, wide, inputs, strict=True):
-            if number >= 0:
-                digest = hashlib.sha256(row_wide)
-                digest.update(row_inputs)
-                total += int.from_bytes(digest.digest(), "big")
+        wide = np.concatenate([*parts, batch.labels.numpy()], axis=1).astype("<i8", copy=False)
+        inputs = np.ascontiguousarray(batch.inputs.numpy().astype("<i4", copy=False))
+        for at in range(int((batch.numbers >= 0).sum())):  # surplus rows come last
+            digest = hashlib.sha256(wide[at])
+            digest.update(inputs[at])
+            if batch.starts is not None:
+                starts = batch.starts[at].numpy()
+                digest.update(starts[starts < inputs.shape[1]].astype("<i4"))
+            if batch.next_sentence is not None:
+                digest.update(int(batch.next_sentence[at]).to_bytes(8, "little", signed=True))
+            total += int.from_bytes(digest.digest(), "big")
     return total % (1 << HASH_BITS)

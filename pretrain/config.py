@@ -6,13 +6,14 @@ stage, learning rate and model size are not in it, so they may change when a run
 """
 
 import hashlib
+from typing import Literal, NamedTuple
 
 import orjson
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from corpus.section import Section
 from corpus.snapshots import Snapshot
-from corpus.training import Pretrain
+from corpus.training import BatchRamp, MaskRamp, Pretrain
 
 # layers, width, heads, feed-forward width. base and large: RoBERTa paper, Table 9; tiny and small
 # are ours, for tests and for the demo.
@@ -53,11 +54,19 @@ def model_shape(preset: str, snapshot: Snapshot) -> ModelShape:
     )
 
 
+class BatchPlace(NamedTuple):
+    """Where a step's batch lies in the endless run of sequences."""
+
+    number: int
+    first: int
+    sequences: int
+
+
 class DataPlan(Section):
-    """What decides the tokens and masks of every step.
+    """What decides the tokens, masks and labels of every step.
 
     A field that is added later needs a default meaning "as before": defaults stay out of the hash,
-    so that old checkpoints keep theirs. Sources are mixed by size and no sequence is skipped.
+    so that old checkpoints keep theirs.
     """
 
     version: int = Field(description="raised when the same fields come to mean another batch")
@@ -67,6 +76,24 @@ class DataPlan(Section):
     mask_prob: float = Field(description="share of a row's real tokens to predict")
     leave_unmasked_prob: float = Field(description="of those, left as they are")
     random_token_prob: float = Field(description="of those, replaced by a random token")
+    batch_ramp: BatchRamp | None = Field(None, description="of the batch size")
+    skipped_batches: tuple[int, ...] = Field((), description="numbers of batches left out, sorted")
+    mixing: tuple[tuple[str, int], ...] = Field(
+        (), description="sources by name with whole weights; empty: mixed by size"
+    )
+    shuffle_shards: int | None = Field(None, description="shards shuffled together; absent: all")
+    masking: Literal["fixed", "bernoulli", "whole-word", "span"] = Field("fixed")
+    mask_ramp: MaskRamp | None = Field(None, description="of the masking rate")
+    mask_copies: int | None = Field(None, description="static masks of a row; absent: dynamic")
+    isolate_documents: bool = Field(False, description="batches say where documents start")
+    next_sentence: bool = Field(True, description="batches of pairs have its labels")
+
+    @field_validator("skipped_batches")
+    @classmethod
+    def _sorted_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(number < 0 for number in value):
+            raise ValueError(f"skipped_batches names {min(value)}: batches are counted from 0")
+        return tuple(sorted(set(value)))
 
     @property
     def hash(self) -> str:
@@ -74,12 +101,41 @@ class DataPlan(Section):
         meaning = self.model_dump(exclude_defaults=True)
         return hashlib.sha256(orjson.dumps(meaning, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
+    def batch_of(self, step: int) -> BatchPlace:
+        """Return the batch of a step: its number, its first sequence number and its size.
+
+        Step k takes the k-th batch that is not skipped. Batch 4, ramp from 2 in 2 batches, batch 1
+        skipped -> steps 0, 1, 2: (0, 0, 2), (2, 5, 4), (3, 9, 4)
+        """
+        number = step
+        for skipped in self.skipped_batches:
+            if skipped > number:
+                break
+            number += 1
+        first = self._first_sequence(number)
+        return BatchPlace(number, first, self._first_sequence(number + 1) - first)
+
+    def _first_sequence(self, number: int) -> int:
+        """Count the sequences of all batches before one.
+
+        Batch b of a ramp over n from F to T has F + (T - F) b / n sequences, rounded so that the
+        running sum is the rounded sum.
+        """
+        if self.batch_ramp is None:
+            return number * self.batch_sequences
+        start, length = self.batch_ramp.from_sequences, self.batch_ramp.batches
+        ramped = min(number, length)
+        growth = (self.batch_sequences - start) * ramped * (ramped - 1) // (2 * length)
+        return start * ramped + growth + (number - ramped) * self.batch_sequences
+
 
 # Raised by hand when the order, the masks or a batch hash come out differently.
 PLAN_VERSION = 1
 
 
-def data_plan(config: Pretrain, snapshot: Snapshot) -> DataPlan:
+def data_plan(
+    config: Pretrain, snapshot: Snapshot, skipped_batches: tuple[int, ...] = ()
+) -> DataPlan:
     """Collect the data plan of a run."""
     return DataPlan(
         version=PLAN_VERSION,
@@ -89,6 +145,15 @@ def data_plan(config: Pretrain, snapshot: Snapshot) -> DataPlan:
         mask_prob=config.mask_prob,
         leave_unmasked_prob=config.leave_unmasked_prob,
         random_token_prob=config.random_token_prob,
+        batch_ramp=config.batch_ramp,
+        skipped_batches=skipped_batches,
+        mixing=config.whole_mixing,
+        shuffle_shards=config.shuffle_shards,
+        masking=config.masking,
+        mask_ramp=config.mask_ramp,
+        mask_copies=config.mask_copies,
+        isolate_documents=config.isolate_documents,
+        next_sentence=config.next_sentence,
     )
 
 
@@ -99,6 +164,24 @@ class Identity(Section):
     tokenizer: str = Field(description="fingerprint of the tokenizer")
     model: ModelShape
     plan: DataPlan
+
+    def agrees(self, other: "Identity", step: int) -> bool:
+        """Tell whether both are the same but for batches that one leaves out from `step` on."""
+        rest = [
+            each.model_copy(update={"plan": _without_skips(each.plan)}) for each in (self, other)
+        ]
+        taken = [_skipped_before(each.plan, step) for each in (self, other)]
+        return rest[0] == rest[1] and taken[0] == taken[1]
+
+
+def _without_skips(plan: DataPlan) -> DataPlan:
+    return plan.model_copy(update={"skipped_batches": ()})
+
+
+def _skipped_before(plan: DataPlan, step: int) -> tuple[int, ...]:
+    """List the batches left out before the last one that `step` steps took."""
+    last = plan.batch_of(step - 1).number if step else 0
+    return tuple(number for number in plan.skipped_batches if number < last)
 
 
 def learning_rate_at(config: Pretrain, step: int) -> float:

@@ -12,7 +12,7 @@ Rank arithmetic is here too, in `Shares` alone. It does not mask (masking.py) an
 remote shards through a cache: those are read whole into memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,15 +21,12 @@ import numpy.typing as npt
 from corpus.files import checksum, exists, size_bytes
 from corpus.shards import Shard
 from corpus.snapshots import ShardEntry, Snapshot, Tree
+from pretrain.kernels import GOLDEN, MIX_1, MIX_2, copy_rows, walk_feistel
 
 UInt64s = npt.NDArray[np.uint64]
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
-
-# The increment and the finalizer of splitmix64 (Steele, Lea and Flood 2014).
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
+Bools = npt.NDArray[np.bool_]
 
 # A balanced Feistel network of four good rounds is indistinguishable from a random permutation
 # (Luby and Rackoff 1988); four more cost little and make up for halves of a few bits.
@@ -40,9 +37,9 @@ ORDER_DOMAIN = 1
 def mix64(values: UInt64s) -> UInt64s:
     """Scramble 64-bit integers by a bijection in which every input bit reaches every output bit."""
     mixed = values ^ (values >> np.uint64(30))
-    mixed *= _MIX_1
+    mixed *= MIX_1
     mixed ^= mixed >> np.uint64(27)
-    mixed *= _MIX_2
+    mixed *= MIX_2
     mixed ^= mixed >> np.uint64(31)
     return mixed
 
@@ -58,28 +55,15 @@ def derive_keys(seed: int, domain: int, *counters: Int64s) -> UInt64s:
 def permute(indices: Int64s, size: int, key: int) -> Int64s:
     """Map [0, size) onto itself by the bijection that `key` names."""
     half_bits = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
-    half_mask = np.uint64((1 << int(half_bits)) - 1)
     rounds = np.arange(1, _FEISTEL_ROUNDS + 1, dtype=np.uint64) * GOLDEN
     round_keys = mix64(rounds + np.uint64(key))
-    walked = indices.astype(np.uint64)
-    outside = np.ones(len(walked), np.bool_)
-    while outside.any():
-        walked[outside] = _feistel(walked[outside], half_bits, half_mask, round_keys)
-        outside = walked >= np.uint64(size)
-    return walked.astype(np.int64)
-
-
-def _feistel(
-    values: UInt64s, half_bits: np.uint64, half_mask: np.uint64, round_keys: UInt64s
-) -> UInt64s:
-    left, right = values >> half_bits, values & half_mask
-    for round_key in round_keys:
-        left, right = right, left ^ (mix64(right + round_key) & half_mask)
-    return (left << half_bits) | right
+    permuted = np.empty(len(indices), np.int64)
+    walk_feistel(indices, np.uint64(size), half_bits, round_keys, permuted)
+    return permuted
 
 
 def rows_of(numbers: Int64s, rows: int, seed: int) -> Int64s:
-    """Turn sequence numbers into rows of the train split."""
+    """Turn sequence numbers into rows of a split that is shuffled as a whole."""
     passes, indices = np.divmod(numbers, rows)
     found = np.empty_like(numbers)
     for one in np.unique(passes):
@@ -95,12 +79,14 @@ class Shares:
 
     10 sequences, 4 ranks, at most 2 a microbatch -> 3 slots a rank, 2 microbatches of 2. Every
     rank runs the same number of equally shaped microbatches (ZeRO 2 and 3 would hang otherwise);
-    slots beyond the batch or the rank's share are surplus and hold -1.
+    slots beyond the batch or the rank's share are surplus and hold -1. `fixed_rows` is for batches
+    whose size changes: their microbatches have that many rows, whatever the size.
     """
 
     batch_sequences: int
     world_size: int
     max_microbatch: int
+    fixed_rows: int | None = None
 
     @property
     def rank_sequences(self) -> int:
@@ -110,12 +96,12 @@ class Shares:
     @property
     def microbatches(self) -> int:
         """Microbatches that every rank runs for one batch."""
-        return -(-self.rank_sequences // self.max_microbatch)
+        return -(-self.rank_sequences // (self.fixed_rows or self.max_microbatch))
 
     @property
     def microbatch_sequences(self) -> int:
         """Rows of a microbatch: the fewest that the number of microbatches allows."""
-        return -(-self.rank_sequences // self.microbatches)
+        return self.fixed_rows or -(-self.rank_sequences // self.microbatches)
 
     def offsets(self, rank: int) -> Int64s:
         """Give a rank's places in the batch: [microbatches, microbatch_sequences], -1 surplus."""
@@ -137,6 +123,11 @@ class Rows:
         self._ends = np.cumsum([entry.rows for entry in self.entries], dtype=np.int64)
         self.count = int(self._ends[-1]) if self.entries else 0
 
+    @property
+    def packing(self) -> str:
+        """The format of the rows."""
+        return self._shards[0].packing if self._shards else ""
+
     def locate(self, row: int) -> tuple[ShardEntry, int]:
         """Tell in which shard a row lies, and at which row of it."""
         at = int(np.searchsorted(self._ends, row, side="right"))
@@ -146,13 +137,37 @@ class Rows:
         """Copy rows out: token ids [len(rows), sequence_length] and real tokens [len(rows)]."""
         tokens = np.empty((len(rows), self.sequence_length), np.int32)
         lengths = np.empty(len(rows), np.int32)
-        homes = np.searchsorted(self._ends, rows, side="right")
-        for home in np.unique(homes):
-            chosen = homes == home
-            local = rows[chosen] - (self._ends[home] - self.entries[home].rows)
-            tokens[chosen] = self._shards[home].token_ids(local)
-            lengths[chosen] = self._shards[home].lengths[local]
+        for shard, local, targets in self._by_shard(rows):
+            copy_rows(*shard.token_stretches(local), targets, tokens)
+            lengths[targets] = shard.lengths[local]
         return tokens, lengths
+
+    def gather_word_starts(self, rows: Int64s) -> Bools:
+        """Copy the bits that say where words begin: [len(rows), sequence_length]."""
+        words = np.empty((len(rows), self.sequence_length), np.bool_)
+        for shard, local, targets in self._by_shard(rows):
+            words[targets] = shard.word_starts(local)
+        return words
+
+    def gather_next_sentence(self, rows: Int64s) -> npt.NDArray[np.uint8]:
+        """Copy what a pair's second half is: [len(rows)], see `corpus.shards.Sequences`."""
+        found = np.empty(len(rows), np.uint8)
+        for shard, local, targets in self._by_shard(rows):
+            found[targets] = shard.next_sentence[local]
+        return found
+
+    def _by_shard(self, rows: Int64s) -> Iterator[tuple[Shard, Int64s, Int64s]]:
+        """Sort rows by shard: (shard, rows in it, their places among the rows asked for)."""
+        homes = np.searchsorted(self._ends, rows, side="right")
+        order = np.argsort(homes, kind="stable")
+        cuts = np.flatnonzero(np.diff(homes[order])) + 1
+        for targets in np.split(order, cuts) if len(order) else []:
+            home = homes[targets[0]]
+            yield (
+                self._shards[home],
+                rows[targets] - (self._ends[home] - self.entries[home].rows),
+                targets,
+            )
 
 
 def open_rows(store: str, snapshot: Snapshot, split: str) -> Rows:

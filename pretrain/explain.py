@@ -17,10 +17,10 @@ from pretrain.config import data_plan
 from pretrain.dataset import Shares
 from pretrain.masking import IGNORED
 from pretrain.metrics import read_metrics
+from pretrain.spikes import listed_batches
 from pretrain.train import RECIPE
 
 _ROWS_SHOWN = 3
-_ROWS_AT_A_TIME = 64
 
 
 def open_recipe(run: str) -> Recipe:
@@ -39,19 +39,20 @@ def explain_step(run: str, step: int) -> str:
             f"step {step} is not in this run: its steps are 0 to {recipe.pretrain.max_steps - 1}"
         )
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
-    stream = open_stream(recipe.store, snapshot, data_plan(recipe.pretrain, snapshot))
+    plan = data_plan(recipe.pretrain, snapshot, listed_batches(run))
+    stream = open_stream(recipe.store, snapshot, plan)
     tokenizer = open_tokenizer(tokenizer_root(recipe.store, snapshot.tokenizer))
-    shares = Shares(recipe.pretrain.batch_sequences, 1, _ROWS_AT_A_TIME)
+    place = stream.plan.batch_of(step)
+    shares = Shares(place.sequences, 1, place.sequences)
     batches = stream.train_batches(shares, step, rank=0)
     rows = np.concatenate([batch.rows[batch.numbers >= 0] for batch in batches])
     shards = Counter(stream.train.locate(int(row))[0].path for row in rows)
-    first = step * recipe.pretrain.batch_sequences
     lines = [
         f"step {step} of {run}",
         f"snapshot    {snapshot.label} ({snapshot.fingerprint})",
         f"data plan   {stream.plan.hash}",
-        f"sequences   {first:,} to {first + len(rows) - 1:,}, "
-        f"pass {first // stream.train.count} of {stream.train.count:,} rows",
+        f"sequences   {place.first:,} to {place.first + len(rows) - 1:,}, "
+        f"pass {place.first // stream.train.count} of {stream.train.count:,} rows",
         f"tokens      {sum(batch.token_count for batch in batches):,}",
         f"labels      {sum(batch.label_count for batch in batches):,}",
         f"batch hash  {_compare(run, step, f'{hash_batches(batches):064x}')}",

@@ -21,11 +21,13 @@ import numpy.typing as npt
 
 from corpus.tokenizer import UNK_ID
 from pretrain.config import DataPlan
-from pretrain.dataset import GOLDEN, Int32s, Int64s, UInt64s, derive_keys, mix64
+from pretrain.dataset import Int32s, Int64s, UInt64s, derive_keys, mix64
+from pretrain.kernels import GOLDEN
 
 IGNORED = -100  # the label of an unused slot; what torch's cross_entropy skips by default
 TRAIN_DOMAIN = 2
 VALIDATION_DOMAIN = 3
+_STATIC_DOMAIN = 19  # 4 is dropout's, 16 to 18 are the order's (mixing.py)
 
 _ONE = 2**32  # the integer that stands for probability 1
 _LOW_32 = np.uint64(_ONE - 1)
@@ -82,9 +84,14 @@ def mask_rule(plan: DataPlan, vocab_size: int, sequence_length: int) -> MaskRule
     )
 
 
-def train_keys(seed: int, numbers: Int64s, rows: int) -> UInt64s:
-    """Key each sequence of a training step by (seed, pass, sequence number)."""
-    return derive_keys(seed, TRAIN_DOMAIN, numbers // rows, numbers)
+def train_keys(plan: DataPlan, numbers: Int64s, rows: Int64s, passes: Int64s) -> UInt64s:
+    """Key each sequence of a training step by (seed, pass, sequence number).
+
+    Static masks are keyed by (seed, pass modulo the copies, row): a row's come back.
+    """
+    if plan.mask_copies is not None:
+        return derive_keys(plan.seed, _STATIC_DOMAIN, passes % plan.mask_copies, rows)
+    return derive_keys(plan.seed, TRAIN_DOMAIN, passes, numbers)
 
 
 def validation_keys(rows: Int64s) -> UInt64s:

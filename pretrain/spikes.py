@@ -21,6 +21,7 @@ again take the same steps. Another world size rounds losses otherwise, in the se
 loss that lies so near the limit could be judged otherwise there.
 """
 
+import logging
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ from pretrain.config import DataPlan
 from pretrain.metrics import read_metrics
 from pretrain.world import World
 
+logger = logging.getLogger(__name__)
+
 SKIPPED = "skipped.json"
 _MICRO = 10**6  # micro-nats of a nat
 # Makes the MAD of normally distributed numbers their standard deviation: 1 / 0.6745.
@@ -51,6 +54,7 @@ class Spike(Section):
 
     step: int = Field(description="counted from 0")
     reason: str = Field(description="what its loss or gradient norm was, and what was the limit")
+    plan: DataPlan = Field(description="what the run was made of then")
 
 
 class Rollback(Section):
@@ -110,10 +114,14 @@ def watch_losses(run: str, config: Pretrain, first_step: int, world: World) -> L
 
 
 def skipped_batches(run: str, known: Sequence[int], world: World) -> tuple[int, ...]:
-    """List what a run leaves out: what skipped.json says, and what its checkpoint knew."""
-    listed = {number for rollback in read_rollbacks(run) for number in rollback.batches}
-    shared = _share(sorted(listed | set(known)), world)
+    """List what a run leaves out, on every rank: by skipped.json, and by what `known` says."""
+    shared = _share(sorted({*listed_batches(run), *known}), world)
     return tuple(int(number) for number in shared)
+
+
+def listed_batches(run: str) -> tuple[int, ...]:
+    """List the numbers of the batches in skipped.json."""
+    return tuple(sorted({one for rollback in read_rollbacks(run) for one in rollback.batches}))
 
 
 def _share(numbers: Sequence[float], world: World) -> list[float]:
@@ -140,7 +148,7 @@ def stop_message(run: str, spike: Spike) -> str:
     )
 
 
-def roll_back(run: str, config: Pretrain, plan: DataPlan, spike: Spike) -> Rollback:
+def roll_back(run: str, config: Pretrain, spike: Spike) -> Rollback:
     """Leave out the batches that led to a spike; the run then goes on from a checkpoint before it.
 
     Called by one rank. Newer checkpoints go first and the list is written last: if it is killed in
@@ -164,7 +172,7 @@ def roll_back(run: str, config: Pretrain, plan: DataPlan, spike: Spike) -> Rollb
     rollback = Rollback(
         step=spike.step,
         reason=spike.reason,
-        batches=tuple(plan.batch_of(step).number for step in guilty),
+        batches=tuple(spike.plan.batch_of(step).number for step in guilty),
         went_back_to=target,
     )
     entries = [entry.model_dump() for entry in (*earlier, rollback)]
@@ -172,11 +180,24 @@ def roll_back(run: str, config: Pretrain, plan: DataPlan, spike: Spike) -> Rollb
     return rollback
 
 
-def describe(rollback: Rollback, so_far: int, at_most: int) -> str:
-    """Say what a rollback was, in a line."""
-    batches = ", ".join(f"{number:,}" for number in rollback.batches)
-    return (
-        f"step {rollback.step:,} gave {rollback.reason}: went back to step "
-        f"{rollback.went_back_to:,}, left out for good: batch {batches} "
-        f"(rollback {so_far} of at most {at_most})"
-    )
+def answer_spike(run: str, config: Pretrain, spike: Spike, world: World) -> None:
+    """Stop, or leave batches out and let the run go on from a checkpoint, as the recipe says."""
+    if config.on_spike == "stop":
+        raise ValueError(stop_message(run, spike))
+    world.wait()
+    if world.is_first:
+        rollback = roll_back(run, config, spike)
+        logger.warning(
+            "step %d gave %s: going back to step %d without batches %s (pretrain.on_spike)",
+            rollback.step,
+            rollback.reason,
+            rollback.went_back_to,
+            ", ".join(map(str, rollback.batches)),
+        )
+    world.wait()
+
+
+def log_skipped(run: str) -> None:
+    """Remind of what a finished run left out."""
+    if listed := listed_batches(run):
+        logger.warning("%d batches were left out, see %s", len(listed), Path(run) / SKIPPED)

@@ -37,6 +37,7 @@ from pretrain.engine import Engine, deepspeed_config
 from pretrain.flops import attended_pairs, device_name, peak_flops, train_flops
 from pretrain.metrics import Reporter, perplexity
 from pretrain.model import MaskedLanguageModel
+from pretrain.spikes import Spike, answer_spike, log_skipped, skipped_batches, watch_losses
 from pretrain.trackers import check_trackers, open_trackers
 from pretrain.world import World
 
@@ -84,24 +85,38 @@ def is_complete(recipe: Recipe) -> bool:
 
 def train(recipe: Recipe, world: World) -> None:
     """Train until the last step, from the newest checkpoint if there is one."""
-    with _sole_user(run_directory(recipe), world):
-        session, first_step = _open_session(recipe, world)
-        _take_steps(session, first_step)
-        session.engine.close()
+    run = run_directory(recipe)
+    with _sole_user(run, world):
+        while spike := _train_until_spike(recipe, world):
+            answer_spike(run, recipe.pretrain, spike, world)
+        if world.is_first:
+            log_skipped(run)
 
 
-def _take_steps(session: Session, first_step: int) -> None:
+def _train_until_spike(recipe: Recipe, world: World) -> Spike | None:
+    """Go on to the last step, or to one that goes wrong; nothing is held in memory afterwards."""
+    session, first_step = _open_session(recipe, world)
+    spike = _take_steps(session, first_step)
+    session.engine.close()
+    return spike
+
+
+def _take_steps(session: Session, first_step: int) -> Spike | None:
     config, run = session.config, run_directory(session.recipe)
     active, peak = session.world.is_first, _peak(session)
     trackers = open_trackers(config, run, first_step) if active else []
+    watch = watch_losses(run, config, first_step, session.world)
     with Reporter(run, first_step, config.max_steps, active, peak, trackers) as reporter:
         for step in range(first_step, config.max_steps):
             values = _take_step(session, step)
+            if reason := watch.judge(values["loss"], values["gradient_norm"]):
+                return Spike(step=step, reason=reason, plan=session.identity.plan)
             if _is_due(config, step, config.validate_every_steps):
                 values |= _validate(session)
             reporter.report(step, values)
             if _is_due(config, step, config.checkpoint_every_steps):
                 reporter.note(_checkpoint(session, step + 1))
+    return None
 
 
 def _is_due(config: Pretrain, step: int, every_steps: int) -> bool:
@@ -113,7 +128,8 @@ def _take_step(session: Session, step: int) -> dict[str, Any]:
     config, world, engine = session.config, session.world, session.engine
     learning_rate = learning_rate_at(config, step)
     start = time.monotonic()
-    batches = session.stream.train_batches(session.shares, step, world.rank)
+    shares = session.stream.shares_at(step, world.size, config.microbatch_sequences)
+    batches = session.stream.train_batches(shares, step, world.rank)
     waited = time.monotonic() - start
     labels, tokens, pairs, waited = world.sum_floats(
         sum(batch.label_count for batch in batches),
@@ -127,13 +143,13 @@ def _take_step(session: Session, step: int) -> dict[str, Any]:
         for at, batch in enumerate(batches)
     ]
     loss = world.sum_floats(math.fsum(map(float, losses)))[0] / max(1.0, labels)
-    norm = engine.gradient_norm()
-    if not math.isfinite(loss) or (norm is not None and not math.isfinite(norm)):
-        raise ValueError(_diverged(session, step, loss, norm))
+    plan = session.identity.plan
     return {
         "loss": loss,
         "learning_rate": learning_rate,
-        "gradient_norm": norm,
+        "gradient_norm": engine.gradient_norm(),
+        "batch": plan.batch_of(step).number,
+        "skipped_batches": len(plan.skipped_batches),
         "labels": int(labels),
         "tokens": int(tokens),
         "flops": train_flops(session.identity.model, int(tokens), int(pairs), int(labels)),
@@ -141,14 +157,6 @@ def _take_step(session: Session, step: int) -> dict[str, Any]:
         "batch_hash": f"{world.sum_integer(hash_batches(batches), HASH_BITS):064x}",
         "seconds": round(time.monotonic() - start, 6),
     }
-
-
-def _diverged(session: Session, step: int, loss: float, norm: float | None) -> str:
-    return (
-        f"step {step} gave loss {loss} and gradient norm {norm}: training stopped, the checkpoints "
-        f"before it are whole; look at `python -m pretrain explain-step "
-        f"{run_directory(session.recipe)} {step}`, then try a lower pretrain.learning_rate"
-    )
 
 
 def _peak(session: Session) -> float | None:
@@ -200,14 +208,15 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
     if world.is_first:
         check_trackers(config.trackers)
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
+    newest = newest_checkpoint(run)
+    known = newest[1].identity.plan.skipped_batches if newest else ()
     identity = Identity(
         snapshot_label=snapshot.label,
         tokenizer=snapshot.tokenizer,
         model=model_shape(config.preset, snapshot),
-        plan=data_plan(config, snapshot),
+        plan=data_plan(config, snapshot, skipped_batches(run, known, world)),
     )
-    newest = newest_checkpoint(run)
-    if newest:
+    if newest and not newest[1].identity.agrees(identity, newest[1].step):
         check_identity(newest[0], newest[1].identity, identity)
     verify_shards(recipe.store, snapshot, world.rank, world.size)
     stream = open_stream(recipe.store, snapshot, identity.plan)

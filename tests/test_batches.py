@@ -1,11 +1,16 @@
 import hashlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from packed_helpers import FORMATS, write_packed
 from pretrain_helpers import SHARDS, make_recipe, write_snapshot
 
+from corpus.shards import PAIRED, Shard
+from corpus.snapshots import snapshot_root
 from pretrain.batches import Stream, hash_batches, open_stream
 from pretrain.config import data_plan
 from pretrain.dataset import Shares
@@ -87,3 +92,110 @@ def test_a_snapshot_without_training_rows_is_refused(tmp_path: Path) -> None:
     plan = data_plan(make_recipe(tmp_path, tmp_path).pretrain, snapshot)
     with pytest.raises(ValueError, match="has no training sequences"):
         open_stream(str(tmp_path), snapshot, plan)
+
+
+def test_a_step_is_divided_as_its_batch_is_large(tmp_path: Path) -> None:
+    snapshot = write_snapshot(tmp_path)
+    ramp = {"from_sequences": 1, "batches": 3}
+    recipe = make_recipe(tmp_path, tmp_path, batch_sequences=10, batch_ramp=ramp)
+    plan = data_plan(recipe.pretrain, snapshot)
+    stream = open_stream(str(tmp_path), snapshot, plan)
+    sizes = [1, 4, 7, 10, 10]
+    seen = []
+    for step, size in enumerate(sizes):
+        shares = [stream.shares_at(step, world, micro) for world, micro in ((1, 3), (2, 4), (3, 8))]
+        hashes = set()
+        for one in shares:
+            assert one.batch_sequences == size
+            ranks = [stream.train_batches(one, step, rank) for rank in range(one.world_size)]
+            hashes.add(sum(map(hash_batches, ranks)) % 2**256)
+        assert len(hashes) == 1
+        seen += [each for batch in stream.train_batches(shares[0], step, 0) for each in batch.rows]
+        # The same shape at every step, for a compiled model.
+        assert [one.microbatch_sequences for one in shares] == [3, 3, 4]
+    taken = [row for row in seen if row >= 0]
+    assert len(taken) == sum(sizes) == len(set(taken))  # of 97 rows none comes twice
+
+
+def test_shares_of_another_step_are_refused(stream: Stream) -> None:
+    with pytest.raises(ValueError, match="step 3 has 10 sequences, it was to be divided as one of"):
+        stream.train_batches(Shares(9, 1, 3), step=3, rank=0)
+
+
+def test_a_skipped_batch_moves_the_later_ones_forward(stream: Stream) -> None:
+    plan = stream.plan.model_copy(update={"skipped_batches": (1,)})
+    skipping = replace(stream, plan=plan)
+    assert global_hash(skipping, 0, 2, 3) == global_hash(stream, 0, 1, 10)
+    assert global_hash(skipping, 1, 2, 3) == global_hash(stream, 2, 1, 10)
+
+
+def packed_stream(store: Path, packing: str, **changes: Any) -> Stream:  # noqa: ANN401
+    snapshot = write_packed(store, packing)
+    recipe = make_recipe(store, store, batch_sequences=30, **changes)
+    return open_stream(str(store), snapshot, data_plan(recipe.pretrain, snapshot))
+
+
+@pytest.mark.parametrize("packing", FORMATS)
+def test_starts_are_those_of_the_shard(tmp_path: Path, packing: str) -> None:
+    stream = packed_stream(tmp_path, packing, isolate_documents=True)
+    (batch,) = stream.train_batches(Shares(30, 1, 32, fixed_rows=32), 0, 0)
+    assert batch.starts is not None
+    assert batch.starts.dtype == torch.int32
+    width = batch.starts.shape[1]
+    assert width >= 8
+    assert width & (width - 1) == 0
+    several = 0
+    for at, row in enumerate(batch.rows[:30]):
+        entry, local = stream.train.locate(int(row))
+        shard = Shard(f"{snapshot_root(str(tmp_path), 'one')}/{entry.path}")
+        expected = shard.segment_starts(local).tolist()
+        several += len(expected) > 1
+        assert batch.starts[at].tolist() == expected + [64] * (width - len(expected))
+    assert (several > 0) == (packing not in PAIRED)
+    assert batch.starts[30:].tolist() == [[0] + [64] * (width - 1)] * 2
+
+
+def test_without_isolation_there_are_no_starts(stream: Stream) -> None:
+    (batch,) = stream.train_batches(Shares(10, 1, 10), 0, 0)
+    assert batch.starts is None
+    assert batch.next_sentence is None
+
+
+@pytest.mark.parametrize("packing", PAIRED)
+def test_next_sentence_labels_are_those_of_the_shard(tmp_path: Path, packing: str) -> None:
+    stream = packed_stream(tmp_path, packing)
+    (batch,) = stream.train_batches(Shares(30, 1, 32, fixed_rows=32), 0, 0)
+    assert batch.next_sentence is not None
+    assert batch.next_sentence.dtype == torch.int64
+    label_of = {1: 0, 0: 1, 2: IGNORED}
+    for row, label in zip(batch.rows[:30], batch.next_sentence.tolist(), strict=False):
+        entry, local = stream.train.locate(int(row))
+        shard = Shard(f"{snapshot_root(str(tmp_path), 'one')}/{entry.path}")
+        assert label == label_of[int(shard.next_sentence[local])]
+    assert {0, 1} <= set(batch.next_sentence.tolist())
+    assert batch.next_sentence[30:].tolist() == [IGNORED] * 2
+
+
+def test_next_sentence_labels_can_be_left_out(tmp_path: Path) -> None:
+    stream = packed_stream(tmp_path, "sentence-pair", next_sentence=False)
+    (batch,) = stream.train_batches(Shares(30, 1, 30), 0, 0)
+    assert batch.next_sentence is None
+
+
+@pytest.mark.parametrize("packing", FORMATS)
+def test_batches_of_every_format_do_not_depend_on_the_layout(tmp_path: Path, packing: str) -> None:
+    stream = packed_stream(tmp_path, packing, isolate_documents=True)
+    whole = hash_batches(stream.train_batches(Shares(30, 1, 30), 1, 0))
+    for world, micro in ((2, 4), (4, 3), (7, 30)):
+        shares = Shares(30, world, micro)
+        ranks = [hash_batches(stream.train_batches(shares, 1, rank)) for rank in range(world)]
+        assert sum(ranks) % 2**256 == whole
+
+
+@pytest.mark.parametrize("name", ["starts", "next_sentence"])
+def test_the_hash_sees_what_only_some_batches_have(tmp_path: Path, name: str) -> None:
+    stream = packed_stream(tmp_path, "sentence-pair", isolate_documents=True)
+    (batch,) = stream.train_batches(Shares(30, 1, 30), 0, 0)
+    before = hash_batches([batch])
+    getattr(batch, name)[4] += 1
+    assert hash_batches([batch]) != before

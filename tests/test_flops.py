@@ -122,3 +122,16 @@ def test_a_device_that_is_not_in_the_table_has_no_peak(name: str | None) -> None
 
 def test_a_cpu_has_no_name_and_so_no_peak() -> None:
     assert peak_flops(device_name(torch.device("cpu")), "fp32") is None
+
+
+def test_isolated_documents_attend_to_themselves_alone() -> None:
+    batch = Batch(
+        numbers=np.array([4, 5]),
+        rows=np.array([0, 1]),
+        inputs=torch.zeros(2, 8),
+        lengths=torch.tensor([8, 3], dtype=torch.int32),
+        slots=torch.zeros(2, 2),
+        labels=torch.zeros(2, 2),
+        starts=torch.tensor([[0, 5, 8, 8], [0, 2, 8, 8]], dtype=torch.int32),
+    )
+    assert attended_pairs(batch) == 5**2 + 3**2 + 2**2 + 1**2

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID
-from pretrain.dataset import Int32s
+from pretrain.config import DataPlan
+from pretrain.dataset import Int32s, Int64s, UInt64s
 from pretrain.masking import (
     IGNORED,
     MaskRule,
@@ -29,6 +30,14 @@ def make_rows(rows: int, length: int = 128, seed: int = 0) -> tuple[Int32s, Int3
     return tokens, np.full(rows, length, np.int32)
 
 
+def make_keys(seed: int, numbers: Int64s, rows: int) -> UInt64s:
+    plan = DataPlan(
+        version=0, snapshot="", seed=seed, batch_sequences=1, mask_prob=0.15,
+        leave_unmasked_prob=0.1, random_token_prob=0.1,
+    )  # fmt: skip
+    return train_keys(plan, numbers, numbers % rows, numbers // rows)
+
+
 def test_slots_are_enough_for_any_row() -> None:
     assert RULE.slots == math.ceil(0.15 * 128)
     halves = MaskRule(2**31, 0, 0, VOCAB, 128)
@@ -38,7 +47,7 @@ def test_slots_are_enough_for_any_row() -> None:
 def test_masks_are_stable() -> None:
     tokens = np.arange(4, 20, dtype=np.int32)[None]
     rule = MaskRule(round(0.3 * 2**32), RULE.leave_parts, RULE.random_parts, VOCAB, 16)
-    keys = train_keys(seed=1, numbers=np.array([5]), rows=100)
+    keys = make_keys(1, np.array([5]), 100)
     masked = mask_rows(tokens, np.array([16], np.int32), keys, rule)
     assert masked.slots_BM.tolist() == [[7, 8, 9, 12, 13]]
     assert masked.labels_BM.tolist() == [[11, 12, 13, 16, 17]]
@@ -49,7 +58,7 @@ def test_masks_are_stable() -> None:
 
 def test_labels_are_the_true_tokens_and_the_rest_is_untouched() -> None:
     tokens, lengths = make_rows(50)
-    masked = mask_rows(tokens, lengths, train_keys(0, np.arange(50), 50), RULE)
+    masked = mask_rows(tokens, lengths, make_keys(0, np.arange(50), 50), RULE)
     used = masked.labels_BM != IGNORED
     truth = np.take_along_axis(tokens, masked.slots_BM, 1)
     assert np.array_equal(masked.labels_BM[used], truth[used])
@@ -67,7 +76,7 @@ def test_special_tokens_and_padding_are_never_chosen() -> None:
     specials = np.array([BOS_ID, PAD_ID, EOS_ID, UNK_ID, VOCAB - 1], np.int32)
     tokens[:, ::3] = specials[np.arange(400) % 5][:, None]
     lengths[:] = 90
-    masked = mask_rows(tokens, lengths, train_keys(0, np.arange(400), 400), RULE)
+    masked = mask_rows(tokens, lengths, make_keys(0, np.arange(400), 400), RULE)
     used = masked.labels_BM != IGNORED
     assert used.any()
     assert not np.isin(masked.labels_BM[used], specials).any()
@@ -76,7 +85,7 @@ def test_special_tokens_and_padding_are_never_chosen() -> None:
 
 def test_the_shares_are_inside_their_bounds() -> None:
     tokens, lengths = make_rows(4000)
-    masked = mask_rows(tokens, lengths, train_keys(3, np.arange(4000), 4000), RULE)
+    masked = mask_rows(tokens, lengths, make_keys(3, np.arange(4000), 4000), RULE)
     used = masked.labels_BM != IGNORED
     real = 126 * 4000
     # A row has floor(18.9 + u) labels: 18 or 19, the latter with probability 0.9.
@@ -99,7 +108,7 @@ def test_the_shares_are_inside_their_bounds() -> None:
 
 def test_positions_and_random_tokens_are_uniform() -> None:
     tokens, lengths = make_rows(4000)
-    masked = mask_rows(tokens, lengths, train_keys(4, np.arange(4000), 4000), RULE)
+    masked = mask_rows(tokens, lengths, make_keys(4, np.arange(4000), 4000), RULE)
     used = masked.labels_BM != IGNORED
     seen = np.take_along_axis(masked.inputs_BS, masked.slots_BM, 1)
     drawn = seen[used & (seen != VOCAB - 1) & (seen != masked.labels_BM)]
@@ -114,7 +123,7 @@ def test_positions_and_random_tokens_are_uniform() -> None:
 
 def test_masks_do_not_depend_on_the_rows_beside() -> None:
     tokens, lengths = make_rows(12)
-    keys = train_keys(0, np.arange(12), 12)
+    keys = make_keys(0, np.arange(12), 12)
     whole = mask_rows(tokens, lengths, keys, RULE)
     for part in (slice(0, 5), slice(5, 6), slice(6, 12)):
         alone = mask_rows(tokens[part], lengths[part], keys[part], RULE)
@@ -128,10 +137,10 @@ def test_masks_differ_by_row_pass_seed_and_split() -> None:
     drawn = {
         mask_rows(tokens, lengths, keys, RULE).slots_BM.tobytes()
         for keys in (
-            train_keys(0, np.array([3]), 10),
-            train_keys(0, np.array([4]), 10),
-            train_keys(0, np.array([13]), 10),
-            train_keys(1, np.array([3]), 10),
+            make_keys(0, np.array([3]), 10),
+            make_keys(0, np.array([4]), 10),
+            make_keys(0, np.array([13]), 10),
+            make_keys(1, np.array([3]), 10),
             validation_keys(np.array([3])),
         )
     }
@@ -140,7 +149,7 @@ def test_masks_differ_by_row_pass_seed_and_split() -> None:
 
 def test_neighbouring_sequences_agree_no_more_than_chance() -> None:
     tokens, lengths = make_rows(2000)
-    masked = mask_rows(tokens, lengths, train_keys(0, np.arange(2000), 2000), RULE)
+    masked = mask_rows(tokens, lengths, make_keys(0, np.arange(2000), 2000), RULE)
     chosen = np.zeros((2000, 128))
     used = masked.labels_BM != IGNORED
     rows = np.broadcast_to(np.arange(2000)[:, None], used.shape)
@@ -156,7 +165,7 @@ def test_rows_with_hardly_any_tokens(real: int) -> None:
     tokens[:, 0], tokens[:, 1 : real + 1], tokens[:, real + 1] = BOS_ID, 77, EOS_ID
     rule = MaskRule(2**31, 0, 0, VOCAB, 16)
     lengths = np.full(64, real + 2, np.int32)
-    masked = mask_rows(tokens, lengths, train_keys(0, np.arange(64), 64), rule)
+    masked = mask_rows(tokens, lengths, make_keys(0, np.arange(64), 64), rule)
     counts = (masked.labels_BM != IGNORED).sum(1)
     assert set(counts.tolist()) <= {math.floor(real / 2), math.ceil(real / 2)}
     assert (masked.slots_BM[masked.labels_BM == IGNORED] == 0).all()
