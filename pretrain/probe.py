@@ -98,7 +98,7 @@ def _may_fit(shape: ModelShape, config: Pretrain, rows: int, world: World) -> bo
     slots = slots_of(config, shape.sequence_length)
     needed = activation_bytes(shape, config, rows, slots)
     needed += sum(state_bytes(parameter_count(shape), config, 1).values())
-    return needed < _SHARE_OF_MEMORY * psutil.virtual_memory().available
+    return bool(needed < _SHARE_OF_MEMORY * psutil.virtual_memory().available)
 
 
 def _time(shape: ModelShape, config: Pretrain, world: World, rows: int) -> Timing | None:

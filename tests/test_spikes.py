@@ -51,7 +51,7 @@ def leap(loss: Tensor) -> Tensor:
 def bad_gradient(loss: Tensor) -> Tensor:
     out = loss.clone()
     if out.requires_grad:
-        out.register_hook(lambda gradient: gradient * math.nan)
+        out.register_hook(lambda gradient: gradient * math.nan)  # type: ignore[no-untyped-call]
     return out
 
 
