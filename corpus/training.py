@@ -51,6 +51,22 @@ class Pretrain(Section):
     processes: int = Field(1, ge=1, description="ranks on this machine")
     checkpoint_every_steps: int = Field(1000, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that stay")
+    keep_checkpoint_every_steps: int | None = Field(
+        None, ge=1, description="checkpoints of steps that this divides stay for good"
+    )
+    checkpoint_root: str | None = Field(
+        None, description="path or URL below which checkpoints go instead of `run`"
+    )
+    init_from: str | None = Field(
+        None, description="exported checkpoint whose weights a new run begins with"
+    )
+    ray_workers: int | tuple[int, int] | None = Field(
+        None, description="ranks on a Ray cluster, or [fewest, most] of them, as there is room"
+    )
+    ray_worker_cpus: int = Field(1, ge=1, description="cores that Ray reserves for a rank")
+    ray_max_failures: int = Field(
+        3, ge=0, description="restarts after failed ranks; machines taken away do not count"
+    )
     validate_every_steps: int = Field(1000, ge=1, description="steps between validations")
     validation_sequences: int = Field(
         1024, ge=1, description="at most this many validation rows, spread over all of them"
@@ -123,6 +139,25 @@ class Pretrain(Section):
         whole = {name: int(each * common) for name, each in exact.items()}
         divisor = math.gcd(*whole.values()) or 1
         return tuple((name, each // divisor) for name, each in whole.items())
+
+    @model_validator(mode="after")
+    def _ranks_fit(self) -> "Pretrain":
+        if self.ray_workers is None:
+            return self
+        fewest, most = self.worker_range
+        if not 1 <= fewest <= most:
+            raise ValueError(
+                f"ray_workers is {self.ray_workers}: give a number from 1, or [fewest, most]"
+            )
+        if self.processes > 1:
+            raise ValueError("processes and ray_workers are both given: ranks are one or the other")
+        return self
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """The fewest and the most ranks on a Ray cluster."""
+        workers = self.ray_workers or 1
+        return (workers, workers) if isinstance(workers, int) else workers
 
     @model_validator(mode="after")
     def _shares_and_steps_fit(self) -> "Pretrain":

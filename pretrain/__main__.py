@@ -12,7 +12,9 @@ from pretrain.explain import explain_step
 from pretrain.export import export
 from pretrain.launch import RankFailedError, configure_logging, join, run_training
 from pretrain.plan import Question, describe_run, make_plan, show_plan
+from pretrain.preemption import EXIT_STATUS, PreemptedError
 from pretrain.probe import probe
+from pretrain.writer import CheckpointFailedError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,9 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except RankFailedError as error:
+    except (RankFailedError, CheckpointFailedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except PreemptedError as error:
+        print(error, file=sys.stderr)
+        return EXIT_STATUS
     return 0
 
 
@@ -69,6 +74,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pretrain", description=__doc__)
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher gives it
     commands = parser.add_subparsers(dest="command", required=True)
     plan = commands.add_parser(
         "plan", help="check a recipe and say what its training needs: memory, time, cost"

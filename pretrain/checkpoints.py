@@ -1,17 +1,22 @@
 """Checkpoints that any number of ranks at any ZeRO stage can go on from.
 
-    <run>/checkpoints/step-00000100/
+    <root>/checkpoints/step-00000100/
       model.safetensors       weights by parameter name, fp32: the master copy, of which bf16
                               weights are the rounding
-      optimizer.safetensors   both AdamW moments by parameter name, fp32
+      optimizer.safetensors   the optimizer's moments by parameter name, fp32
+      metrics.jsonl           the run's metrics up to here; only under pretrain.checkpoint_root
       state.json              step, data plan, fingerprints, recipe, versions, file checksums
 
-`step` is the number of updates made, so the next batch is that of step `step`. A checkpoint exists
-exactly when its state.json does: it is written last and removed first. Files are compared with
-their checksums when a run goes on from them. Writing is synchronous; rank 0 holds all tensors in
-memory meanwhile (12 bytes a parameter, and 8 more while the larger file is serialized).
+The root is the run's directory, or pretrain.checkpoint_root, which may be any URL that fsspec
+opens. `step` is the number of updates made, so the next batch is that of step `step`. A checkpoint
+exists exactly when its state.json does: it is written last and removed first. Every file is
+compared with its checksum when a run goes on from it; a damaged one is refused by name, with the
+newest older checkpoint that is whole. Falling back by itself would train steps twice in silence.
+
+Writing beside the steps is writer.py's; the functions here return when all is done.
 """
 
+import hashlib
 import logging
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -19,19 +24,31 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import safetensors.torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from corpus.files import checksum, filesystem, remove, write_bytes
+from corpus.files import (
+    checksum,
+    exists,
+    join,
+    list_names,
+    read_bytes,
+    remove,
+    remove_tree,
+    write_bytes,
+    writing,
+)
 from pretrain.config import Identity
+from pretrain.tensors import DamagedFileError, read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
+RECIPE = "recipe.json"
 _STATE = "state.json"
 _MODEL = "model.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
+_METRICS = "metrics.jsonl"
 _LIBRARIES = ("torch", "deepspeed", "transformers", "safetensors", "numpy", "maskline")
 
 # By parameter name: "weight" and the moments of the optimizer.
@@ -52,38 +69,58 @@ class CheckpointState(BaseModel):
     checksums: dict[str, str]
 
 
-def list_checkpoints(run: str) -> list[Path]:
-    """List the complete checkpoints of a run, oldest first."""
-    return sorted(path.parent for path in Path(run).glob(f"checkpoints/step-*/{_STATE}"))
+def checkpoint_home(run: str) -> str:
+    """Return the root of a run's checkpoints: what its recipe says, or the run itself."""
+    path = Path(run) / RECIPE
+    recipe = orjson.loads(path.read_bytes()) if path.exists() else {}
+    return recipe.get("pretrain", {}).get("checkpoint_root") or run
 
 
-def newest_checkpoint(run: str) -> tuple[Path, CheckpointState] | None:
-    """Find the newest complete checkpoint of a run, or None."""
-    found = list_checkpoints(run)
+def checkpoint_path(root: str, step: int) -> str:
+    """Return where the checkpoint of a step lies."""
+    return join(root, "checkpoints", f"step-{step:08d}")
+
+
+def list_checkpoints(root: str) -> list[str]:
+    """List the complete checkpoints below a root, oldest first."""
+    names = list_names(join(root, "checkpoints"))
+    complete = [name.split("/")[0] for name in names if name.endswith(f"/{_STATE}")]
+    return [join(root, "checkpoints", name) for name in complete]
+
+
+def newest_checkpoint(root: str) -> tuple[str, CheckpointState] | None:
+    """Find the newest complete checkpoint below a root, or None."""
+    found = list_checkpoints(root)
     return (found[-1], read_state(found[-1])) if found else None
 
 
-def read_state(checkpoint: Path) -> CheckpointState:
+def read_state(checkpoint: str) -> CheckpointState:
     """Read the state.json of a checkpoint."""
-    path = checkpoint / _STATE
+    path = join(checkpoint, _STATE)
     try:
-        state = CheckpointState.model_validate_json(path.read_bytes())
+        state = CheckpointState.model_validate_json(read_bytes(path))
     except ValidationError as error:
         what = str(error).splitlines()[0]
-        raise ValueError(f"{path} is damaged ({what}): {_REMEDY}") from None
+        raise ValueError(f"{path} is damaged ({what}): {_remedy(checkpoint)}") from None
     if state.format_version != FORMAT_VERSION:
         raise ValueError(
             f"{path} has format version {state.format_version}, expected {FORMAT_VERSION}: "
             "go on with the version that wrote it, or take another pretrain.run"
         )
+    if not checkpoint.endswith(f"step-{state.step:08d}"):
+        raise ValueError(f"{path} is damaged (step {state.step}): {_remedy(checkpoint)}")
     return state
 
 
 def save_checkpoint(
-    run: str, step: int, identity: Identity, recipe: Mapping[str, Any], state: TrainingState
-) -> Path:
+    root: str,
+    step: int,
+    identity: Identity,
+    recipe: Mapping[str, Any],
+    state: TrainingState,
+    metrics: bytes | None = None,
+) -> str:
     """Commit a checkpoint whole; called by one rank with the gathered state."""
-    target = Path(run) / "checkpoints" / f"step-{step:08d}"
     files = {
         _MODEL: {name: kinds["weight"] for name, kinds in state.items()},
         _OPTIMIZER: {
@@ -93,8 +130,12 @@ def save_checkpoint(
             if kind != "weight"
         },
     }
-    for name, tensors in files.items():
-        write_bytes(str(target / name), safetensors.torch.save(tensors, {"format": "pt"}))
+    target = checkpoint_path(root, step)
+    remove_checkpoint(target)  # what a killed run left of it
+    checksums = {name: _write(join(target, name), tensors) for name, tensors in files.items()}
+    if metrics is not None:
+        write_bytes(join(target, _METRICS), metrics)
+        checksums[_METRICS] = checksum(join(target, _METRICS))
     manifest = CheckpointState(
         format_version=FORMAT_VERSION,
         step=step,
@@ -102,30 +143,46 @@ def save_checkpoint(
         plan_hash=identity.plan.hash,
         recipe=dict(recipe),
         versions={name: version(name) for name in _LIBRARIES},
-        checksums={name: checksum(str(target / name)) for name in files},
+        checksums=checksums,
     )
     data = orjson.dumps(manifest.model_dump(), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
-    write_bytes(str(target / _STATE), data)
+    write_bytes(join(target, _STATE), data)
     return target
 
 
-def prune_checkpoints(run: str, keep: int) -> None:
-    """Delete all but the newest `keep` complete checkpoints, and what killed runs left behind."""
-    complete = list_checkpoints(run)
-    kept = complete[-keep:]
-    for path in sorted(Path(run).glob("checkpoints/step-*")):
-        if path not in kept:
-            remove(str(path / _STATE))
-            fs, name = filesystem(str(path))
-            fs.rm(name, recursive=True)
+def _write(path: str, tensors: Mapping[str, Tensor]) -> str:
+    with writing(path) as stream:
+        return write_tensors(stream, tensors)
 
 
-def load_weights(checkpoint: Path, state: CheckpointState) -> dict[str, Tensor]:
+def prune_checkpoints(root: str, keep: int, keep_every_steps: int | None = None) -> None:
+    """Delete all but the newest `keep` and those whose step `keep_every_steps` divides.
+
+    What killed runs left behind goes too.
+    """
+    complete = list_checkpoints(root)
+    kept = {name.rpartition("/")[2] for name in complete[-keep:]}
+    for name in (name.rpartition("/")[2] for name in complete):
+        if keep_every_steps and int(name.removeprefix("step-")) % keep_every_steps == 0:
+            kept.add(name)
+    names = list_names(join(root, "checkpoints"))
+    for name in sorted({name.split("/")[0] for name in names} - kept):
+        if name.startswith("step-"):
+            remove_checkpoint(join(root, "checkpoints", name))
+
+
+def remove_checkpoint(checkpoint: str) -> None:
+    """Delete a checkpoint, its state first."""
+    remove(join(checkpoint, _STATE))
+    remove_tree(checkpoint)
+
+
+def load_weights(checkpoint: str, state: CheckpointState) -> dict[str, Tensor]:
     """Read the fp32 weights by parameter name, verified."""
     return _load(checkpoint, state, _MODEL)
 
 
-def load_training_state(checkpoint: Path, state: CheckpointState) -> TrainingState:
+def load_training_state(checkpoint: str, state: CheckpointState) -> TrainingState:
     """Read weights and moments by parameter name, verified."""
     weights = load_weights(checkpoint, state)
     gathered: dict[str, dict[str, Tensor]] = {
@@ -137,22 +194,57 @@ def load_training_state(checkpoint: Path, state: CheckpointState) -> TrainingSta
     return gathered
 
 
-_REMEDY = "delete its directory to go on from the checkpoint before it"
-
-
-def _load(checkpoint: Path, state: CheckpointState, name: str) -> dict[str, Tensor]:
-    path = checkpoint / name
-    if not path.exists():
-        raise ValueError(f"{path} is missing, {_STATE} lists it: {_REMEDY}")
-    found = checksum(str(path))
-    if found != state.checksums[name]:
+def restore_metrics(checkpoint: str, state: CheckpointState, run: str) -> None:
+    """Take the metrics that a checkpoint carries where the run's directory has none."""
+    target = join(run, _METRICS)
+    if _METRICS not in state.checksums or exists(target):
+        return
+    data = read_bytes(join(checkpoint, _METRICS))
+    found = hashlib.sha256(data).hexdigest()
+    if found != state.checksums[_METRICS]:
         raise ValueError(
-            f"{path} has checksum {found}, {_STATE} says {state.checksums[name]}: {_REMEDY}"
+            f"{checkpoint}/{_METRICS} has checksum {found}, {_STATE} says "
+            f"{state.checksums[_METRICS]}: {_remedy(checkpoint)}"
         )
-    return safetensors.torch.load_file(path)
+    write_bytes(target, data)
 
 
-def check_identity(checkpoint: Path, found: Identity, expected: Identity) -> None:
+def _load(checkpoint: str, state: CheckpointState, name: str) -> dict[str, Tensor]:
+    path = join(checkpoint, name)
+    try:
+        return read_tensors(path, state.checksums[name])
+    except FileNotFoundError:
+        problem = f"{path} is missing, {_STATE} lists it"
+    except DamagedFileError as error:
+        problem = f"{error}, {_STATE} says {state.checksums[name]}"
+    raise ValueError(f"{problem}: {_remedy(checkpoint)}")
+
+
+def _is_whole(checkpoint: str) -> bool:
+    """Read all of a checkpoint and tell whether every file is what it was."""
+    try:
+        state = CheckpointState.model_validate_json(read_bytes(join(checkpoint, _STATE)))
+        found = {name: checksum(join(checkpoint, name)) for name in state.checksums}
+    except (ValidationError, FileNotFoundError):
+        return False
+    return found == state.checksums
+
+
+def _remedy(checkpoint: str) -> str:
+    """Say how to go on without a damaged checkpoint: which older one is whole."""
+    root, _, name = checkpoint.rpartition("/checkpoints/")
+    older = [other for other in list_checkpoints(root) if other.rpartition("/")[2] < name]
+    whole = next((other for other in reversed(older) if _is_whole(other)), None)
+    if whole is None:
+        return (
+            "no older checkpoint is whole: restore it from a copy, or delete its directory and "
+            "the older ones to start again"
+        )
+    between = "".join(f", and {each}," for each in older[older.index(whole) + 1 :])
+    return f"delete its directory{between} to go on from {whole}, which is whole"
+
+
+def check_identity(checkpoint: str, found: Identity, expected: Identity) -> None:
     """Refuse a checkpoint that was made from something else, naming what differs."""
     if found.plan.snapshot != expected.plan.snapshot:
         raise ValueError(
@@ -164,6 +256,10 @@ def check_identity(checkpoint: Path, found: Identity, expected: Identity) -> Non
         *_differences("data plan", found.plan, expected.plan),
         *_differences("model", found.model, expected.model),
     ]
+    if (found.start is None) != (expected.start is None):
+        begun = ["weights drawn from the seed", "an exported checkpoint (pretrain.init_from)"]
+        here, there = begun[found.start is not None], begun[expected.start is not None]
+        differences.append(f"begun with {here}, the recipe gives {there}")
     if differences:
         raise ValueError(f"{checkpoint} has {'; '.join(differences)}: {_OTHER_RUN}")
 

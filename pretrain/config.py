@@ -164,6 +164,9 @@ class Identity(Section):
     tokenizer: str = Field(description="fingerprint of the tokenizer")
     model: ModelShape
     plan: DataPlan
+    start: str | None = Field(
+        None, description="SHA-256 of the exported weights that it began with; None: drawn by seed"
+    )
 
     def agrees(self, other: "Identity", step: int) -> bool:
         """Tell whether both are the same but for batches that one leaves out from `step` on."""

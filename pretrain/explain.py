@@ -13,12 +13,12 @@ from corpus.recipe import Recipe
 from corpus.snapshots import open_snapshot, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
 from pretrain.batches import Batch, Stream, hash_batches, open_stream
+from pretrain.checkpoints import RECIPE
 from pretrain.config import data_plan
 from pretrain.dataset import Shares
 from pretrain.masking import IGNORED
 from pretrain.metrics import read_metrics
 from pretrain.spikes import listed_batches
-from pretrain.train import RECIPE
 
 _ROWS_SHOWN = 3
 

@@ -15,7 +15,12 @@ import safetensors.torch
 from corpus.files import write_bytes
 from corpus.snapshots import tokenizer_root
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, open_tokenizer, tokenizer_files
-from pretrain.checkpoints import CheckpointState, load_weights, newest_checkpoint
+from pretrain.checkpoints import (
+    CheckpointState,
+    checkpoint_home,
+    load_weights,
+    newest_checkpoint,
+)
 from pretrain.config import ModelShape
 from pretrain.metrics import read_metrics
 from pretrain.model import INITIAL_DEVIATION, NORM_EPSILON
@@ -25,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 def export(run: str, directory: str) -> None:
     """Write the newest checkpoint of a run into a new or empty directory."""
-    newest = newest_checkpoint(run)
+    newest = newest_checkpoint(checkpoint_home(run))
     if newest is None:
         raise ValueError(f"{run} holds no complete checkpoint: train until it writes one")
     target = Path(directory)

@@ -1,14 +1,17 @@
-"""Starts the ranks of a training run: one in this process, or several on this machine.
+"""Starts the ranks of a training run: in this process, on this machine, under a launcher, on Ray.
 
-Under torchrun or the deepspeed launcher (MASTER_ADDR is set) this process is one rank of theirs.
-Otherwise ranks meet through a file and talk over the loopback interface only: a TCP rendezvous
-would listen on every interface. With GPUs they talk by NCCL, without by gloo.
+The same `train` runs in every rank. Under torchrun or the deepspeed launcher (MASTER_ADDR is set)
+this process is one rank of theirs; with pretrain.ray_workers they are workers of Ray Train
+(cluster.py). Otherwise ranks meet through a file and talk over the loopback interface only. With
+GPUs they talk by NCCL, without by gloo.
 
-The first rank that fails ends all others, and its message is the one that is shown. Ranks watch the
-process that started them and end with it, however it ends.
+The first rank that fails ends all others, and its message is the one that is shown. SIGTERM reaches
+all of them and is answered by a checkpoint (preemption.py). Ranks watch the process that started
+them and end with it, however it ends.
 """
 
 import atexit
+import importlib
 import logging
 import multiprocessing
 import os
@@ -24,15 +27,19 @@ from pathlib import Path
 
 import torch
 from torch import distributed
+from torch.distributed import FileStore, HashStore, Store  # type: ignore[attr-defined]
 
 from corpus.recipe import Recipe
+from pretrain.meeting import listen, open_store, use_interface
+from pretrain.preemption import EXIT_STATUS, Notice, PreemptedError, listening
 from pretrain.train import is_complete, run_directory, train
 from pretrain.world import World
+from pretrain.writer import CheckpointFailedError
 
 logger = logging.getLogger(__name__)
 
-# The longest that one rank may wait for another: rank 0 writes checkpoints while the others wait.
-_TIMEOUT = timedelta(minutes=30)
+# The longest that one rank may wait for another: rank 0 may wait for the checkpoint before.
+TIMEOUT = timedelta(minutes=30)
 
 
 class RankFailedError(RuntimeError):
@@ -45,17 +52,26 @@ def run_training(recipe: Recipe) -> None:
         logger.info(
             "%s is complete: %s steps", run_directory(recipe), f"{recipe.pretrain.max_steps:,}"
         )
+    elif recipe.pretrain.ray_workers is not None:
+        if not os.environ.get("RAY_ADDRESS"):
+            # Despite its name, what makes an embedded Ray listen on loopback only; Ray reads it
+            # while it is imported.
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        importlib.import_module("pretrain.cluster").run_on_ray(recipe)
     elif "MASTER_ADDR" in os.environ:
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        train(recipe, join(rank, size, int(os.environ["LOCAL_RANK"])))
+        with listening():
+            train(recipe, join(rank, size, int(os.environ["LOCAL_RANK"])), Notice())
     elif recipe.pretrain.processes == 1:
-        train(recipe, join(0, 1, 0))
+        with listening():
+            train(recipe, join(0, 1, 0), Notice())
     else:
         _run_processes(recipe)
 
 
-def join(rank: int, size: int, local_rank: int, meeting_point: Path | None = None) -> World:
-    """Join the process group: as the launcher's environment says, or through a file.
+def join(rank: int, size: int, local_rank: int, meeting_point: Path | Store | None = None) -> World:
+    """Join the process group: through a file or a store, or as the launcher's environment says.
 
     A process joins once, and stays until it ends: DeepSpeed keeps what it made of the group.
     """
@@ -72,31 +88,49 @@ def join(rank: int, size: int, local_rank: int, meeting_point: Path | None = Non
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
     if not distributed.is_initialized():
         backend = "nccl" if has_gpu else "gloo"
-        if "MASTER_ADDR" in os.environ:
-            distributed.init_process_group(backend, timeout=_TIMEOUT)
+        os.environ.setdefault("LOCAL_RANK", str(local_rank))  # what DeepSpeed goes by
+        store = _meet(rank, size, meeting_point)
+        if store is None:  # torchrun serves one
+            distributed.init_process_group(backend, timeout=TIMEOUT)
         else:
-            store = (
-                distributed.FileStore(str(meeting_point), size)  # type: ignore[attr-defined]
-                if meeting_point
-                else distributed.HashStore()  # type: ignore[attr-defined]
-            )
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-            os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
-            os.environ.setdefault("LOCAL_RANK", str(local_rank))  # what DeepSpeed goes by
             distributed.init_process_group(
-                backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT
+                backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT
             )
         atexit.register(distributed.destroy_process_group)
     return World(rank, size, device)
 
 
+def _meet(rank: int, size: int, meeting_point: Path | Store | None) -> Store | None:
+    """Open the store of the group, or None where torch is to find it by the environment."""
+    if isinstance(meeting_point, Store):
+        return meeting_point
+    host = os.environ.get("MASTER_ADDR")
+    if meeting_point is not None or host is None:
+        use_interface("127.0.0.1")
+        if meeting_point is None:
+            return HashStore()
+        return FileStore(str(meeting_point), size)
+    if host in ("127.0.0.1", "localhost"):
+        use_interface("127.0.0.1")
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return None
+    address = (host, int(os.environ["MASTER_PORT"]))
+    listener = listen(*address) if rank == 0 else None
+    return None if rank == 0 and listener is None else open_store(address, size, listener, TIMEOUT)
+
+
 def _run_processes(recipe: Recipe) -> None:
     """Run every rank in a process of its own and wait for all."""
     context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as directory:
+    processes: list[BaseProcess] = []
+    reports: list[Connection] = []
+
+    def pass_on() -> None:
+        for process in processes:
+            process.terminate()
+
+    with tempfile.TemporaryDirectory() as directory, listening(pass_on):
         meeting_point = Path(directory) / "meeting"
-        processes: list[BaseProcess] = []
-        reports: list[Connection] = []
         try:
             for rank in range(recipe.pretrain.processes):
                 report, sender = context.Pipe(duplex=False)
@@ -115,14 +149,17 @@ def _run_processes(recipe: Recipe) -> None:
 
 
 def _wait_for_all(processes: Sequence[BaseProcess], reports: Sequence[Connection]) -> None:
-    running = dict(enumerate(processes))
+    running, preempted = dict(enumerate(processes)), False
     while running:
         sentinels = {process.sentinel: rank for rank, process in running.items()}
         for rank in sorted(sentinels[ended] for ended in wait(list(sentinels))):  # type: ignore[index]
             process = running.pop(rank)
             process.join()
-            if process.exitcode != 0:
+            preempted |= process.exitcode == EXIT_STATUS
+            if process.exitcode not in (0, EXIT_STATUS):
                 raise _failure(rank, process, reports[rank])
+    if preempted:
+        raise PreemptedError(reports[0].recv())
 
 
 def _failure(rank: int, process: BaseProcess, report: Connection) -> Exception:
@@ -142,10 +179,14 @@ def _run_rank(recipe: Recipe, rank: int, meeting_point: Path, report: Connection
     configure_logging(logging.INFO if rank == 0 else logging.ERROR)
     try:
         size = recipe.pretrain.processes
-        train(recipe, join(rank, size, rank, meeting_point))
-    except ValueError as error:
+        with listening():
+            train(recipe, join(rank, size, rank, meeting_point), Notice())
+    except (ValueError, CheckpointFailedError) as error:
         report.send(str(error))
         sys.exit(1)
+    except PreemptedError as error:
+        report.send(str(error))
+        sys.exit(EXIT_STATUS)
 
 
 def _end_with_parent() -> None:

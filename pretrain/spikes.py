@@ -30,10 +30,10 @@ from pathlib import Path
 import orjson
 from pydantic import Field
 
-from corpus.files import remove, remove_tree, write_bytes
+from corpus.files import write_bytes
 from corpus.section import Section
 from corpus.training import Pretrain
-from pretrain.checkpoints import list_checkpoints, read_state
+from pretrain.checkpoints import list_checkpoints, read_state, remove_checkpoint
 from pretrain.config import DataPlan
 from pretrain.metrics import read_metrics
 from pretrain.world import World
@@ -148,7 +148,7 @@ def stop_message(run: str, spike: Spike) -> str:
     )
 
 
-def roll_back(run: str, config: Pretrain, spike: Spike) -> Rollback:
+def roll_back(run: str, root: str, config: Pretrain, spike: Spike) -> Rollback:
     """Leave out the batches that led to a spike; the run then goes on from a checkpoint before it.
 
     Called by one rank. Newer checkpoints go first and the list is written last: if it is killed in
@@ -161,13 +161,13 @@ def roll_back(run: str, config: Pretrain, spike: Spike) -> Rollback:
             f"(pretrain.max_rollbacks), see {Path(run) / SKIPPED}"
         )
     first_guilty = max(0, spike.step - config.spike_batches + 1)
-    steps = [read_state(path).step for path in list_checkpoints(run)]
+    checkpoints = list_checkpoints(root)
+    steps = [read_state(path).step for path in checkpoints]
     # Where none so old is left, the oldest has to do, and what it has taken in stays in it.
     target = max((step for step in steps if step <= first_guilty), default=min(steps, default=0))
-    for path, step in zip(list_checkpoints(run), steps, strict=True):
+    for path, step in zip(checkpoints, steps, strict=True):
         if step > target:
-            remove(str(Path(path) / "state.json"))
-            remove_tree(str(path))
+            remove_checkpoint(path)
     guilty = range(max(first_guilty, target), spike.step + 1)
     rollback = Rollback(
         step=spike.step,
@@ -180,13 +180,16 @@ def roll_back(run: str, config: Pretrain, spike: Spike) -> Rollback:
     return rollback
 
 
-def answer_spike(run: str, config: Pretrain, spike: Spike, world: World) -> None:
-    """Stop, or leave batches out and let the run go on from a checkpoint, as the recipe says."""
+def answer_spike(run: str, root: str, config: Pretrain, spike: Spike, world: World) -> None:
+    """Stop, or leave batches out and let the run go on from a checkpoint, as the recipe says.
+
+    `root` is where the run's checkpoints are.
+    """
     if config.on_spike == "stop":
         raise ValueError(stop_message(run, spike))
     world.wait()
     if world.is_first:
-        rollback = roll_back(run, config, spike)
+        rollback = roll_back(run, root, config, spike)
         logger.warning(
             "step %d gave %s: going back to step %d without batches %s (pretrain.on_spike)",
             rollback.step,

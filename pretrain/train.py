@@ -21,29 +21,34 @@ import orjson
 
 from corpus.files import check_absolute_in_job, is_remote, write_bytes
 from corpus.recipe import Recipe
-from corpus.snapshots import open_snapshot
+from corpus.snapshots import Snapshot, open_snapshot
 from corpus.training import Pretrain
 from pretrain.batches import HASH_BITS, Stream, hash_batches, open_stream
 from pretrain.checkpoints import (
+    RECIPE,
+    CheckpointState,
     check_identity,
+    checkpoint_path,
     load_training_state,
     newest_checkpoint,
-    prune_checkpoints,
-    save_checkpoint,
+    read_state,
+    restore_metrics,
 )
 from pretrain.config import Identity, data_plan, learning_rate_at, model_shape
 from pretrain.dataset import Shares, derive_keys, verify_shards
 from pretrain.engine import Engine, deepspeed_config
 from pretrain.flops import attended_pairs, device_name, peak_flops, train_flops
+from pretrain.initial import fingerprint_start, read_start
 from pretrain.metrics import Reporter, perplexity
 from pretrain.model import MaskedLanguageModel
+from pretrain.preemption import Notice, PreemptedError
 from pretrain.spikes import Spike, answer_spike, log_skipped, skipped_batches, watch_losses
 from pretrain.trackers import check_trackers, open_trackers
 from pretrain.world import World
+from pretrain.writer import CheckpointWriter
 
 logger = logging.getLogger(__name__)
 
-RECIPE = "recipe.json"
 _DROPOUT_DOMAIN = 4
 _LOCK_PATIENCE_SECONDS = 10.0  # the ranks of a killed run need a moment to end
 
@@ -58,6 +63,7 @@ class Session:
     shares: Shares
     engine: Engine
     world: World
+    writer: CheckpointWriter | None  # on the first rank
 
     @property
     def config(self) -> Pretrain:
@@ -77,45 +83,64 @@ def run_directory(recipe: Recipe) -> str:
     return run
 
 
+def checkpoint_root(recipe: Recipe) -> str:
+    """Return the root of a recipe's checkpoints, checked."""
+    root = recipe.pretrain.checkpoint_root or run_directory(recipe)
+    check_absolute_in_job("pretrain.checkpoint_root", root)
+    return root
+
+
 def is_complete(recipe: Recipe) -> bool:
     """Tell whether the run has taken all its steps already."""
-    newest = newest_checkpoint(run_directory(recipe))
+    newest = newest_checkpoint(checkpoint_root(recipe))
     return newest is not None and newest[1].step >= recipe.pretrain.max_steps
 
 
-def train(recipe: Recipe, world: World) -> None:
-    """Train until the last step, from the newest checkpoint if there is one."""
+def train(recipe: Recipe, world: World, notice: Notice) -> None:
+    """Train until the last step or a notice, from the newest checkpoint if there is one."""
     run = run_directory(recipe)
     with _sole_user(run, world):
-        while spike := _train_until_spike(recipe, world):
-            answer_spike(run, recipe.pretrain, spike, world)
+        while spike := _train_until_spike(recipe, world, notice):
+            answer_spike(run, checkpoint_root(recipe), recipe.pretrain, spike, world)
         if world.is_first:
             log_skipped(run)
 
 
-def _train_until_spike(recipe: Recipe, world: World) -> Spike | None:
+def _train_until_spike(recipe: Recipe, world: World, notice: Notice) -> Spike | None:
     """Go on to the last step, or to one that goes wrong; nothing is held in memory afterwards."""
     session, first_step = _open_session(recipe, world)
-    spike = _take_steps(session, first_step)
+    try:
+        spike = _take_steps(session, first_step, notice)
+    finally:
+        if session.writer:
+            session.writer.close()
     session.engine.close()
     return spike
 
 
-def _take_steps(session: Session, first_step: int) -> Spike | None:
+def _take_steps(session: Session, first_step: int, notice: Notice) -> Spike | None:
     config, run = session.config, run_directory(session.recipe)
     active, peak = session.world.is_first, _peak(session)
     trackers = open_trackers(config, run, first_step) if active else []
     watch = watch_losses(run, config, first_step, session.world)
     with Reporter(run, first_step, config.max_steps, active, peak, trackers) as reporter:
         for step in range(first_step, config.max_steps):
+            if session.writer:
+                session.writer.raise_error()
             values = _take_step(session, step)
             if reason := watch.judge(values["loss"], values["gradient_norm"]):
                 return Spike(step=step, reason=reason, plan=session.identity.plan)
             if _is_due(config, step, config.validate_every_steps):
                 values |= _validate(session)
             reporter.report(step, values)
-            if _is_due(config, step, config.checkpoint_every_steps):
+            told = step + 1 < config.max_steps and notice.arrives(session.world)
+            if told or _is_due(config, step, config.checkpoint_every_steps):
                 reporter.note(_checkpoint(session, step + 1))
+            if told and notice.ends_run:
+                raise PreemptedError(
+                    f"told to end after {step + 1:,} steps: their checkpoint is written, the same "
+                    "command goes on from it"
+                )
     return None
 
 
@@ -189,53 +214,89 @@ def _validate(session: Session) -> dict[str, float]:
 
 
 def _checkpoint(session: Session, step: int) -> str:
-    """Gather the state by name on every rank, write it on the first, and say so."""
+    """Gather the state by name on every rank, let the first begin to write it, and say so."""
+    start = time.monotonic()
+    waited = session.writer.wait_for_checkpoint() if session.writer else 0.0
     gathered = {}
     for name, tensors in session.engine.gather_state():
-        if session.world.is_first:
+        if session.writer:
             gathered[name] = tensors
-    if session.world.is_first:
-        run, recipe = run_directory(session.recipe), session.recipe.model_dump(mode="json")
-        save_checkpoint(run, step, session.identity, recipe, gathered)
-        prune_checkpoints(run, session.config.keep_checkpoints)
-    session.world.wait()
-    return f"wrote the checkpoint of step {step:,}"
+    if session.writer:
+        session.writer.save_checkpoint(step, session.identity, gathered)
+    held_up = time.monotonic() - start
+    return (
+        f"checkpoint of step {step:,} is being written: the step was held up {held_up:.2f} s, "
+        f"{waited:.2f} s of it by the one before"
+    )
+
+
+def _newest(root: str, world: World) -> tuple[str, CheckpointState] | None:
+    """Find the newest checkpoint, the same on every rank: one may just be coming or going."""
+    found = newest_checkpoint(root) if world.is_first else None
+    step = world.agree(found[1].step if found else 0)
+    if step == 0:
+        return None
+    path = checkpoint_path(root, step)
+    return path, read_state(path)
 
 
 def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
     """Open data, model and checkpoint; return them with the step to take next."""
-    config, run = recipe.pretrain, run_directory(recipe)
+    config, run, root = recipe.pretrain, run_directory(recipe), checkpoint_root(recipe)
     if world.is_first:
         check_trackers(config.trackers)
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
-    newest = newest_checkpoint(run)
+    newest = _newest(root, world)
     known = newest[1].identity.plan.skipped_batches if newest else ()
-    identity = Identity(
-        snapshot_label=snapshot.label,
-        tokenizer=snapshot.tokenizer,
-        model=model_shape(config.preset, snapshot),
-        plan=data_plan(config, snapshot, skipped_batches(run, known, world)),
-    )
-    if newest and not newest[1].identity.agrees(identity, newest[1].step):
-        check_identity(newest[0], newest[1].identity, identity)
+    identity = _identify(config, snapshot, newest, skipped_batches(run, known, world))
     verify_shards(recipe.store, snapshot, world.rank, world.size)
     stream = open_stream(recipe.store, snapshot, identity.plan)
     if stream.validation.count == 0 and world.is_first:
         logger.warning("snapshot %s has no validation sequences: none is made", snapshot.label)
     shares = Shares(config.batch_sequences, world.size, config.microbatch_sequences)
     world.wait()
+    writer = None
     if world.is_first:
         _write_json(run, RECIPE, recipe.model_dump(mode="json"))
         _write_json(run, "deepspeed.json", deepspeed_config(config, shares))
+        writer = CheckpointWriter(root, config, recipe.model_dump(mode="json"))
+        if newest:
+            restore_metrics(*newest, run)
     model = MaskedLanguageModel(identity.model, config.dropout, config.seed)
     state = load_training_state(*newest) if newest else None
     if state:
         model.load_state_dict({name: kinds["weight"] for name, kinds in state.items()})
+    elif config.init_from and identity.start:
+        wanted = dict(model.named_parameters())
+        model.load_state_dict(read_start(config.init_from, identity.start, wanted))
     engine = Engine(model, config, shares, world)
     first_step = newest[1].step if newest else 0
     if state:
         engine.restore_state(state, first_step)
-    return Session(recipe, identity, stream, shares, engine, world), first_step
+    return Session(recipe, identity, stream, shares, engine, world, writer), first_step
+
+
+def _identify(
+    config: Pretrain,
+    snapshot: Snapshot,
+    newest: tuple[str, CheckpointState] | None,
+    skipped: tuple[int, ...],
+) -> Identity:
+    """Say what the run is made of; a checkpoint made of something else is refused."""
+    shape, start = model_shape(config.preset, snapshot), None
+    if config.init_from:
+        start = newest[1].identity.start if newest else None
+        start = start or fingerprint_start(config.init_from, shape, snapshot.tokenizer)
+    identity = Identity(
+        snapshot_label=snapshot.label,
+        tokenizer=snapshot.tokenizer,
+        model=shape,
+        plan=data_plan(config, snapshot, skipped),
+        start=start,
+    )
+    if newest and not newest[1].identity.agrees(identity, newest[1].step):
+        check_identity(newest[0], newest[1].identity, identity)
+    return identity
 
 
 def _write_json(run: str, name: str, values: dict[str, Any]) -> None:

@@ -31,6 +31,14 @@ class World:
         summed = self._summed(torch.tensor(limbs, dtype=torch.int64)).tolist()
         return int(sum(limb << (i * _LIMB_BITS) for i, limb in enumerate(summed)) % 2**bits)
 
+    def any_of(self, value: bool) -> bool:
+        """Tell all ranks whether it holds on one of them at least."""
+        return self.sum_floats(float(value))[0] > 0
+
+    def agree(self, value: int) -> int:
+        """Give all ranks the first one's integer, from 0 to 2^63 - 1."""
+        return self.sum_integer(value if self.is_first else 0, 64)
+
     def wait(self) -> None:
         """Wait for all ranks."""
         if self.size > 1:

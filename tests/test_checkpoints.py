@@ -3,13 +3,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from corpus.files import read_bytes, write_bytes
 from pretrain.checkpoints import (
     check_identity,
+    checkpoint_home,
     list_checkpoints,
     load_training_state,
     load_weights,
     newest_checkpoint,
     prune_checkpoints,
+    restore_metrics,
     save_checkpoint,
 )
 from pretrain.config import DataPlan, Identity, ModelShape
@@ -39,7 +42,11 @@ STATE = {
 
 
 def save(run: Path, step: int) -> Path:
-    return save_checkpoint(str(run), step, IDENTITY, {"store": "s"}, STATE)
+    return Path(save_checkpoint(str(run), step, IDENTITY, {"store": "s"}, STATE))
+
+
+def names(run: Path) -> list[str]:
+    return [path.rpartition("/")[2] for path in list_checkpoints(str(run))]
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -47,7 +54,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert path.name == "step-00000100"
     found = newest_checkpoint(str(tmp_path))
     assert found is not None
-    assert found[0] == path
+    assert found[0] == str(path)
     state = found[1]
     assert (state.step, state.identity, state.plan_hash) == (100, IDENTITY, IDENTITY.plan.hash)
     assert state.recipe == {"store": "s"}
@@ -76,11 +83,15 @@ def test_pruning_keeps_the_newest_and_sweeps_the_incomplete(tmp_path: Path) -> N
         save(tmp_path, step)
     (save(tmp_path, 4) / "state.json").unlink()
     prune_checkpoints(str(tmp_path), keep=2)
-    assert [path.name for path in list_checkpoints(str(tmp_path))] == [
-        "step-00000003",
-        "step-00000010",
-    ]
+    assert names(tmp_path) == ["step-00000003", "step-00000010"]
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_some_checkpoints_stay_for_good(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4, 5, 6, 7):
+        save(tmp_path, step)
+        prune_checkpoints(str(tmp_path), keep=2, keep_every_steps=3)
+    assert names(tmp_path) == [f"step-{step:08d}" for step in (3, 6, 7)]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
@@ -93,6 +104,96 @@ def test_a_flipped_byte_is_found(tmp_path: Path, name: str) -> None:
     assert found is not None
     with pytest.raises(ValueError, match=rf"{name} has checksum .* state.json says .*delete"):
         load_training_state(*found)
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_of_the_older_checkpoints_the_newest_whole_one_is_named(tmp_path: Path) -> None:
+    paths = [save(tmp_path, step) for step in (1, 2, 3, 4)]
+    damage(paths[2] / "optimizer.safetensors")
+    damage(paths[3] / "model.safetensors")
+    found = newest_checkpoint(str(tmp_path))
+    assert found is not None
+    message = (
+        f"model.safetensors has checksum .*: delete its directory, and {paths[2]}, "
+        f"to go on from {paths[1]}, which is whole"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_training_state(*found)
+    for path in paths[:2]:
+        (path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="no older checkpoint is whole: restore it from a copy"):
+        load_training_state(*found)
+
+
+def test_a_state_of_another_step_is_damaged(tmp_path: Path) -> None:
+    state = save(tmp_path, 1) / "state.json"
+    state.write_text(state.read_text().replace('"step": 1', '"step": 3'))
+    with pytest.raises(ValueError, match=r"state\.json is damaged \(step 3\)"):
+        newest_checkpoint(str(tmp_path))
+
+
+def test_a_rewritten_checkpoint_leaves_nothing_of_the_killed_one(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    (path / "state.json").unlink()
+    (path / "stray.tmp").write_text("half")
+    save(tmp_path, 1)
+    assert {each.name for each in path.iterdir()} == {
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    }
+
+
+def test_remote_checkpoints_are_the_same(tmp_path: Path) -> None:
+    root = f"memory://{tmp_path.name}/run"
+    for step in (1, 2, 3):
+        save_checkpoint(root, step, IDENTITY, {"store": "s"}, STATE, b'{"step":0}\n')
+    prune_checkpoints(root, keep=2)
+    found = newest_checkpoint(root)
+    assert found is not None
+    assert found[0] == f"{root}/checkpoints/step-00000003"
+    loaded = load_training_state(*found)
+    assert all(
+        torch.equal(loaded[name][kind], tensor)
+        for name, kinds in STATE.items()
+        for kind, tensor in kinds.items()
+    )
+    restore_metrics(*found, str(tmp_path))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step":0}\n'
+    local = save(tmp_path, 3)
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert read_bytes(f"{found[0]}/{name}") == (local / name).read_bytes()
+
+    write_bytes(f"{found[0]}/model.safetensors", b"x" * 10)
+    with pytest.raises(ValueError, match=r"step-00000002, which is whole"):
+        load_weights(*found)
+
+
+def test_metrics_that_are_there_stay_and_damaged_ones_are_refused(tmp_path: Path) -> None:
+    root, run = tmp_path / "root", tmp_path / "run"
+    save_checkpoint(str(root), 1, IDENTITY, {}, STATE, b"carried\n")
+    found = newest_checkpoint(str(root))
+    assert found is not None
+    write_bytes(str(run / "metrics.jsonl"), b"own\n")
+    restore_metrics(*found, str(run))
+    assert (run / "metrics.jsonl").read_bytes() == b"own\n"
+    write_bytes(f"{found[0]}/metrics.jsonl", b"other\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl has checksum"):
+        restore_metrics(*found, str(tmp_path / "elsewhere"))
+
+
+def test_the_home_of_checkpoints_is_what_the_recipe_says(tmp_path: Path) -> None:
+    assert checkpoint_home(str(tmp_path)) == str(tmp_path)
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text('{"pretrain": {"checkpoint_root": null}}')
+    assert checkpoint_home(str(tmp_path)) == str(tmp_path)
+    recipe.write_text('{"pretrain": {"checkpoint_root": "memory://a"}}')
+    assert checkpoint_home(str(tmp_path)) == "memory://a"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -123,7 +224,7 @@ def test_another_snapshot_is_refused_by_name() -> None:
     other = IDENTITY.model_copy(update={"snapshot_label": "two", "plan": plan})
     message = r"trained on snapshot one \(aaaaaaaaaaaa\), the recipe names two \(bbbbbbbbbbbb\)"
     with pytest.raises(ValueError, match=message):
-        check_identity(Path("c"), IDENTITY, other)
+        check_identity("c", IDENTITY, other)
 
 
 def test_another_plan_or_model_is_refused_by_name() -> None:
@@ -135,5 +236,5 @@ def test_another_plan_or_model_is_refused_by_name() -> None:
     )
     message = "data plan seed 0, the recipe gives 1; model width 4, the recipe gives 8"
     with pytest.raises(ValueError, match=message):
-        check_identity(Path("c"), IDENTITY, other)
-    check_identity(Path("c"), IDENTITY, IDENTITY)
+        check_identity("c", IDENTITY, other)
+    check_identity("c", IDENTITY, IDENTITY)

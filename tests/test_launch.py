@@ -1,11 +1,13 @@
 """Ranks start together, stay on loopback and end together."""
 
+import base64
 import os
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -89,6 +91,53 @@ def test_torchrun_trains_the_same(store: Path, tmp_path: Path) -> None:
     assert column(two, "batch_hash") == column(alone, "batch_hash")
     pairs = zip(column(two, "loss"), column(alone, "loss"), strict=True)
     assert max(abs(a - b) for a, b in pairs) < 1e-5
+
+
+@pytest.mark.slow
+def test_the_deepspeed_launcher_trains_the_same_on_loopback(store: Path, tmp_path: Path) -> None:
+    alone, two = tmp_path / "alone", tmp_path / "two"
+    settings: dict[str, Any] = {
+        "max_steps": 30,
+        "checkpoint_every_steps": 30,
+        "validate_every_steps": 30,
+    }
+    run_training(make_recipe(store, alone, **settings))
+    recipe = write_recipe(make_recipe(store, two, **settings), tmp_path / "recipe.yaml")
+    # What `deepspeed --module pretrain train RECIPE` starts on every machine.
+    world = base64.urlsafe_b64encode(b'{"localhost": [0, 1]}').decode()
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world}",
+            "--master_addr=127.0.0.1", "--master_port=29512", "--module", "pretrain", "train",
+            str(recipe),
+        ],
+        cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+    )  # fmt: skip
+    wait_for_steps(process, two, 2)
+    listening = {
+        connection.laddr.ip
+        for rank in psutil.Process(process.pid).children(recursive=True)
+        for connection in rank.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    assert listening
+    assert listening <= {"127.0.0.1", "::1"}
+    assert column(two, "batch_hash") == column(alone, "batch_hash")
+    pairs = zip(column(two, "loss"), column(alone, "loss"), strict=True)
+    assert max(abs(a - b) for a, b in pairs) < 1e-5
+
+
+def test_ranks_are_processes_or_workers_of_ray(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="processes and ray_workers are both given"):
+        make_recipe(store, tmp_path, processes=2, ray_workers=2)
+    for workers in (0, [2, 1], [0, 1]):
+        with pytest.raises(ValueError, match=r"give a number from 1, or \[fewest, most\]"):
+            make_recipe(store, tmp_path, ray_workers=workers)
+    assert make_recipe(store, tmp_path, ray_workers=[1, 4]).pretrain.worker_range == (1, 4)
+    assert make_recipe(store, tmp_path, ray_workers=3).pretrain.worker_range == (3, 3)
 
 
 def test_a_complete_run_is_left_alone(

@@ -12,7 +12,10 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).glob("*
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS, MAX_NESTING = 400, 60, 6, 3
 
 # The only modules that may import these.
-SINGLE_IMPORTERS = {"ray": "pipeline/jobs.py", "deepspeed": "pretrain/engine.py"}
+SINGLE_IMPORTERS = {
+    "ray": ("pipeline/jobs.py", "pretrain/cluster.py"),
+    "deepspeed": ("pretrain/engine.py",),
+}
 FORBIDDEN = {
     "corpus": {"pipeline", "pretrain", "ray", "torch", "deepspeed", "transformers"},
     "pipeline": {"pretrain", "torch", "deepspeed", "transformers"},
@@ -58,8 +61,8 @@ def test_walls(path: Path) -> None:
     tree = ast.parse(path.read_text())
     imported = set(imports_of(tree))
     assert not imported & FORBIDDEN[path.parent.name]
-    for package, importer in SINGLE_IMPORTERS.items():
-        assert package not in imported or name_of(path) == importer
+    for package, importers in SINGLE_IMPORTERS.items():
+        assert package not in imported or name_of(path) in importers
     assert ast.get_docstring(tree)
     if path.name == "__init__.py":
         assert len(tree.body) == 1, "re-exports nothing"

@@ -2,6 +2,7 @@
 
 import fcntl
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,17 @@ from pretrain_helpers import (
     write_snapshot,
 )
 
+from corpus.files import remove_tree
 from corpus.snapshots import open_snapshot, snapshot_root
 from pretrain.batches import open_stream
+from pretrain.checkpoints import list_checkpoints
 from pretrain.config import data_plan, learning_rate_at, model_shape
 from pretrain.dataset import Shares
+from pretrain.export import export
 from pretrain.launch import run_training
 from pretrain.metrics import read_metrics
 from pretrain.model import MaskedLanguageModel, decays
+from pretrain.writer import CheckpointFailedError
 
 STEPS = 100
 # A batch that two ranks do not divide, in microbatches that differ with the world.
@@ -217,6 +222,46 @@ def test_a_run_needs_a_local_directory(store: Path, run: str | None, message: st
         recipe = make_recipe(store, Path())
         pretrain = recipe.pretrain.model_copy(update={"run": run})
         run_training(recipe.model_copy(update={"pretrain": pretrain}))
+
+
+def test_checkpoints_at_a_url_carry_a_run_to_another_machine(store: Path, tmp_path: Path) -> None:
+    root = f"memory://{tmp_path.name}"
+    here, there, whole = tmp_path / "here", tmp_path / "there", tmp_path / "whole"
+    settings: dict[str, Any] = {"dropout": 0.1, "checkpoint_root": root}
+    run_training(make_recipe(store, here, **settings))
+    assert not (here / "checkpoints").exists()
+    remove_tree(list_checkpoints(root)[-1])  # as if it was killed before
+    run_training(make_recipe(store, there, **settings, keep_checkpoints=1))
+    run_training(make_recipe(store, whole, dropout=0.1))
+    for name in ("loss", "batch_hash"):
+        assert column(there, name) == column(whole, name)
+    assert [path.rpartition("/")[2] for path in list_checkpoints(root)] == ["step-00000006"]
+    export(str(there), str(tmp_path / "model"))
+    final = tmp_path / "model" / "model.safetensors"
+    export(str(whole), str(tmp_path / "other"))
+    assert final.read_bytes() == (tmp_path / "other" / "model.safetensors").read_bytes()
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_the_run(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file where a directory should be")
+    with pytest.raises(CheckpointFailedError, match="checkpoint of step 2 could not be written"):
+        run_training(make_recipe(store, tmp_path, max_steps=100))
+    assert len(read_metrics(str(tmp_path))) < 100
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_whole_one_named(
+    store: Path, tmp_path: Path
+) -> None:
+    run_training(make_recipe(store, tmp_path))
+    damaged = tmp_path / "checkpoints" / "step-00000006"
+    path = damaged / "optimizer.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    recipe = make_recipe(store, tmp_path, max_steps=8)
+    with pytest.raises(ValueError, match=r"delete its directory to go on from .*4, which is whole"):
+        run_training(recipe)
+    shutil.rmtree(damaged)
+    run_training(recipe)
+    assert len(column(tmp_path, "loss")) == 8
 
 
 def test_one_process_at_a_time(

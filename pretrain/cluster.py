@@ -1,0 +1,189 @@
+"""Training on a Ray cluster: the ranks are workers of Ray Train. The only importer of Ray here.
+
+What Ray does: it places the ranks, as many as there is room for, watches them, and starts them all
+again when one fails or a machine comes or goes. What it does not do: checkpoints, data order and
+process group are ours, so a restart is the same as the same command given again, with whatever
+number of ranks there is then. Ray's notice that a machine will be taken away is answered by a
+checkpoint at the next step; the ranks go on until Ray ends them, and lose the steps in between.
+
+A mistake of the user's (ValueError) would fail again at every restart: the ranks leave it in a box,
+the next start finds it there and ends, and the driver shows it.
+
+Without a cluster Ray starts on this machine, on loopback only. On a cluster the ranks listen on the
+address that Ray knows their machine by.
+"""
+
+import importlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from corpus.files import is_remote
+from corpus.recipe import Recipe
+from pretrain.launch import TIMEOUT, RankFailedError, configure_logging, join
+from pretrain.meeting import listen, open_store, use_interface
+from pretrain.preemption import Notice
+from pretrain.train import train
+from pretrain.world import World
+
+logger = logging.getLogger(__name__)
+
+# By name, as Ray's types say another version of Train than the one that runs.
+ray: Any = importlib.import_module("ray")
+ray_train: Any = importlib.import_module("ray.train")
+ray_torch: Any = importlib.import_module("ray.train.torch")
+ray_backend: Any = importlib.import_module("ray.train.backend")
+ray_collective: Any = importlib.import_module("ray.train.collective")
+
+# Ray's embedded object store carries a recipe and little else. Guess.
+_OBJECT_STORE_BYTES = 100 * 2**20
+# Seconds between two looks whether more ranks have room: growing costs the steps since the last
+# checkpoint and a start. Guess.
+_GROW_AFTER_SECONDS = 300.0
+# What Ray Train is to do, where the user's environment does not say: paths are ours, so no change
+# of directory; 60 seconds to start a rank are too few where torch is read over a network. Guess.
+_SETTINGS = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300"}
+
+
+class _OwnGroup(ray_backend.Backend):  # type: ignore[misc]
+    """Leaves the process group to us; each rank sees all GPUs of its machine, as NCCL likes it."""
+
+    share_cuda_visible_devices = True
+
+
+class _OwnGroupConfig(ray_torch.TorchConfig):  # type: ignore[misc]
+    @property
+    def backend_cls(self) -> type[_OwnGroup]:
+        return _OwnGroup
+
+
+class _Box:
+    """Keeps the first mistake that a rank found."""
+
+    def __init__(self) -> None:
+        self._mistake: str | None = None
+
+    def put(self, mistake: str) -> None:
+        self._mistake = self._mistake or mistake
+
+    def look(self) -> str | None:
+        return self._mistake
+
+
+def run_on_ray(recipe: Recipe) -> None:
+    """Train on Ray workers until the last step, through failures and changes of the cluster."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    with _connected(recipe), tempfile.TemporaryDirectory(prefix="maskline-") as directory:
+        box = ray.remote(num_cpus=0)(_Box).remote()
+        trainer = ray_torch.TorchTrainer(
+            be_rank,
+            train_loop_config={"recipe": _absolute(recipe).model_dump(mode="json"), "box": box},
+            torch_config=_OwnGroupConfig(),
+            scaling_config=_scaling(recipe),
+            run_config=ray_train.RunConfig(
+                name="maskline",
+                storage_path=directory,
+                # Below: which ranks there are, which we say ourselves, and, without a dashboard,
+                # that it is missing, every second.
+                logging_config=ray_train.LoggingConfig(log_level="ERROR"),
+                failure_config=ray_train.FailureConfig(
+                    max_failures=recipe.pretrain.ray_max_failures
+                ),
+            ),
+        )
+        try:
+            trainer.fit()
+        except ray_train.TrainingFailedError as error:
+            raise RankFailedError(f"training on Ray ended: {error}") from error
+        finally:
+            mistake = ray.get(box.look.remote())
+        if mistake is not None:
+            raise ValueError(mistake)
+
+
+def _scaling(recipe: Recipe) -> Any:  # noqa: ANN401 - Ray's
+    fewest, most = recipe.pretrain.worker_range
+    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    return ray_train.ScalingConfig(
+        num_workers=most if fewest == most else (fewest, most),
+        use_gpu=has_gpu,
+        resources_per_worker={"CPU": recipe.pretrain.ray_worker_cpus, "GPU": int(has_gpu)},
+        elastic_resize_monitor_interval_s=_GROW_AFTER_SECONDS,
+    )
+
+
+@contextmanager
+def _connected(recipe: Recipe) -> Iterator[None]:
+    """Use the cluster of the job or of RAY_ADDRESS, or a Ray of our own on this machine."""
+    if ray.is_initialized():
+        yield
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.ERROR)
+    else:
+        config = recipe.pretrain
+        ray.init(
+            address="local",
+            num_cpus=config.worker_range[1] * config.ray_worker_cpus,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            logging_level=logging.ERROR,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _absolute(recipe: Recipe) -> Recipe:
+    """Make local paths absolute: workers have directories of their own."""
+
+    def locate(path: str | None) -> str | None:
+        return path if path is None or is_remote(path) else str(Path(path).absolute())
+
+    config = recipe.pretrain
+    paths = {
+        name: locate(getattr(config, name)) for name in ("run", "checkpoint_root", "init_from")
+    }
+    return recipe.model_copy(
+        update={"store": locate(recipe.store), "pretrain": config.model_copy(update=paths)}
+    )
+
+
+def be_rank(settings: dict[str, Any]) -> None:
+    """Be one rank: what a Ray Train worker runs, at every start of the group."""
+    box = settings["box"]
+    if ray.get(box.look.remote()) is not None:
+        return
+    world = _join()
+    configure_logging(logging.INFO if world.is_first else logging.ERROR)
+    logger.info("training begins on %d ranks of Ray", world.size)
+    try:
+        train(Recipe.model_validate(settings["recipe"]), world, Notice(_is_told, ends_run=False))
+    except ValueError as error:
+        ray.get(box.put.remote(str(error)))
+        raise
+
+
+def _is_told() -> bool:
+    return ray_train.get_preemption_info() is not None
+
+
+def _join() -> World:
+    """Meet the other ranks on the first one's machine, on the address that Ray knows it by."""
+    context = ray_train.get_context()
+    rank, size = context.get_world_rank(), context.get_world_size()
+    host = ray.util.get_node_ip_address()
+    use_interface(host)
+    listener = listen(host, 0) if rank == 0 else None
+    mine = (host, listener.getsockname()[1]) if listener else None
+    address = ray_collective.broadcast_from_rank_zero(mine)
+    if address is None:
+        raise RuntimeError(f"rank 0 cannot listen on {host}, the address of its node in Ray")
+    store = open_store(tuple(address), size, listener, TIMEOUT)
+    return join(rank, size, context.get_local_rank(), store)

@@ -1,0 +1,83 @@
+"""The start of a run from an exported checkpoint: pretraining that goes on over a newer corpus.
+
+The directory is one that `export` wrote, or any with RobertaForMaskedLM's weights, its config.json
+and a tokenizer.json. Its tokenizer must be the snapshot's (token ids mean nothing otherwise) and
+its shape the preset's. Only weights are taken: the moments begin at zero, the steps and the
+learning rate at step 0. The SHA-256 of the weights becomes part of the run's identity; once the run
+has a checkpoint of its own, the directory is not read any more.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from torch import Tensor
+
+from corpus.files import checksum, exists, join, read_bytes
+from corpus.tokenizer import open_tokenizer
+from pretrain.config import ModelShape
+from pretrain.tensors import read_tensors
+
+_WEIGHTS = "model.safetensors"
+# What transformers may store beside the parameters: the decoder is the word embedding and its bias
+# the head's (tied), positions are counted and not learned.
+_TIED = ("lm_head.decoder.weight", "lm_head.decoder.bias", "roberta.embeddings.position_ids")
+_SHAPE_KEYS = {
+    "layers": "num_hidden_layers",
+    "width": "hidden_size",
+    "heads": "num_attention_heads",
+    "feedforward_width": "intermediate_size",
+    "vocab_size": "vocab_size",
+    "max_positions": "max_position_embeddings",
+}
+_NAMES_SHOWN = 3
+
+
+def fingerprint_start(directory: str, shape: ModelShape, tokenizer: str) -> str:
+    """Check that a run of this shape and tokenizer can begin there; return the weights' SHA-256."""
+    for name in (_WEIGHTS, "config.json"):
+        if not exists(join(directory, name)):
+            raise ValueError(
+                f"pretrain.init_from names {directory}, which holds no {name}: give a directory "
+                "that `python -m pretrain export` wrote"
+            )
+    found = open_tokenizer(directory).fingerprint
+    if found != tokenizer:
+        raise ValueError(
+            f"pretrain.init_from {directory} has tokenizer {found:.12}, the snapshot's is "
+            f"{tokenizer:.12}: weights can go on only over a corpus of the same tokenizer (a "
+            "refresh of the same store), otherwise begin anew"
+        )
+    _check_shape(directory, orjson.loads(read_bytes(join(directory, "config.json"))), shape)
+    return checksum(join(directory, _WEIGHTS))
+
+
+def _check_shape(directory: str, config: Mapping[str, Any], shape: ModelShape) -> None:
+    kind = config.get("model_type")
+    if kind != "roberta":
+        raise ValueError(f"pretrain.init_from {directory} is of model type {kind}, not roberta")
+    differences = [
+        f"{key} {config.get(key)}, the recipe and its snapshot give {getattr(shape, name)}"
+        for name, key in _SHAPE_KEYS.items()
+        if config.get(key) != getattr(shape, name)
+    ]
+    if differences:
+        raise ValueError(
+            f"pretrain.init_from {directory} has {'; '.join(differences)}: take the preset and "
+            "the sequence length that it was trained with"
+        )
+
+
+def read_start(directory: str, expected: str, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read the weights of an export, in fp32, for the parameters `wanted`."""
+    path = join(directory, _WEIGHTS)
+    found = read_tensors(path, expected)
+    missing = sorted(set(wanted) - set(found))
+    surplus = sorted(set(found) - set(wanted) - set(_TIED))
+    for problem, names in (("lacks", missing), ("has unknown", surplus)):
+        if names:
+            raise ValueError(
+                f"{path} {problem} {len(names)} tensors, {', '.join(names[:_NAMES_SHOWN])} among "
+                "them: pretrain.init_from takes the weights of RobertaForMaskedLM by its names"
+            )
+    return {name: found[name].float() for name in wanted}

@@ -1,0 +1,111 @@
+"""Writes checkpoints beside the steps: a thread commits one while the next steps are taken.
+
+A step is held up only while the state is gathered by name into memory (12 bytes a parameter with
+AdamW, on the first rank); the thread then writes, commits and prunes. At most one is under way: the
+next waits for it, before it gathers, and says how long. An error surfaces at the next step, and the
+end of the run waits for the last checkpoint. A killed run loses the one that was being written.
+
+Who opens a root takes it over: of two first ranks (the old one of a machine that was cut off and
+the new one that Ray started) the older stops at its next checkpoint and deletes nothing. Between
+that check and the commit there is a moment in which nothing is checked.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from corpus.files import exists, join, open_reader, read_bytes, size_bytes, write_bytes
+from corpus.training import Pretrain
+from pretrain.checkpoints import TrainingState, prune_checkpoints, save_checkpoint
+from pretrain.config import Identity
+
+logger = logging.getLogger(__name__)
+
+_OWNER = "owner"
+
+
+class CheckpointFailedError(RuntimeError):
+    """A checkpoint could not be written; the ones before it are whole."""
+
+
+class CheckpointWriter:
+    """Commits checkpoints in the background; the first rank has one."""
+
+    def __init__(self, root: str, config: Pretrain, recipe: Mapping[str, Any]) -> None:
+        """Take over a root: whoever wrote there before stops at its next checkpoint."""
+        self._root, self._config, self._recipe = root, config, recipe
+        self._token = secrets.token_hex(16).encode()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: tuple[int, Future[None]] | None = None
+        write_bytes(join(root, _OWNER), self._token)
+
+    @property
+    def is_busy(self) -> bool:
+        """Tell whether a checkpoint is being written."""
+        return self._pending is not None and not self._pending[1].done()
+
+    def save_checkpoint(self, step: int, identity: Identity, state: TrainingState) -> None:
+        """Begin to write a checkpoint; `state` must not be changed any more."""
+        self.wait_for_checkpoint()
+        metrics_bytes = self._metrics_bytes()
+        task = self._thread.submit(self._commit, step, identity, state, metrics_bytes)
+        self._pending = (step, task)
+
+    def raise_error(self) -> None:
+        """Raise what went wrong with a checkpoint that is not being written any more."""
+        if self._pending is not None and self._pending[1].done():
+            self.wait_for_checkpoint()
+
+    def wait_for_checkpoint(self) -> float:
+        """Wait until nothing is being written, raise what went wrong, return the seconds."""
+        if self._pending is None:
+            return 0.0
+        start = time.monotonic()
+        step, task = self._pending
+        error = task.exception()
+        self._pending = None
+        if error is not None:
+            raise CheckpointFailedError(
+                f"the checkpoint of step {step:,} could not be written below {self._root}: "
+                f"{error}; training stopped, the checkpoints before it are whole"
+            ) from error
+        return time.monotonic() - start
+
+    def close(self) -> None:
+        """Wait for the last checkpoint and end the thread."""
+        try:
+            self.wait_for_checkpoint()
+        finally:
+            self._thread.shutdown()
+
+    def _commit(
+        self, step: int, identity: Identity, state: TrainingState, metrics_bytes: int | None
+    ) -> None:
+        self._check_owner()
+        metrics = None if metrics_bytes is None else self._read_metrics(metrics_bytes)
+        path = save_checkpoint(self._root, step, identity, self._recipe, state, metrics)
+        logger.info("%s is written", path)
+        self._check_owner()
+        prune_checkpoints(
+            self._root, self._config.keep_checkpoints, self._config.keep_checkpoint_every_steps
+        )
+
+    def _check_owner(self) -> None:
+        if read_bytes(join(self._root, _OWNER)) != self._token:
+            raise ValueError("another process has taken over this run")
+
+    def _metrics_bytes(self) -> int | None:
+        """Tell how much of the metrics belongs to this checkpoint; None: they stay at home."""
+        run = self._config.run
+        if run is None or self._config.checkpoint_root is None:
+            return None
+        path = join(run, "metrics.jsonl")
+        return size_bytes(path) if exists(path) else None
+
+    def _read_metrics(self, length: int) -> bytes:
+        assert self._config.run is not None
+        with open_reader(join(self._config.run, "metrics.jsonl")) as stream:
+            return stream.read(length)

@@ -1,0 +1,207 @@
+"""Training on Ray: the same batches as in one process, whatever happens to the machines."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pretrain_helpers import (
+    REPOSITORY,
+    column,
+    make_recipe,
+    write_recipe,
+    write_snapshot,
+)
+
+from pretrain.launch import run_training
+from pretrain.metrics import read_metrics
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+PATIENCE_SECONDS = 600.0
+# Enough steps that a run is still at it when something happens to it.
+LONG: dict[str, Any] = {"max_steps": 150, "checkpoint_every_steps": 20, "validate_every_steps": 150}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("store")
+    write_snapshot(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("uninterrupted")
+    run_training(make_recipe(store, run, **LONG))
+    return run
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Start a head that runs no ranks and two nodes of one core; on loopback."""
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.5")
+    from ray.cluster_utils import Cluster  # noqa: PLC0415 - after the environment is set
+
+    common: dict[str, Any] = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0} | common)
+    cluster.add_node(num_cpus=1, **common)
+    cluster.add_node(num_cpus=1, **common)
+    yield cluster
+    cluster.shutdown()
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a driver; one that still runs at the end of the test is ended, with its Ray."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(recipe: Path, address: str | None = None) -> "subprocess.Popen[str]":
+        started.append(start_driver(recipe, address))
+        return started[-1]
+
+    yield begin
+    for driver in started:
+        below = psutil.Process(driver.pid).children(recursive=True) if driver.poll() is None else []
+        driver.terminate()
+        driver.wait(60)
+        assert driver.stdout is not None
+        driver.stdout.close()
+        for process in psutil.wait_procs(below, timeout=20)[1]:
+            process.kill()
+
+
+def start_driver(recipe: Path, address: str | None) -> "subprocess.Popen[str]":
+    extra = {"RAY_ADDRESS": address} if address else {}
+    return subprocess.Popen(
+        [sys.executable, "-m", "pretrain", "train", str(recipe)],
+        cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"} | extra,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def wait_for_steps(driver: "subprocess.Popen[str]", run: Path, steps: int) -> None:
+    """Wait until a run has recorded that many steps; Ray starts a dozen processes first."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while len(read_metrics(str(run))) < steps:
+        assert driver.poll() is None, driver.communicate()[0]
+        assert time.monotonic() < deadline, f"no {steps} steps in {run}"
+        time.sleep(0.01)
+
+
+def finish(driver: "subprocess.Popen[str]") -> str:
+    out = driver.communicate(timeout=PATIENCE_SECONDS)[0]
+    assert driver.returncode == 0, out
+    return out
+
+
+def group_sizes(out: str) -> list[int]:
+    return [int(size) for size in re.findall(r"training begins on (\d+) ranks", out)]
+
+
+def test_ray_on_this_machine_stays_on_loopback(store: Path, start: Start, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    recipe = make_recipe(store, run, ray_workers=2, max_steps=40, validate_every_steps=40)
+    driver = start(write_recipe(recipe, tmp_path / "recipe.yaml"))
+    wait_for_steps(driver, run, 2)
+    listening = [
+        (connection.laddr.ip, process.name())
+        for process in psutil.Process(driver.pid).children(recursive=True)
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert any("RayTrainWorker" in name for _, name in listening), listening
+    assert {address for address, _ in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert group_sizes(finish(driver)) == [2]
+    alone = tmp_path / "alone"
+    run_training(make_recipe(store, alone, max_steps=40, validate_every_steps=40))
+    assert column(run, "batch_hash") == column(alone, "batch_hash")
+    pairs = zip(column(run, "loss"), column(alone, "loss"), strict=True)
+    assert max(abs(a - b) for a, b in pairs) < 1e-5
+
+
+def test_a_mistake_is_one_line_and_not_tried_again(
+    store: Path, start: Start, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run_training(make_recipe(store, run, max_steps=2))
+    recipe = make_recipe(store, run, ray_workers=1, max_steps=4, seed=8)
+    driver = start(write_recipe(recipe, tmp_path / "recipe.yaml"))
+    out = driver.communicate(timeout=PATIENCE_SECONDS)[0]
+    assert driver.returncode == 2, out
+    assert "error: " in out.splitlines()[-1]
+    assert "data plan seed 7, the recipe gives 8" in out.splitlines()[-1]
+    assert group_sizes(out) == [1]
+
+
+def test_a_killed_node_does_not_show(
+    store: Path,
+    uninterrupted: Path,
+    nodes: Any,  # noqa: ANN401 - Ray's cluster
+    start: Start,
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    recipe = make_recipe(store, run, ray_workers=(1, 2), zero_stage=2, **LONG)
+    driver = start(write_recipe(recipe, tmp_path / "recipe.yaml"), nodes.address)
+    wait_for_steps(driver, run, 25)
+    nodes.remove_node(nodes.worker_nodes.copy().pop(), allow_graceful=False)
+    sizes = group_sizes(finish(driver))
+    assert sizes[0] == 2
+    assert sizes[-1] == 1
+    assert column(run, "batch_hash") == column(uninterrupted, "batch_hash")
+    pairs = zip(column(run, "loss"), column(uninterrupted, "loss"), strict=True)
+    assert max(abs(a - b) for a, b in pairs) < 1e-5
+
+
+def test_a_notice_is_answered_by_a_checkpoint(
+    store: Path,
+    uninterrupted: Path,
+    nodes: Any,  # noqa: ANN401 - Ray's cluster
+    start: Start,
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    only_at_the_end = LONG | {"checkpoint_every_steps": 150}
+    recipe = make_recipe(store, run, ray_workers=(1, 2), **only_at_the_end)
+    driver = start(write_recipe(recipe, tmp_path / "recipe.yaml"), nodes.address)
+    wait_for_steps(driver, run, 5)
+    doomed = nodes.worker_nodes.copy().pop()
+    drain(nodes.address, doomed.node_id)
+    deadline = time.monotonic() + 60
+    while not list(run.glob("checkpoints/*/state.json")):
+        assert driver.poll() is None, driver.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    steps = len(read_metrics(str(run)))
+    nodes.remove_node(doomed, allow_graceful=False)
+    assert steps < 150
+    out = finish(driver)
+    assert group_sizes(out)[-1] == 1
+    saved = [int(step) for step in re.findall(r"checkpoint of step (\d+) is being", out)]
+    assert 5 <= saved[0] <= steps
+    assert saved[-1] == 150
+    assert column(run, "batch_hash") == column(uninterrupted, "batch_hash")
+
+
+def drain(address: str, node: str) -> None:
+    """Tell Ray that a node will be taken away in a minute."""
+    subprocess.run(
+        [
+            str(Path(sys.executable).parent / "ray"), "drain-node", f"--address={address}",
+            f"--node-id={node}", "--reason=DRAIN_NODE_REASON_PREEMPTION",
+            "--reason-message=taken away", "--deadline-remaining-seconds=60",
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip

@@ -1,0 +1,62 @@
+"""Any schedule of kills and resizes leaves every batch as it was; `benchmarks.kills` has more."""
+
+import random
+from pathlib import Path
+
+import pytest
+from kill_helpers import (
+    STEPS,
+    Stretch,
+    expected_hashes,
+    open_batches,
+    prepare_ranks,
+    random_schedule,
+    recipe_of,
+    simulate,
+    suffer,
+)
+from pretrain_helpers import column, write_snapshot
+
+from pretrain.launch import run_training
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("store")
+    write_snapshot(root)
+    return root
+
+
+def test_random_schedules_leave_every_batch_as_it_was(store: Path, tmp_path: Path) -> None:
+    total = 0
+    for seed in range(25):
+        schedule = random_schedule(random.Random(seed))
+        compared, wrong = simulate(schedule, recipe_of(store, tmp_path / str(seed), seed))
+        assert wrong == 0, (seed, schedule)
+        total += compared
+    assert total > 25 * STEPS, "some steps were taken more than once"
+
+
+def test_what_is_expected_is_what_a_run_records(store: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(store, tmp_path, seed=3)
+    run_training(recipe)
+    assert column(tmp_path, "batch_hash") == expected_hashes(open_batches(recipe))
+
+
+def test_another_seed_is_told_apart(store: Path, tmp_path: Path) -> None:
+    one, other = (open_batches(recipe_of(store, tmp_path, seed)) for seed in (0, 1))
+    assert not set(expected_hashes(one)) & set(expected_hashes(other))
+
+
+@pytest.mark.slow
+def test_real_ranks_that_are_really_killed(store: Path, tmp_path: Path) -> None:
+    schedule = [
+        Stretch(world=2, stage=3, microbatch=2, end="one", steps=3),
+        Stretch(world=1, stage=0, microbatch=3, end="told", steps=2),
+        Stretch(world=3, stage=2, microbatch=1, end="all", steps=3),
+        Stretch(world=2, stage=1, microbatch=5, end="all", steps=1),
+    ]
+    recipe = recipe_of(store, tmp_path / "run", seed=5)
+    compared, wrong = suffer(schedule, recipe, prepare_ranks(), random.Random(0))
+    assert compared >= STEPS
+    assert wrong == 0

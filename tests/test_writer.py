@@ -1,0 +1,134 @@
+"""Checkpoints beside the steps: whole, one at a time, and never an error that nobody sees."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_checkpoints import IDENTITY, STATE
+
+from corpus.files import read_bytes
+from corpus.training import Pretrain
+from pretrain import writer as writer_module
+from pretrain.checkpoints import (
+    list_checkpoints,
+    load_training_state,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from pretrain.writer import CheckpointFailedError, CheckpointWriter
+
+
+def names(root: Path) -> list[str]:
+    return [path.rpartition("/")[2] for path in list_checkpoints(str(root))]
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[CheckpointWriter]:
+    made = CheckpointWriter(str(tmp_path), Pretrain(keep_checkpoints=2), {"store": "s"})
+    yield made
+    made._thread.shutdown()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Hold every write until the gate is opened."""
+    opened = threading.Event()
+
+    def held(*arguments: Any) -> str:  # noqa: ANN401
+        assert opened.wait(30)
+        return save_checkpoint(*arguments)
+
+    monkeypatch.setattr(writer_module, "save_checkpoint", held)
+    return opened
+
+
+def test_a_step_goes_on_while_a_checkpoint_is_written(
+    writer: CheckpointWriter, gate: threading.Event, tmp_path: Path
+) -> None:
+    writer.save_checkpoint(1, IDENTITY, STATE)
+    assert writer.is_busy
+    writer.raise_error()
+    assert names(tmp_path) == []
+    gate.set()
+    writer.wait_for_checkpoint()
+    assert not writer.is_busy
+    assert names(tmp_path) == ["step-00000001"]
+    found = newest_checkpoint(str(tmp_path))
+    assert found is not None
+    assert set(load_training_state(*found)) == set(STATE)
+
+
+def test_at_most_one_is_under_way(
+    writer: CheckpointWriter, gate: threading.Event, tmp_path: Path
+) -> None:
+    writer.save_checkpoint(1, IDENTITY, STATE)
+    second = threading.Thread(target=writer.save_checkpoint, args=(2, IDENTITY, STATE))
+    second.start()
+    second.join(0.2)
+    assert second.is_alive(), "the second waits for the first"
+    gate.set()
+    second.join(30)
+    writer.wait_for_checkpoint()
+    assert names(tmp_path) == ["step-00000001", "step-00000002"]
+
+
+def test_an_error_surfaces_at_the_next_step_and_once(
+    writer: CheckpointWriter, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints").write_text("a file where a directory should be")
+    writer.save_checkpoint(7, IDENTITY, STATE)
+    assert writer._pending is not None
+    writer._pending[1].exception(30)
+    with pytest.raises(CheckpointFailedError, match="checkpoint of step 7 could not be written"):
+        writer.raise_error()
+    writer.raise_error()
+
+
+def test_the_end_waits_and_shows_an_error(
+    writer: CheckpointWriter, gate: threading.Event, tmp_path: Path
+) -> None:
+    writer.save_checkpoint(1, IDENTITY, STATE)
+    threading.Timer(0.1, gate.set).start()
+    writer.close()
+    assert names(tmp_path) == ["step-00000001"]
+
+
+def test_who_opens_a_run_takes_it_over(writer: CheckpointWriter, tmp_path: Path) -> None:
+    writer.save_checkpoint(1, IDENTITY, STATE)
+    writer.wait_for_checkpoint()
+    other = CheckpointWriter(str(tmp_path), Pretrain(keep_checkpoints=1), {})
+    writer.save_checkpoint(2, IDENTITY, STATE)
+    with pytest.raises(CheckpointFailedError, match="another process has taken over this run"):
+        writer.wait_for_checkpoint()
+    assert names(tmp_path) == ["step-00000001"]
+    other.save_checkpoint(3, IDENTITY, STATE)
+    other.close()
+    assert names(tmp_path) == ["step-00000003"]
+
+
+def test_old_checkpoints_go_in_the_background_too(tmp_path: Path) -> None:
+    config = Pretrain(keep_checkpoints=1, keep_checkpoint_every_steps=2)
+    writer = CheckpointWriter(str(tmp_path), config, {})
+    for step in (1, 2, 3, 5):
+        writer.save_checkpoint(step, IDENTITY, STATE)
+    writer.close()
+    assert names(tmp_path) == ["step-00000002", "step-00000005"]
+
+
+def test_elsewhere_a_checkpoint_carries_the_metrics_of_its_steps(
+    tmp_path: Path, gate: threading.Event
+) -> None:
+    run, root = tmp_path / "run", f"memory://{tmp_path.name}"
+    run.mkdir()
+    (run / "metrics.jsonl").write_bytes(b'{"step":0}\n')
+    writer = CheckpointWriter(root, Pretrain(run=str(run), checkpoint_root=root), {})
+    writer.save_checkpoint(1, IDENTITY, STATE)
+    with (run / "metrics.jsonl").open("ab") as stream:
+        stream.write(b'{"step":1}\n')
+    gate.set()
+    writer.close()
+    found = newest_checkpoint(root)
+    assert found is not None
+    assert read_bytes(f"{found[0]}/metrics.jsonl") == b'{"step":0}\n'
