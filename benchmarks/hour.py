@@ -74,7 +74,7 @@ def time_a_step(recipe: Recipe, out: Path) -> float:
         }
     )
     run_training(recipe.model_copy(update={"pretrain": trial}))
-    return statistics.median(line["seconds"] for line in read_metrics(str(out / "trial")))
+    return float(statistics.median(line["seconds"] for line in read_metrics(str(out / "trial"))))
 
 
 def curves(metrics: Sequence[dict[str, Any]]) -> tuple[list[tuple[float, float]], ...]:

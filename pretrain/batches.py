@@ -15,9 +15,12 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
+from corpus.files import is_remote
 from corpus.shards import PAIRED, SEPARATE
-from corpus.snapshots import Snapshot
+from corpus.snapshots import Snapshot, open_snapshot
 from corpus.tokenizer import BOS_ID, PAD_ID
+from corpus.training import Pretrain
+from pretrain.cache import ShardCache
 from pretrain.config import DataPlan
 from pretrain.dataset import Int32s, Int64s, Rows, Shares, UInt64s, open_rows
 from pretrain.kernels import find_starts
@@ -26,6 +29,7 @@ from pretrain.masking import (
     MaskRule,
     mask_rows,
     mask_rule,
+    rule_at,
     train_keys,
     validation_keys,
 )
@@ -36,6 +40,8 @@ HASH_BITS = 256
 _NEXT_SENTENCE = np.array([1, 0, IGNORED], np.int64)
 # Room for document starts: few shapes, so that a compiled model is not compiled anew for each.
 _LEAST_STARTS = 8
+# The shards that are shuffled together now, and those that are next.
+_WINDOWS_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,12 @@ class Stream:
     plan: DataPlan
     order: Order
     rule: MaskRule
+    cache: ShardCache | None = None
+
+    def close(self) -> None:
+        """End what is done in the background."""
+        if self.cache is not None:
+            self.cache.close()
 
     def shares_at(self, step: int, world_size: int, max_microbatch: int) -> Shares:
         """Divide the batch of a step; microbatches have the same shape at every step."""
@@ -97,9 +109,12 @@ class Stream:
             )
         offsets = shares.offsets(rank)
         numbers = first + offsets[offsets >= 0]
+        if self.train.is_cached:
+            self.train.keep(self.order.shards_from(first, _WINDOWS_AHEAD))
         rows, passes = self.order.places(numbers)
         keys = train_keys(self.plan, numbers, rows, passes)
-        drawn = _build(self.train, self.rule, self.plan, (numbers, rows, keys), offsets.size)
+        rule = rule_at(self.rule, self.plan, step)
+        drawn = _build(self.train, rule, self.plan, (numbers, rows, keys), offsets.size)
         return _split(drawn, shares.microbatch_sequences)
 
     def validation_batches(self, shares: Shares, rank: int) -> Iterator[Batch]:
@@ -109,11 +124,18 @@ class Stream:
             rows = numbers * self.validation.count // shares.batch_sequences
             given = (numbers, rows, validation_keys(rows))
             yield _build(self.validation, self.rule, self.plan, given, len(offsets))
+            self.validation.keep(())
 
 
-def open_stream(store: str, snapshot: Snapshot, plan: DataPlan) -> Stream:
-    """Open a snapshot for training; `ValueError` where it has no rows to train on."""
-    train = open_rows(store, snapshot, "train")
+def open_stream(
+    store: str, snapshot: Snapshot, plan: DataPlan, config: Pretrain | None = None
+) -> Stream:
+    """Open a snapshot for training; `ValueError` where it has no rows to train on.
+
+    `config` says through which cache shards come, and on which snapshot to validate.
+    """
+    cache = ShardCache(config.cache) if config and config.cache and is_remote(store) else None
+    train = open_rows(store, snapshot, "train", cache)
     if train.count == 0:
         raise ValueError(
             f"snapshot {snapshot.label} of {store} has no training sequences: "
@@ -121,7 +143,36 @@ def open_stream(store: str, snapshot: Snapshot, plan: DataPlan) -> Stream:
         )
     rule = mask_rule(plan, snapshot.vocab_size, snapshot.sequence_length)
     order = Order(plan, train.entries)
-    return Stream(train, open_rows(store, snapshot, "validation"), plan, order, rule)
+    judge = _validation_snapshot(store, snapshot, config)
+    validation = open_rows(store, judge, "validation", cache)
+    if cache is not None:
+        _check_bound(cache, order, validation)
+    return Stream(train, validation, plan, order, rule, cache)
+
+
+def _validation_snapshot(store: str, snapshot: Snapshot, config: Pretrain | None) -> Snapshot:
+    if config is None or config.validation_snapshot in (None, snapshot.label):
+        return snapshot
+    judge = open_snapshot(store, config.validation_snapshot)
+    found = (judge.tokenizer, judge.sequence_length)
+    if found != (snapshot.tokenizer, snapshot.sequence_length):
+        raise ValueError(
+            f"pretrain.validation_snapshot {judge.label} has (tokenizer, sequence length) {found}, "
+            f"the run's snapshot {(snapshot.tokenizer, snapshot.sequence_length)}"
+        )
+    return judge
+
+
+def _check_bound(cache: ShardCache, order: Order, validation: Rows) -> None:
+    """Refuse a cache in which shards would come and go at every step."""
+    needed = order.most_bytes(_WINDOWS_AHEAD)
+    needed += sum(entry.size_bytes for entry in validation.entries)
+    if needed > cache.max_bytes:
+        raise ValueError(
+            f"pretrain.cache.max_bytes is {cache.max_bytes:,}, but the shards that are shuffled "
+            f"together, the next ones and those of validation take {needed:,}: raise it, or set "
+            f"pretrain.shuffle_shards, now {order.plan.shuffle_shards}, to fewer shards"
+        )
 
 
 def _build(
@@ -130,7 +181,8 @@ def _build(
     """Gather and mask rows, `given` as (numbers, rows, keys); fill up to `size` with surplus."""
     numbers, rows, keys = given
     tokens, lengths = data.gather(rows)
-    masked = mask_rows(tokens, lengths, keys, rule)
+    words = data.gather_word_starts(rows) if rule.needs_words else None
+    masked = mask_rows(tokens, lengths, keys, rule, words)
     surplus = size - len(rows)
     starts = next_sentence = None
     if plan.isolate_documents:

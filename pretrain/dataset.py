@@ -8,8 +8,8 @@ memory, and any step is reached in constant time, at 0.1 to 0.2 microseconds a s
 next larger power of four, walked until it lands below N (Black and Rogaway 2002, "Ciphers with
 arbitrary finite domains").
 
-Rank arithmetic is here too, in `Shares` alone. It does not mask (masking.py) and does not fetch
-remote shards through a cache: those are read whole into memory.
+Rank arithmetic is here too, in `Shares` alone. Sources and windows of shards are in mixing.py, the
+cache of remote shards in cache.py, masks in masking.py.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from corpus.files import checksum, exists, size_bytes
+from corpus.files import checksum, exists, is_remote, size_bytes
 from corpus.shards import Shard
 from corpus.snapshots import ShardEntry, Snapshot, Tree
+from pretrain.cache import Copy, ShardCache, Wanted, retried
 from pretrain.kernels import GOLDEN, MIX_1, MIX_2, copy_rows, walk_feistel
 
 UInt64s = npt.NDArray[np.uint64]
@@ -113,20 +114,68 @@ class Shares:
 
 
 class Rows:
-    """All rows of one split: its shards one after another, in the order of the manifest."""
+    """All rows of one split: its shards one after another, in the order of the manifest.
 
-    def __init__(self, tree: Tree, entries: Sequence[ShardEntry], snapshot: Snapshot) -> None:
+    Local shards are opened at once, remote ones when a row of theirs is asked for: from the cache,
+    or whole into memory.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        entries: Sequence[ShardEntry],
+        snapshot: Snapshot,
+        cache: ShardCache | None = None,
+    ) -> None:
         """Open the shards; `ValueError` names one that is missing, truncated or foreign."""
         self.sequence_length = snapshot.sequence_length
         self.entries = tuple(entries)
-        self._shards = [_open_shard(tree, entry, snapshot) for entry in self.entries]
+        self._snapshot, self._cache = snapshot, cache
+        self._paths = [tree.find(entry.path) for entry in self.entries]
+        self._opened: dict[int, Shard] = {}
+        self._copies: dict[int, Copy] = {}
         self._ends = np.cumsum([entry.rows for entry in self.entries], dtype=np.int64)
         self.count = int(self._ends[-1]) if self.entries else 0
+        for at, path in enumerate(self._paths):
+            if not is_remote(path):
+                self._shard(at)
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether shards come from a cache."""
+        return self._cache is not None and any(map(is_remote, self._paths))
 
     @property
     def packing(self) -> str:
         """The format of the rows."""
-        return self._shards[0].packing if self._shards else ""
+        if not self.entries:
+            return ""
+        return (next(iter(self._opened.values()), None) or self._shard(0)).packing
+
+    def keep(self, shards: Sequence[int]) -> None:
+        """Let go of cached shards but these, and fetch these in the background, in their order."""
+        if self._cache is None:
+            return
+        for at in set(self._copies) - set(shards):
+            del self._opened[at]
+            self._copies.pop(at).stream.close()
+        missing = [at for at in shards if at not in self._opened and is_remote(self._paths[at])]
+        self._cache.prefetch(Wanted(self._paths[at], self.entries[at]) for at in missing)
+
+    def _shard(self, at: int) -> Shard:
+        if at not in self._opened:
+            self._opened[at] = self._open(at)
+        return self._opened[at]
+
+    def _open(self, at: int) -> Shard:
+        path, entry = self._paths[at], self.entries[at]
+        if not is_remote(path):
+            _check_size(path, entry)
+            return _checked(Shard(path), entry, self._snapshot)
+        if self._cache is None:
+            return _checked(retried(path, lambda: Shard(path)), entry, self._snapshot)
+        self._copies[at] = self._cache.fetch(Wanted(path, entry))
+        return _checked(Shard(self._copies[at].path), entry, self._snapshot)
 
     def locate(self, row: int) -> tuple[ShardEntry, int]:
         """Tell in which shard a row lies, and at which row of it."""
@@ -164,16 +213,16 @@ class Rows:
         for targets in np.split(order, cuts) if len(order) else []:
             home = homes[targets[0]]
             yield (
-                self._shards[home],
+                self._shard(int(home)),
                 rows[targets] - (self._ends[home] - self.entries[home].rows),
                 targets,
             )
 
 
-def open_rows(store: str, snapshot: Snapshot, split: str) -> Rows:
+def open_rows(store: str, snapshot: Snapshot, split: str, cache: ShardCache | None = None) -> Rows:
     """Open one split of a snapshot for reading by row."""
     entries = [entry for entry in snapshot.shards if entry.split == split]
-    return Rows(snapshot.tree(store), entries, snapshot)
+    return Rows(snapshot.tree(store), entries, snapshot, cache)
 
 
 def verify_shards(store: str, snapshot: Snapshot, rank: int, world_size: int) -> None:
@@ -202,15 +251,12 @@ def _check_size(path: str, entry: ShardEntry) -> None:
         )
 
 
-def _open_shard(tree: Tree, entry: ShardEntry, snapshot: Snapshot) -> Shard:
-    path = tree.find(entry.path)
-    _check_size(path, entry)
-    shard = Shard(path)
+def _checked(shard: Shard, entry: ShardEntry, snapshot: Snapshot) -> Shard:
     found = (shard.rows, shard.sequence_length, shard.tokenizer_fingerprint)
     expected = (entry.rows, snapshot.sequence_length, snapshot.tokenizer)
     if found != expected:
         raise ValueError(
-            f"shard {path} holds (rows, sequence length, tokenizer) {found}, "
+            f"shard {shard.path} holds (rows, sequence length, tokenizer) {found}, "
             f"its manifest says {expected}: {_REMEDY}"
         )
     return shard

@@ -2,62 +2,81 @@
 
 A row with `real` maskable tokens (neither special nor padding) gets floor(mask_prob * real + u)
 labels, u uniform in [0, 1), as fairseq's mask_tokens_dataset does: the share is exact on average
-and the slots of a row are few and fixed, so shapes are static. The positions are those with the
-smallest hashes, which is a draw without replacement; of the chosen tokens 80 % become <mask>, 10 %
-a random token, 10 % stay (Devlin et al. 2019, section 3.1).
+and the slots of a row are few and fixed, so shapes are static. Of the chosen tokens 80 % become
+<mask>, 10 % a random token, 10 % stay (Devlin et al. 2019, section 3.1). How they are chosen:
+
+- fixed: so many positions, without replacement;
+- bernoulli: every position by itself, with probability mask_prob. The slots are as many as a row of
+  ordinary tokens exceeds once in 10^12; beyond them positions stay unmasked;
+- whole-word: words in random order, each that still fits into the labels of the row, as Google's
+  BERT does (create_pretraining_data.py); words longer than what is left are passed over;
+- span: spans of whole words, their lengths geometric with p = 0.2, at most 10 words, until the
+  labels are used up; the fate of a token is that of its span (Joshi et al. 2020, SpanBERT,
+  section 3.1). A row can fall a few labels short where no word fits.
 
 All randomness is splitmix64 at a counter, keyed by (seed, pass, sequence number): no state, no
-order, no rank. Probabilities are 32-bit integer thresholds, so that an implementation elsewhere
-(a GPU kernel, say) can be bit-identical. Cost: about 30 ns a token (measured: 8,192 rows of 512,
-one core of an AMD EPYC with AVX2, 2026-11).
+order, no rank. Probabilities are 32-bit integer thresholds. The draw is in draw.py; `mask_tensors`
+in masking_torch.py is the same on a GPU, bit by bit.
 
 Shapes: B rows, S tokens a row, M slots a row.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property, lru_cache
+from itertools import accumulate
 
 import numpy as np
-import numpy.typing as npt
 
-from corpus.tokenizer import UNK_ID
 from pretrain.config import DataPlan
-from pretrain.dataset import Int32s, Int64s, UInt64s, derive_keys, mix64
-from pretrain.kernels import GOLDEN
+from pretrain.dataset import Bools, Int32s, Int64s, UInt64s, derive_keys
+from pretrain.draw import MASKINGS, draw_masks
 
 IGNORED = -100  # the label of an unused slot; what torch's cross_entropy skips by default
 TRAIN_DOMAIN = 2
 VALIDATION_DOMAIN = 3
 _STATIC_DOMAIN = 19  # 4 is dropout's, 16 to 18 are the order's (mixing.py)
 
-_ONE = 2**32  # the integer that stands for probability 1
-_LOW_32 = np.uint64(_ONE - 1)
-_LOW_16 = np.uint64(0xFFFF)
-_NEVER = np.uint64(2**64 - 1)
-# Counters of a row's hash: 0 rounds the number of labels, 1 + p orders position p, and
-# 2^16 + 1 + p decides what becomes of position p. A row is shorter than 2^16 tokens.
-_ORDER_COUNTER = 1
-_ACTION_COUNTER = 2**16 + 1
+ONE = 2**32  # the integer that stands for probability 1
+# A run of the paper's length draws 2^32 rows: one in 250 such runs has a row that lacks a slot.
+_OVERFLOW = 2**40
+# Joshi et al. 2020, section 3.1.
+_SPAN_STOP, _MAX_SPAN = Fraction(1, 5), 10
 
 
 @dataclass(frozen=True)
 class MaskRule:
-    """Masking in integers: probabilities as parts of 2^32, ids from the vocabulary."""
+    """Masking in integers: probabilities as parts of 2^32, ids from the vocabulary.
+
+    `peak_parts` is the highest rate of a schedule, for which the slots must do.
+    """
 
     mask_parts: int
     leave_parts: int
     random_parts: int
     vocab_size: int
     sequence_length: int
+    masking: str = "fixed"
+    peak_parts: int = 0
 
     @property
     def mask_id(self) -> int:
         """The id of <mask>: the last entry."""
         return self.vocab_size - 1
 
-    @property
+    @cached_property
     def slots(self) -> int:
-        """Slots of a row: ceil(mask_prob * sequence_length), which no row can exceed."""
-        return -(-self.mask_parts * self.sequence_length // _ONE)
+        """Slots of a row: what no row can exceed, or hardly any (bernoulli)."""
+        parts = max(self.mask_parts, self.peak_parts)
+        if self.masking == "bernoulli":
+            return bernoulli_slots(parts, self.sequence_length)
+        return -(-parts * self.sequence_length // ONE)
+
+    @property
+    def needs_words(self) -> bool:
+        """Whether the draw must know where words begin."""
+        return self.masking in ("whole-word", "span")
 
 
 @dataclass(frozen=True)
@@ -73,15 +92,51 @@ class Masked:
     labels_BM: Int64s
 
 
+@lru_cache
+def bernoulli_slots(parts: int, size: int) -> int:
+    """Return the fewest slots that `size` draws exceed with probability below 2^-40."""
+    common = math.gcd(parts, ONE)
+    hit, miss = parts // common, (ONE - parts) // common
+    term = tail = hit**size  # of P(k hits) and P(at least k hits), as parts of `whole`
+    whole, hits = (hit + miss) ** size, size
+    while tail * _OVERFLOW < whole:
+        term = term * hits * miss // ((size - hits + 1) * hit)
+        tail += term
+        hits -= 1
+    return hits
+
+
+@lru_cache
+def span_thresholds() -> tuple[int, ...]:
+    """Return the parts of 2^32 below which a span has at most 1, 2, ... words, without the last."""
+    shares = [_SPAN_STOP * (1 - _SPAN_STOP) ** each for each in range(_MAX_SPAN)]
+    return tuple(int(each / sum(shares) * ONE) for each in accumulate(shares))[:-1]
+
+
 def mask_rule(plan: DataPlan, vocab_size: int, sequence_length: int) -> MaskRule:
-    """Turn a plan's probabilities into integers."""
+    """Turn a plan's probabilities into integers, with the rate that a schedule ends at."""
+    peak = max(plan.mask_prob, plan.mask_ramp.from_prob if plan.mask_ramp else 0.0)
     return MaskRule(
-        mask_parts=round(plan.mask_prob * _ONE),
-        leave_parts=round(plan.leave_unmasked_prob * _ONE),
-        random_parts=round(plan.random_token_prob * _ONE),
+        mask_parts=round(plan.mask_prob * ONE),
+        leave_parts=round(plan.leave_unmasked_prob * ONE),
+        random_parts=round(plan.random_token_prob * ONE),
         vocab_size=vocab_size,
         sequence_length=sequence_length,
+        masking=plan.masking,
+        peak_parts=round(peak * ONE),
     )
+
+
+def rule_at(rule: MaskRule, plan: DataPlan, step: int) -> MaskRule:
+    """Return the rule with the rate of a step.
+
+    Half at step 0, 2 steps to a quarter -> 1/2, 3/8, 1/4, 1/4
+    """
+    if plan.mask_ramp is None:
+        return rule
+    first, steps = round(plan.mask_ramp.from_prob * ONE), plan.mask_ramp.steps
+    passed = min(step, steps)
+    return replace(rule, mask_parts=first + (rule.mask_parts - first) * passed // steps)
 
 
 def train_keys(plan: DataPlan, numbers: Int64s, rows: Int64s, passes: Int64s) -> UInt64s:
@@ -99,56 +154,26 @@ def validation_keys(rows: Int64s) -> UInt64s:
     return derive_keys(0, VALIDATION_DOMAIN, np.zeros(1, np.int64), rows)
 
 
-def mask_rows(tokens_BS: Int32s, lengths_B: Int32s, keys_B: UInt64s, rule: MaskRule) -> Masked:
-    """Draw the masks of rows."""
-    positions_S = np.arange(tokens_BS.shape[1], dtype=np.uint64)
-    maskable_BS = (tokens_BS > UNK_ID) & (tokens_BS != rule.mask_id)
-    maskable_BS &= positions_S < lengths_B[:, None].astype(np.uint64)
-    labels_B = _label_counts(maskable_BS.sum(1, dtype=np.uint64), keys_B, rule)
-    slots_BM = _smallest_positions(maskable_BS, keys_B, rule.slots)
-    used_BM = np.arange(rule.slots, dtype=np.uint64) < labels_B[:, None]
-
-    # From here on in the order of positions, unused slots last.
-    slots_BM = np.where(used_BM, slots_BM, np.int64(len(positions_S)))
-    slots_BM.sort(axis=1)
-    slots_BM[~used_BM] = 0
-    truth_BM = np.take_along_axis(tokens_BS, slots_BM, 1)
-    seen_BM = _replacements(truth_BM, slots_BM, keys_B, rule)
-    inputs_BS = tokens_BS.copy()
-    rows_BM = np.broadcast_to(np.arange(len(tokens_BS))[:, None], slots_BM.shape)
-    inputs_BS[rows_BM[used_BM], slots_BM[used_BM]] = seen_BM[used_BM]
-    return Masked(inputs_BS, slots_BM, np.where(used_BM, truth_BM.astype(np.int64), IGNORED))
-
-
-def _label_counts(real_B: UInt64s, keys_B: UInt64s, rule: MaskRule) -> UInt64s:
-    fraction_B = mix64(keys_B) & _LOW_32
-    return (np.uint64(rule.mask_parts) * real_B + fraction_B) >> np.uint64(32)
-
-
-def _smallest_positions(maskable_BS: npt.NDArray[np.bool_], keys_B: UInt64s, slots: int) -> Int64s:
-    """Order the maskable positions of each row by hash: the first `slots` of them, [B, slots].
-
-    The low 16 bits of a hash are replaced by its position: no two are equal, and the sorted hashes
-    hold the positions.
-    """
-    positions_S = np.arange(maskable_BS.shape[1], dtype=np.uint64)
-    hashes_BS = mix64(keys_B[:, None] + (positions_S + np.uint64(_ORDER_COUNTER)) * GOLDEN)
-    hashes_BS &= ~_LOW_16
-    hashes_BS |= positions_S
-    hashes_BS[~maskable_BS] = _NEVER
-    hashes_BS.sort(axis=1)
-    return (hashes_BS[:, :slots] & _LOW_16).astype(np.int64)
-
-
-def _replacements(truth_BM: Int32s, slots_BM: Int64s, keys_B: UInt64s, rule: MaskRule) -> Int32s:
-    """Decide what the model sees at each slot: the token itself, a random one, or <mask>."""
-    counters_BM = slots_BM.astype(np.uint64) + np.uint64(_ACTION_COUNTER)
-    hashes_BM = mix64(keys_B[:, None] + counters_BM * GOLDEN)
-    choice_BM = hashes_BM >> np.uint64(32)
-    first = UNK_ID + 1
-    ordinary = np.uint64(rule.mask_id - first)
-    random_BM = (((hashes_BM & _LOW_32) * ordinary) >> np.uint64(32)).astype(np.int32) + first
-    leave = np.uint64(rule.leave_parts)
-    seen_BM = np.where(choice_BM < leave, truth_BM, np.int32(rule.mask_id))
-    is_random_BM = (choice_BM >= leave) & (choice_BM < leave + np.uint64(rule.random_parts))
-    return np.where(is_random_BM, random_BM, seen_BM)
+def mask_rows(
+    tokens_BS: Int32s, lengths_B: Int32s, keys_B: UInt64s, rule: MaskRule,
+    word_starts_BS: Bools | None = None,
+) -> Masked:  # fmt: skip
+    """Draw the masks of rows; `word_starts_BS` is for whole words and spans."""
+    if word_starts_BS is None:
+        if rule.needs_words:
+            raise ValueError(f"masking {rule.masking} needs to know where words begin")
+        word_starts_BS = np.empty((0, 0), np.bool_)
+    drawn = Masked(
+        tokens_BS.copy(),
+        np.zeros((len(tokens_BS), rule.slots), np.int64),
+        np.full((len(tokens_BS), rule.slots), IGNORED, np.int64),
+    )
+    shares = (rule.mask_parts, rule.leave_parts, rule.leave_parts + rule.random_parts)
+    draw_masks(
+        MASKINGS.index(rule.masking),
+        (lengths_B, keys_B, word_starts_BS),
+        np.array([*shares, rule.mask_id], np.uint64),
+        np.array(span_thresholds(), np.uint64),
+        (drawn.inputs_BS, drawn.slots_BM, drawn.labels_BM),
+    )
+    return drawn

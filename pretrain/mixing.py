@@ -77,6 +77,7 @@ class Source:
         self.plan = plan
         self._rows = np.array([entry.rows for entry in entries], np.int64)
         self._firsts = np.cumsum(self._rows) - self._rows
+        self._sizes = [entry.size_bytes for entry in entries]
         own = [name in (None, entry.source) and entry.rows > 0 for entry in entries]
         self._shards = np.flatnonzero(own)
         self.count = int(self._rows[self._shards].sum())
@@ -140,6 +141,12 @@ class Source:
             one, index = one + 1, 0
         return found
 
+    def most_bytes(self, windows: int) -> int:
+        """Bound what the shards of so many windows in a row take."""
+        together = self.plan.shuffle_shards or len(self._shards)
+        sizes = sorted((self._sizes[at] for at in self._shards), reverse=True)
+        return sum(sizes[: windows * together])
+
 
 class Order:
     """The order of training over one split, as its plan says."""
@@ -149,6 +156,7 @@ class Order:
         weights = dict(plan.mixing)
         if weights:
             _check_sources(weights, entries)
+        self.plan = plan
         used = {name: weight for name, weight in weights.items() if weight}
         self.weights = tuple(used.values()) or (1,)
         self.names: tuple[str | None, ...] = tuple(used) or (None,)
@@ -177,6 +185,10 @@ class Order:
             found += source.shards_from(before, windows)
             number, left = number - before, left - weight
         return found
+
+    def most_bytes(self, windows: int) -> int:
+        """Bound what the shards of so many windows in a row take, of every source."""
+        return sum(source.most_bytes(windows) for source in self.sources)
 
 
 def _check_sources(weights: dict[str, int], entries: Sequence[ShardEntry]) -> None:

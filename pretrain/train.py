@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,7 +24,7 @@ from corpus.files import check_absolute_in_job, is_remote, write_bytes
 from corpus.recipe import Recipe
 from corpus.snapshots import Snapshot, open_snapshot
 from corpus.training import Pretrain
-from pretrain.batches import HASH_BITS, Stream, hash_batches, open_stream
+from pretrain.batches import HASH_BITS, Batch, Stream, hash_batches, open_stream
 from pretrain.checkpoints import (
     RECIPE,
     CheckpointState,
@@ -42,6 +43,7 @@ from pretrain.initial import fingerprint_start, read_start
 from pretrain.metrics import Reporter, perplexity
 from pretrain.model import MaskedLanguageModel
 from pretrain.preemption import Notice, PreemptedError
+from pretrain.prefetch import Prefetch
 from pretrain.spikes import Spike, answer_spike, log_skipped, skipped_batches, watch_losses
 from pretrain.trackers import check_trackers, open_trackers
 from pretrain.world import World
@@ -115,6 +117,7 @@ def _train_until_spike(recipe: Recipe, world: World, notice: Notice) -> Spike | 
         if session.writer:
             session.writer.close()
     session.engine.close()
+    session.stream.close()
     return spike
 
 
@@ -123,11 +126,14 @@ def _take_steps(session: Session, first_step: int, notice: Notice) -> Spike | No
     active, peak = session.world.is_first, _peak(session)
     trackers = open_trackers(config, run, first_step) if active else []
     watch = watch_losses(run, config, first_step, session.world)
-    with Reporter(run, first_step, config.max_steps, active, peak, trackers) as reporter:
+    with (
+        Reporter(run, first_step, config.max_steps, active, peak, trackers) as reporter,
+        Prefetch(partial(_draw, session), config.max_steps) as drawn,
+    ):
         for step in range(first_step, config.max_steps):
             if session.writer:
                 session.writer.raise_error()
-            values = _take_step(session, step)
+            values = _take_step(session, step, drawn)
             if reason := watch.judge(values["loss"], values["gradient_norm"]):
                 return Spike(step=step, reason=reason, plan=session.identity.plan)
             if _is_due(config, step, config.validate_every_steps):
@@ -148,19 +154,27 @@ def _is_due(config: Pretrain, step: int, every_steps: int) -> bool:
     return step + 1 == config.max_steps or (step + 1) % every_steps == 0
 
 
-def _take_step(session: Session, step: int) -> dict[str, Any]:
+def _draw(session: Session, step: int) -> tuple[list[Batch], int]:
+    """Draw this rank's microbatches of a step, with their hash."""
+    config, world = session.config, session.world
+    shares = session.stream.shares_at(step, world.size, config.microbatch_sequences)
+    batches = session.stream.train_batches(shares, step, world.rank)
+    return batches, hash_batches(batches)
+
+
+def _take_step(
+    session: Session, step: int, drawn: Prefetch[tuple[list[Batch], int]]
+) -> dict[str, Any]:
     """Make one update on global batch `step` and give its numbers."""
     config, world, engine = session.config, session.world, session.engine
     learning_rate = learning_rate_at(config, step)
     start = time.monotonic()
-    shares = session.stream.shares_at(step, world.size, config.microbatch_sequences)
-    batches = session.stream.train_batches(shares, step, world.rank)
-    waited = time.monotonic() - start
+    batches, batch_hash = drawn.take(step)
     labels, tokens, pairs, waited = world.sum_floats(
         sum(batch.label_count for batch in batches),
         sum(batch.token_count for batch in batches),
         sum(map(attended_pairs, batches)),
-        waited,
+        drawn.wait_seconds,
     )
     engine.set_learning_rate(learning_rate)
     losses = [
@@ -179,7 +193,7 @@ def _take_step(session: Session, step: int) -> dict[str, Any]:
         "tokens": int(tokens),
         "flops": train_flops(session.identity.model, int(tokens), int(pairs), int(labels)),
         "data_wait_seconds": round(waited / world.size, 6),
-        "batch_hash": f"{world.sum_integer(hash_batches(batches), HASH_BITS):064x}",
+        "batch_hash": f"{world.sum_integer(batch_hash, HASH_BITS):064x}",
         "seconds": round(time.monotonic() - start, 6),
     }
 
@@ -249,8 +263,9 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
     newest = _newest(root, world)
     known = newest[1].identity.plan.skipped_batches if newest else ()
     identity = _identify(config, snapshot, newest, skipped_batches(run, known, world))
-    verify_shards(recipe.store, snapshot, world.rank, world.size)
-    stream = open_stream(recipe.store, snapshot, identity.plan)
+    if config.cache is None or not is_remote(recipe.store):  # a cache verifies what it takes
+        verify_shards(recipe.store, snapshot, world.rank, world.size)
+    stream = open_stream(recipe.store, snapshot, identity.plan, config)
     if stream.validation.count == 0 and world.is_first:
         logger.warning("snapshot %s has no validation sequences: none is made", snapshot.label)
     shares = Shares(config.batch_sequences, world.size, config.microbatch_sequences)

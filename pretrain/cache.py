@@ -1,0 +1,224 @@
+"""Local copies of remote shards: whole, verified, and never more of them than a bound.
+
+A copy is named by its checksum, so that runs and stores may share a directory. It is downloaded
+beside its final name, compared with the manifest's checksum and renamed, so a file under its final
+name is whole. What the next steps need is fetched in the background; what was needed longest ago
+goes when room is short. A read that fails is tried again, with growing pauses.
+
+Several processes share a directory through file locks alone, which end with their holder however it
+ends: one on `lock` while room is made or a name changes, one on a `.part` file while it is
+downloaded, and a shared one on each copy in use, which is therefore never deleted.
+
+Cost: one pass of SHA-256 over each download. It does not verify a copy again when it is used.
+"""
+
+import fcntl
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TypeVar
+
+from corpus.files import open_reader
+from corpus.snapshots import ShardEntry
+from corpus.training import Cache
+
+# Guesses: 0.5 + 1 + 2 + 4 seconds outlast a restart of a proxy, not an outage.
+ATTEMPTS = 5
+_FIRST_PAUSE_SECONDS = 0.5
+# A guess: one download seldom fills a network link, many disturb training.
+_DOWNLOADS = 4
+_DOWNLOADS_AHEAD = 8  # waited for when the process ends
+_CHUNK_BYTES = 2**20
+_PART = ".part"
+
+
+T = TypeVar("T")
+
+
+class Copy(NamedTuple):
+    """A local copy of a shard; it stays while `stream` is open."""
+
+    path: str
+    stream: BinaryIO
+
+
+class Wanted(NamedTuple):
+    """A shard that is needed: its URL and what the manifest says of it."""
+
+    url: str
+    entry: ShardEntry
+
+    @property
+    def name(self) -> str:
+        """The name of its copy."""
+        return f"{self.entry.checksum}-{self.entry.size_bytes}.arrow"
+
+
+class ShardCache:
+    """One directory of copies."""
+
+    def __init__(self, config: Cache) -> None:
+        """Open the directory, or make it."""
+        self.max_bytes = config.max_bytes
+        self._root = Path(config.directory)
+        self._root.mkdir(parents=True, exist_ok=True)
+        self._pool = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="shards")
+        self._pending: dict[str, Future[None]] = {}
+        self._guard = threading.Lock()
+
+    def prefetch(self, wanted: Iterable[Wanted]) -> None:
+        """Fetch the next few shards in the background; what fails is tried again when used."""
+        with self._guard:
+            self._pending = {k: v for k, v in self._pending.items() if not v.done()}
+            for each in wanted:
+                if len(self._pending) == _DOWNLOADS_AHEAD:
+                    break
+                if each.name not in self._pending and not (self._root / each.name).exists():
+                    self._pending[each.name] = self._pool.submit(self._fetch_quietly, each)
+
+    def fetch(self, wanted: Wanted) -> Copy:
+        """Give a copy of a shard; `ValueError` names one that cannot be had."""
+        with self._guard:
+            pending = self._pending.pop(wanted.name, None)
+        if pending is not None and not pending.cancel():
+            wait([pending])
+        copy = self._obtain(wanted)
+        Path(copy.path).touch()
+        return copy
+
+    def close(self) -> None:
+        """End the downloads that have not begun and wait for the others."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _fetch_quietly(self, wanted: Wanted) -> None:
+        with suppress(ValueError, OSError):
+            self._obtain(wanted).stream.close()
+
+    def _obtain(self, wanted: Wanted) -> Copy:
+        final = self._root / wanted.name
+        part = final.with_name(final.name + _PART)
+        while True:
+            copy = _hold(final)
+            if copy is not None:
+                return copy
+            stream = self._claim(final, part, wanted.entry.size_bytes)
+            if stream is None:
+                _wait_for(part)
+                continue
+            with stream:
+                try:
+                    retried(wanted.url, partial(_download, wanted, stream))
+                except ValueError:
+                    part.unlink()
+                    raise
+                with self._locked():
+                    part.rename(final)
+
+    def _claim(self, final: Path, part: Path, size: int) -> BinaryIO | None:
+        """Open a file to download into, with room for it; None where another process does."""
+        with self._locked():
+            if final.exists():
+                return None
+            stream = part.open("a+b")
+            if not _try_lock(stream):
+                stream.close()
+                return None
+            try:
+                self._make_room(part, size)
+            except ValueError:
+                part.unlink()
+                stream.close()
+                raise
+            return stream
+
+    def _make_room(self, part: Path, size: int) -> None:
+        """Delete what was needed longest ago until `size` more bytes fit; what is used stays."""
+        others = [path for path in self._root.glob("*.arrow*") if path != part]
+        used = sum(map(_promised_bytes, others))
+        for path in sorted(others, key=lambda each: (each.stat().st_mtime_ns, each.name)):
+            if used + size <= self.max_bytes:
+                break
+            with path.open("rb") as stream:
+                if _try_lock(stream):
+                    used -= _promised_bytes(path)
+                    path.unlink()
+        if used + size > self.max_bytes:
+            raise ValueError(
+                f"the cache {self._root} may hold {self.max_bytes:,} bytes, shards in use take "
+                f"{used:,} and the next one {size:,}: raise pretrain.cache.max_bytes or lower "
+                "pretrain.shuffle_shards"
+            )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self._root / "lock").open("a") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
+
+
+def retried(name: str, read: Callable[[], T]) -> T:
+    """Read something remote, again after a pause where it fails; `ValueError` names the shard."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return read()
+        except FileNotFoundError as error:
+            raise ValueError(f"shard {name} is missing, its manifest lists it") from error
+        except OSError as error:
+            failure = error
+        if attempt + 1 < ATTEMPTS:
+            time.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
+    raise ValueError(f"shard {name} could not be read in {ATTEMPTS} attempts: {failure}")
+
+
+def _download(wanted: Wanted, to: BinaryIO) -> None:
+    """Copy a shard and compare its checksum; `OSError` where it came otherwise than it should."""
+    digest = hashlib.sha256()
+    to.truncate(0)
+    with open_reader(wanted.url) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            to.write(chunk)
+    to.flush()
+    if digest.hexdigest() != wanted.entry.checksum:
+        raise OSError(
+            f"its checksum is {digest.hexdigest()}, its manifest says {wanted.entry.checksum}"
+        )
+
+
+def _hold(path: Path) -> Copy | None:
+    """Open a copy and keep it from being deleted; None where there is none."""
+    try:
+        stream = path.open("rb")
+    except FileNotFoundError:
+        return None
+    fcntl.flock(stream, fcntl.LOCK_SH)
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+            return Copy(str(path), stream)  # nobody deleted it between opening and locking
+    stream.close()
+    return None
+
+
+def _wait_for(part: Path) -> None:
+    """Wait until nobody downloads into a file."""
+    with suppress(FileNotFoundError), part.open("rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_SH)
+
+
+def _try_lock(stream: BinaryIO) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _promised_bytes(path: Path) -> int:
+    """Return how large a copy is, or will be: its name says so."""
+    return int(path.name.split(".")[0].rpartition("-")[2])
