@@ -61,7 +61,8 @@ class Pretrain(Section):
         None, description="exported checkpoint whose weights a new run begins with"
     )
     ray_workers: int | tuple[int, int] | None = Field(
-        None, description="ranks on a Ray cluster, or [fewest, most] of them, as there is room"
+        None,
+        description="ranks on a Ray cluster instead of `processes`: a number or [fewest, most]",
     )
     ray_worker_cpus: int = Field(1, ge=1, description="cores that Ray reserves for a rank")
     ray_max_failures: int = Field(
@@ -149,14 +150,12 @@ class Pretrain(Section):
             raise ValueError(
                 f"ray_workers is {self.ray_workers}: give a number from 1, or [fewest, most]"
             )
-        if self.processes > 1:
-            raise ValueError("processes and ray_workers are both given: ranks are one or the other")
         return self
 
     @property
     def worker_range(self) -> tuple[int, int]:
         """The fewest and the most ranks on a Ray cluster."""
-        workers = self.ray_workers or 1
+        workers = 1 if self.ray_workers is None else self.ray_workers
         return (workers, workers) if isinstance(workers, int) else workers
 
     @model_validator(mode="after")

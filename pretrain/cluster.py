@@ -37,6 +37,7 @@ ray: Any = importlib.import_module("ray")
 ray_train: Any = importlib.import_module("ray.train")
 ray_torch: Any = importlib.import_module("ray.train.torch")
 ray_backend: Any = importlib.import_module("ray.train.backend")
+ray_strategies: Any = importlib.import_module("ray.util.scheduling_strategies")
 ray_collective: Any = importlib.import_module("ray.train.collective")
 
 # Ray's embedded object store carries a recipe and little else. Guess.
@@ -44,9 +45,10 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 # Seconds between two looks whether more ranks have room: growing costs the steps since the last
 # checkpoint and a start. Guess.
 _GROW_AFTER_SECONDS = 300.0
-# What Ray Train is to do, where the user's environment does not say: paths are ours, so no change
-# of directory; 60 seconds to start a rank are too few where torch is read over a network. Guess.
-_SETTINGS = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300"}
+# What Ray Train is to do, where the user's environment does not say. Paths are ours, so no change
+# of directory. How long a group waits for its machines: right after one was lost, Ray still counts
+# it, plans with it, and finds out by this wait (60 seconds by default; half of it is a guess).
+_SETTINGS = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30"}
 
 
 class _OwnGroup(ray_backend.Backend):  # type: ignore[misc]
@@ -79,7 +81,7 @@ def run_on_ray(recipe: Recipe) -> None:
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     with _connected(recipe), tempfile.TemporaryDirectory(prefix="maskline-") as directory:
-        box = ray.remote(num_cpus=0)(_Box).remote()
+        box = ray.remote(num_cpus=0, scheduling_strategy=_here())(_Box).remote()
         trainer = ray_torch.TorchTrainer(
             be_rank,
             train_loop_config={"recipe": _absolute(recipe).model_dump(mode="json"), "box": box},
@@ -104,6 +106,12 @@ def run_on_ray(recipe: Recipe) -> None:
             mistake = ray.get(box.look.remote())
         if mistake is not None:
             raise ValueError(mistake)
+
+
+def _here() -> Any:  # noqa: ANN401 - Ray's
+    """Let something live on the driver's machine, with which the run ends anyway."""
+    node = ray.get_runtime_context().get_node_id()
+    return ray_strategies.NodeAffinitySchedulingStrategy(node_id=node, soft=False)
 
 
 def _scaling(recipe: Recipe) -> Any:  # noqa: ANN401 - Ray's

@@ -131,8 +131,7 @@ def _take_steps(session: Session, first_step: int, notice: Notice) -> Spike | No
         Prefetch(partial(_draw, session), config.max_steps) as drawn,
     ):
         for step in range(first_step, config.max_steps):
-            if session.writer:
-                session.writer.raise_error()
+            _tell_of_checkpoint(session, reporter)
             values = _take_step(session, step, drawn)
             if reason := watch.judge(values["loss"], values["gradient_norm"]):
                 return Spike(step=step, reason=reason, plan=session.identity.plan)
@@ -143,11 +142,20 @@ def _take_steps(session: Session, first_step: int, notice: Notice) -> Spike | No
             if told or _is_due(config, step, config.checkpoint_every_steps):
                 reporter.note(_checkpoint(session, step + 1))
             if told and notice.ends_run:
+                _tell_of_checkpoint(session, reporter, wait=True)
                 raise PreemptedError(
                     f"told to end after {step + 1:,} steps: their checkpoint is written, the same "
                     "command goes on from it"
                 )
+        _tell_of_checkpoint(session, reporter, wait=True)
     return None
+
+
+def _tell_of_checkpoint(session: Session, reporter: Reporter, wait: bool = False) -> None:
+    """Say that a checkpoint is written, or raise what went wrong with it."""
+    news = session.writer.news(wait) if session.writer else None
+    if news:
+        reporter.note(news)
 
 
 def _is_due(config: Pretrain, step: int, every_steps: int) -> bool:

@@ -10,7 +10,6 @@ the new one that Ray started) the older stops at its next checkpoint and deletes
 that check and the commit there is a moment in which nothing is checked.
 """
 
-import logging
 import secrets
 import time
 from collections.abc import Mapping
@@ -21,8 +20,6 @@ from corpus.files import exists, join, open_reader, read_bytes, size_bytes, writ
 from corpus.training import Pretrain
 from pretrain.checkpoints import TrainingState, prune_checkpoints, save_checkpoint
 from pretrain.config import Identity
-
-logger = logging.getLogger(__name__)
 
 _OWNER = "owner"
 
@@ -40,6 +37,7 @@ class CheckpointWriter:
         self._token = secrets.token_hex(16).encode()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[None]] | None = None
+        self._begun = 0.0
         write_bytes(join(root, _OWNER), self._token)
 
     @property
@@ -52,12 +50,15 @@ class CheckpointWriter:
         self.wait_for_checkpoint()
         metrics_bytes = self._metrics_bytes()
         task = self._thread.submit(self._commit, step, identity, state, metrics_bytes)
-        self._pending = (step, task)
+        self._pending, self._begun = (step, task), time.monotonic()
 
-    def raise_error(self) -> None:
-        """Raise what went wrong with a checkpoint that is not being written any more."""
-        if self._pending is not None and self._pending[1].done():
-            self.wait_for_checkpoint()
+    def news(self, wait: bool = False) -> str | None:
+        """Tell of a checkpoint that is written by now, or raise what went wrong with it."""
+        if self._pending is None or (self.is_busy and not wait):
+            return None
+        step, begun = self._pending[0], self._begun
+        self.wait_for_checkpoint()
+        return f"checkpoint of step {step:,} is written, after {time.monotonic() - begun:.1f} s"
 
     def wait_for_checkpoint(self) -> float:
         """Wait until nothing is being written, raise what went wrong, return the seconds."""
@@ -86,8 +87,7 @@ class CheckpointWriter:
     ) -> None:
         self._check_owner()
         metrics = None if metrics_bytes is None else self._read_metrics(metrics_bytes)
-        path = save_checkpoint(self._root, step, identity, self._recipe, state, metrics)
-        logger.info("%s is written", path)
+        save_checkpoint(self._root, step, identity, self._recipe, state, metrics)
         self._check_owner()
         prune_checkpoints(
             self._root, self._config.keep_checkpoints, self._config.keep_checkpoint_every_steps

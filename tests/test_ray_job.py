@@ -120,16 +120,25 @@ def test_refresh_and_train_as_jobs(head: dict[str, str], built: Built, tmp_path:
     assert json.dumps(built.summary) in done.stdout
     assert listeners(head) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
-    done = submit(
-        head, "pretrain", "train", str(built.recipe), f"store={store}", f"pretrain.run={run}",
-        "pretrain.preset=tiny", "pretrain.max_steps=3", "pretrain.warmup_steps=1",
+    training = [
+        "pretrain", "train", str(built.recipe), f"store={store}", f"pretrain.run={run}",
+        "pretrain.preset=tiny", "pretrain.warmup_steps=1", "pretrain.keep_checkpoints=1",
         "pretrain.batch_sequences=8", "pretrain.microbatch_sequences=4",
         "pretrain.precision=fp32", "pretrain.checkpoint_every_steps=3",
-    )  # fmt: skip
+    ]  # fmt: skip
+    done = submit(head, *training, "pretrain.max_steps=3")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [0, 1, 2]
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000003"]
+
+    done = submit(head, *training, "pretrain.max_steps=6", "pretrain.ray_workers=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "training begins on 2 ranks of Ray" in done.stdout
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(6))
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000006"]
+    assert listeners(head) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
 
 def test_relative_store_is_refused_in_a_job(head: dict[str, str], built: Built) -> None:

@@ -49,11 +49,12 @@ def test_a_step_goes_on_while_a_checkpoint_is_written(
 ) -> None:
     writer.save_checkpoint(1, IDENTITY, STATE)
     assert writer.is_busy
-    writer.raise_error()
+    assert writer.news() is None
     assert names(tmp_path) == []
     gate.set()
-    writer.wait_for_checkpoint()
+    assert "checkpoint of step 1 is written, after " in str(writer.news(wait=True))
     assert not writer.is_busy
+    assert writer.news(wait=True) is None
     assert names(tmp_path) == ["step-00000001"]
     found = newest_checkpoint(str(tmp_path))
     assert found is not None
@@ -82,8 +83,8 @@ def test_an_error_surfaces_at_the_next_step_and_once(
     assert writer._pending is not None
     writer._pending[1].exception(30)
     with pytest.raises(CheckpointFailedError, match="checkpoint of step 7 could not be written"):
-        writer.raise_error()
-    writer.raise_error()
+        writer.news()
+    assert writer.news() is None
 
 
 def test_the_end_waits_and_shows_an_error(
