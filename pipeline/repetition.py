@@ -8,9 +8,8 @@ and repeated n-grams of five words and more cost next to nothing.
 import numba
 import numpy as np
 
-from pipeline.kernels import Int64s, UInt8s, UInt64s
+from pipeline.kernels import GOLDEN, Int64s, UInt8s, UInt64s
 
-_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, for products and slots (TAOCP 3, 6.4)
 _TOP, _LONGEST = 4, 10  # the longest n-gram of Gopher's "top" shares, and of its repeated ones
 
 
@@ -27,7 +26,7 @@ def _table(items: int) -> tuple[Int64s, np.uint64]:
 def _find(keys: UInt64s, i: int, table: tuple[Int64s, np.uint64]) -> int:
     """Return the first place with the key at i; that is i itself if none was entered before."""
     slots, shift = table
-    slot = np.int64((keys[i] * np.uint64(_GOLDEN)) >> shift)
+    slot = np.int64((keys[i] * np.uint64(GOLDEN)) >> shift)
     while slots[slot] >= 0 and keys[slots[slot]] != keys[i]:
         slot = (slot + 1) & (len(slots) - 1)
     if slots[slot] < 0:
@@ -88,7 +87,7 @@ def count_ngrams(words: UInt64s, codes: Int64s, counts: Int64s) -> None:
     for n in range(2, min(_LONGEST, len(words)) + 1):
         places, recurring = len(words) - n + 1, 0
         for i in range(places):
-            grams[i] = grams[i] * np.uint64(_GOLDEN) + words[i + n - 1]
+            grams[i] = grams[i] * np.uint64(GOLDEN) + words[i + n - 1]
             again[i] &= again[i + 1]
             recurring += again[i]
         if n <= _TOP:

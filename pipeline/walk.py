@@ -27,7 +27,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.index import Int64s, UInt64s
+from pipeline.kernels import GOLDEN, Int64s, UInt64s
 
 # Cells that count how common a token is, 64 MiB; sharing a cell costs speed, never a pair. Guess.
 _COUNT_BITS = 24
@@ -192,7 +192,7 @@ def _prefix_sizes(sizes: Int64s, threshold: float) -> Int64s:
 @numba.njit(cache=True)
 def _spread(token: np.uint64) -> np.uint64:
     # Fibonacci hashing (Knuth, TAOCP 3, 6.4); the upper bits are the good ones.
-    return (token ^ (token >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
+    return (token ^ (token >> np.uint64(32))) * np.uint64(GOLDEN)
 
 
 @numba.njit(cache=True)

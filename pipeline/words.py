@@ -16,10 +16,9 @@ from pipeline.characters import (
     TERMINAL,
     UNSPACED,
 )
-from pipeline.kernels import Int64s, UInt8s, UInt64s, decode
+from pipeline.kernels import GOLDEN, SEED, Int64s, UInt8s, UInt64s, character_at
 
 BYTE = 2**32 - 1  # of an edge of a word: the offset of its byte; the character's is above
-_SEED, _GOLDEN = 0xCBF29CE484222325, 0x9E3779B97F4A7C15  # FNV's offset; 2^64 over the golden ratio
 
 # Stop words have up to four ASCII letters, so they are 32-bit numbers; this factor, found by trying
 # odd ones, sends them to different slots of 16. Of a longer word no byte is kept.
@@ -29,15 +28,6 @@ for _word in STOP_WORDS:
     _packed = int.from_bytes(_word.encode(), "little")
     STOP_SLOTS[(_packed * int(_STOP_FACTOR) & 0xFFFFFFFF) >> 28] = _packed
 _KEPT = np.array([0, 0xFF, 0xFFFF, 0xFFFFFF, 0xFFFFFFFF, 0], np.uint32)
-
-
-@numba.njit(cache=True)
-def character_at(text: UInt8s, i: int) -> tuple[int, int]:
-    """Return the character that starts at byte i, and its bytes."""
-    if text[i] < 0x80:
-        return int(text[i]), 1
-    code, width = decode(text, i)
-    return int(code), width
 
 
 @numba.njit(cache=True)
@@ -66,7 +56,7 @@ def cut_words(text: UInt8s, classes: UInt8s, hashes: UInt64s, edges: Int64s) -> 
     Without a branch on where words end: see `pipeline/kernels.py`.
     """
     i = position = count = inside = after = 0
-    state = np.uint64(_SEED)
+    state = np.uint64(SEED)
     while i < len(text):
         code, width = character_at(text, i)
         kind = classes[code]
@@ -80,13 +70,13 @@ def cut_words(text: UInt8s, classes: UInt8s, hashes: UInt64s, edges: Int64s) -> 
                     hashes[count >> 1] = state
                     edges[count] = edges[count + 1] = edge
                     count += 2
-                    state = np.uint64(_SEED)
+                    state = np.uint64(SEED)
                 after = int(kind & UNSPACED)
         joined = 0 if kind & SPACE else 1
         hashes[count >> 1], edges[count] = state, edge  # stands only where the next line counts it
         count += joined ^ inside
-        longer = (state ^ np.uint64(code)) * np.uint64(_GOLDEN)
-        state = longer if joined else np.uint64(_SEED)
+        longer = (state ^ np.uint64(code)) * np.uint64(GOLDEN)
+        state = longer if joined else np.uint64(SEED)
         inside = joined
         i, position = i + width, position + 1
     hashes[count >> 1], edges[count] = state, i | position << 32
