@@ -28,7 +28,7 @@ from benchmarks.signatures import documents
 from corpus.recipe import Tokenizer as TokenizerConfig
 from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import LEADING_SPECIALS, byte_alphabet, open_tokenizer
-from pipeline.clean import read_table
+from pipeline.parquet import read_table
 from pipeline.vocabulary import count_part, learn, train
 
 _PART_BYTES = 10_000_000  # small parts, so that several tasks have something to do

@@ -22,10 +22,8 @@ text-dedup, which the project does not install. Not measured: several cores, rem
 
 import argparse
 import json
-import os
 import random
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,14 +36,17 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.peers import run_peer
 from benchmarks.signatures import documents
 from corpus.documents import DOCUMENT_SCHEMA, text_hash
 from corpus.recipe import Dedup
 from corpus.snapshots import Part, Tree
-from pipeline.clean import kept_mask, read_table, write_table
-from pipeline.dedup import resolve
+from pipeline.clean import kept_mask
+from pipeline.components import Found
+from pipeline.dedup import judge_share, resolve_parts
 from pipeline.index import Corpus
 from pipeline.pairs import PAIRS_PER_TASK, group_partition, verify_share
+from pipeline.parquet import read_table, write_table
 from pipeline.signatures import shingle_sets, write_index
 
 CONFIG = Dedup(bands=32, rows=8, ngram=5, threshold=0.8, partitions=1)
@@ -246,7 +247,9 @@ def ours(root: str, texts: list[str], config: Dedup) -> Outcome:
         verify_share(tree, checks[0], config, corpus, (0, 1, groups))
 
     def settle() -> None:
-        resolve(tree, "resolve", config, corpus, (groups, checks))
+        found = Found(tuple(groups), tuple(checks))
+        judge_share(tree, "j00000", config, corpus, (found, 0))
+        resolve_parts(tree, "r00000", config, corpus, ((0, len(corpus.parts)), ["j00000"]))
 
     def keep() -> None:
         for part in corpus.parts:
@@ -267,12 +270,9 @@ def peer(python: str, code: str, folder: Path, variant: str) -> Outcome:
     """Run another tool in its own interpreter."""
     mine = folder / f"{len(list(folder.iterdir())):02d}"
     mine.mkdir()
-    arguments = [str(folder / "texts.jsonl"), str(mine), variant, str(folder / "few.jsonl")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [python, "-c", code, *arguments], check=True, stdout=subprocess.PIPE, env=environment
-    )
-    result = json.loads(done.stdout.splitlines()[-1])
+    arguments = (folder / "texts.jsonl", mine, variant, folder / "few.jsonl")
+    environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    result = run_peer(python, code, *arguments, environment=environment)
     return Outcome(result["seconds"], set(result["left"]))
 
 

@@ -31,7 +31,7 @@ from corpus.files import create, join
 from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer, tokenizer_files
 from pipeline import encode
-from pipeline.clean import write_table
+from pipeline.parquet import write_table
 
 _REFERENCE_BYTES = 4_000_000  # what the slow reference encodes: two seconds
 # Characters that splitting and merging treat in different ways, beside letters of many scripts.

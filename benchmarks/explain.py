@@ -49,6 +49,7 @@ from pipeline.explain import explain, open_store
 from pipeline.formats import Documents, lay_documents, write_rows
 from pipeline.index import open_arrow
 from pipeline.jobs import describe_file
+from pipeline.kernels import GOLDEN
 from pipeline.plans import SPLITS, ShardPlan, cut_split
 from pipeline.signatures import write_arrow
 
@@ -58,7 +59,6 @@ PER_PART = 100_000
 _RULE, _DUPLICATE, _PERIOD = (3, 7), 5, 10
 _WORDS, _TOKENS = 12, 16
 _VOCABULARY, _FORMAT = 50_265, "full-sentences"
-_GOLDEN = 0x9E3779B97F4A7C15  # odd, so that multiples of it modulo 2^64 are all different
 
 
 class Asked(NamedTuple):
@@ -72,7 +72,7 @@ class Asked(NamedTuple):
 def ids_of(number: int) -> list[str]:
     """Return the ids of a part in order."""
     numbers = range(number * PER_PART, (number + 1) * PER_PART)
-    return sorted(f"{SOURCE}/https://example.org/{n * _GOLDEN % 2**64:016x}" for n in numbers)
+    return sorted(f"{SOURCE}/https://example.org/{n * GOLDEN % 2**64:016x}" for n in numbers)
 
 
 def asked(parts: int, each: int) -> Asked:

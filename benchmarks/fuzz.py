@@ -27,7 +27,9 @@ import pyarrow.parquet as pq
 import zstandard
 
 from corpus import archives, tables
-from corpus.readers import Damage, InputFile, Record, read_records
+from corpus.archives import InputFile
+from corpus.readers import read_records
+from corpus.records import Damage, Record
 
 HANG_SECONDS = 5
 MAX_RECORD_BYTES = 2**16

@@ -19,9 +19,7 @@ PYTHON is the interpreter of an environment with datatrove[io], spacy, tokenizer
 """
 
 import argparse
-import json
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +30,7 @@ from pathlib import Path
 import orjson
 import zstandard
 
+from benchmarks.peers import run_peer
 from benchmarks.signatures import documents
 from corpus.archives import InputFile
 from corpus.readers import read_records
@@ -39,8 +38,9 @@ from corpus.recipe import Clean, Dedup, Pack, Recipe, Source
 from corpus.snapshots import open_snapshot
 from pipeline import jobs
 from pipeline.chain import open_chain
-from pipeline.clean import Cleaner, Origin, write_table
+from pipeline.clean import Cleaner, Origin
 from pipeline.jobs import Stages, Task
+from pipeline.parquet import write_table
 from pipeline.refresh import refresh
 
 # FineWeb's chain, as the peer runs it.
@@ -209,11 +209,7 @@ def tell_peers(python: str, root: Path, size: int, rates: dict[str, float]) -> N
     (tokenizer,) = (root / "warm" / "store" / "tokenizer").glob("*/tokenizer.json")
     for words in ("shipped", "split"):
         out = root / f"peer-{words}"
-        done = subprocess.run(
-            [python, "-c", _PEER, str(root / "few"), str(tokenizer), str(out), words],
-            check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-        seconds: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        seconds: dict[str, float] = run_peer(python, _PEER, root / "few", tokenizer, out, words)
         kept = sum(
             len(orjson.loads(line)["text"].encode())
             for path in (out / "unique").iterdir()

@@ -14,8 +14,6 @@ accuracy is an upper bound. Not measured: short messages, mixed languages, noise
 """
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +23,7 @@ import orjson
 import psutil
 import pyarrow as pa
 
+from benchmarks.peers import run_peer
 from pipeline import languages
 from pipeline.languages import identify_batch
 
@@ -139,9 +138,7 @@ def measure_peer(python: str, name: str, given: list[list[tuple[str, str]]]) -> 
 
 def run(python: str, name: str, path: Path) -> tuple[list[str], float, float]:
     """Identify the texts of a file in a process of its own."""
-    command = [python, "-c", _PEER, name, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found, seconds, grown = json.loads(done.stdout.splitlines()[-1])
+    found, seconds, grown = run_peer(python, _PEER, name, path)
     return found, seconds, grown
 
 

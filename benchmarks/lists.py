@@ -15,7 +15,6 @@ which the project does not install. Not measured: learning boilerplate, several 
 import argparse
 import json
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from benchmarks.peers import run_peer
 from benchmarks.signatures import documents
 from pipeline.boilerplate import VERSION, Boilerplate, list_lines
 from pipeline.contamination import Contamination
@@ -150,10 +150,7 @@ def peers(python: str, texts: list[str], urls: list[str], size: int) -> dict[str
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "given.json")
         path.write_text(json.dumps({"texts": texts, "urls": urls, "domains": domains}))
-        done = subprocess.run(
-            [python, "-c", _PEERS, str(path)], check=True, stdout=subprocess.PIPE, text=True
-        )
-    seconds: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        seconds: dict[str, float] = run_peer(python, _PEERS, path)
     return {name: size / 1e6 / each for name, each in seconds.items()}
 
 

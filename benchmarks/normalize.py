@@ -20,7 +20,7 @@ import ftfy
 import orjson
 import pyarrow as pa
 
-from corpus.readers import InputFile
+from corpus.archives import InputFile
 from pipeline.normalize import normalize_batch, normalize_text
 
 _DOCUMENT_CHARACTERS = 5000  # a guess at a web page after extraction

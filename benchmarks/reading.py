@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 import zstandard
 
 from benchmarks.fuzz import _warc_record
-from corpus.readers import InputFile, read_records
+from corpus.archives import InputFile
+from corpus.readers import read_records
 
 DOCUMENT_WORDS = 400
 

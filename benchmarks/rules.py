@@ -16,7 +16,6 @@ install. Not measured: several cores, reading.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from benchmarks.peers import run_peer
 from benchmarks.signatures import documents
 from corpus.recipe import Clean
 from pipeline.judging import judge_batch
@@ -100,9 +100,7 @@ def datatrove(python: str, texts: list[str], mode: str) -> tuple[float, Verdicts
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "texts.json")
         path.write_text(json.dumps(texts), encoding="utf-8")
-        command = [python, "-c", _PEERS, str(path), mode]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    seconds, verdicts = json.loads(done.stdout.splitlines()[-1])
+        seconds, verdicts = run_peer(python, _PEERS, path, mode)
     return seconds, verdicts
 
 

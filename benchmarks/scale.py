@@ -26,6 +26,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,11 +40,18 @@ from corpus.recipe import Dedup
 from corpus.snapshots import Part, Tree
 from pipeline import pairs
 from pipeline.clean import PART_BYTES
-from pipeline.dedup import resolve
+from pipeline.components import DOCUMENTS_PER_SHARE, Found, deal_components
+from pipeline.dedup import PARTS_PER_TASK, judge_share, resolve_parts
 from pipeline.index import ROW_BITS, Corpus, Int64s, UInt64s
-from pipeline.kernels import UInt32s, _mix, band_keys
+from pipeline.kernels import UInt32s, band_keys, mix
 from pipeline.keys import EXACT_BAND, ID_BAND, INDEX_SCHEMA, KEY_SCHEMA, SET_BAND
-from pipeline.pairs import Tokens, group_partition, signature_tokens, verify_share
+from pipeline.pairs import (
+    PAIRS_PER_TASK,
+    Tokens,
+    group_partition,
+    signature_tokens,
+    verify_share,
+)
 from pipeline.preference import PREFERENCE_BYTES
 from pipeline.signatures import (
     write_arrow,
@@ -53,7 +61,7 @@ CONFIG = Dedup(verify="signature")
 PER_PART = 100_000
 CROWD = 100_000
 EXPONENT, LARGEST = 2.8, 20_000
-STAGES = ("group", "verify", "resolve")
+STAGES = ("group", "verify", "deal", "judge", "resolve")
 _STRIDE = 982_451_653  # a prime, so that neighbours in a cluster lie in different parts
 
 
@@ -98,14 +106,14 @@ def signatures_of(numbers: Int64s, cluster_ends: Int64s, documents: int) -> UInt
         slot = number * _STRIDE % documents
         cluster = np.uint64(np.searchsorted(cluster_ends, slot, side="right"))
         of_document, of_cluster = (
-            _mix(np.uint64(2 * number)),
-            _mix(np.uint64(2) * cluster + np.uint64(1)),
+            mix(np.uint64(2 * number)),
+            mix(np.uint64(2) * cluster + np.uint64(1)),
         )
         percent = np.uint64(2) + of_document % np.uint64(13)
         for p in range(256):
-            own = _mix(of_document + np.uint64(p + 1))
+            own = mix(of_document + np.uint64(p + 1))
             differs = own % np.uint64(100) < percent
-            value = own if differs else _mix(of_cluster + np.uint64(p + 1))
+            value = own if differs else mix(of_cluster + np.uint64(p + 1))
             signatures[row, p] = np.uint32(value >> np.uint64(32))
         if number % crowd_step == 0:
             for p in range(8):
@@ -118,7 +126,7 @@ def mix_all(values: UInt64s) -> UInt64s:
     """Hash every number of an array."""
     mixed = np.empty_like(values)
     for n in range(len(values)):
-        mixed[n] = _mix(values[n])
+        mixed[n] = mix(values[n])
     return mixed
 
 
@@ -167,22 +175,38 @@ def work(stage: str, root: str, total: int, share: tuple[int, int]) -> list[dict
     pairs.read_tokens = read_tokens
     plan = json.loads(Path(f"{root}/plan.json").read_text())
     groups = [f"g{n:05d}" for n in range(CONFIG.partitions)]
-    checks = [f"v{n:05d}" for n in range(plan["shares"])]
-    if stage == "resolve":
-        return [resolve(tree, "resolve", CONFIG, corpus, (groups, checks)).counts]
-    counts = []
-    names = {"group": groups, "verify": checks}.get(stage, [part.name for part in parts])
-    for number in range(share[0], len(names), share[1]):
-        name = names[number]
+    checks = [f"v{n:05d}" for n in range(plan["checks"])]
+    judges = [f"j{n:05d}" for n in range(plan["shares"])]
+    found = Found(tuple(groups), tuple(checks), "d" if plan["dealt"] else None)
+    spans = list(pairwise([*range(0, len(parts), PARTS_PER_TASK), len(parts)]))
+
+    def run_task(number: int) -> dict[str, Any]:
         if stage == "index":
             numbers = np.arange(number * PER_PART, (number + 1) * PER_PART)
-            write_part(tree, name, numbers, (cluster_ends, total))
-        elif stage == "group":
-            counts.append(group_partition(tree, name, corpus, (number, len(groups))).counts)
-        else:
+            write_part(tree, parts[number].name, numbers, (cluster_ends, total))
+            return {}
+        if stage == "group":
+            output = group_partition(tree, groups[number], corpus, (number, len(groups)))
+        elif stage == "verify":
             given = (number, len(checks), groups)
-            counts.append(verify_share(tree, name, CONFIG, corpus, given).counts)
-    return counts
+            output = verify_share(tree, checks[number], CONFIG, corpus, given)
+        elif stage == "deal":
+            output = deal_components(tree, "d", corpus, found, DOCUMENTS_PER_SHARE)
+        elif stage == "judge":
+            output = judge_share(tree, judges[number], CONFIG, corpus, (found, number))
+        else:
+            output = resolve_parts(tree, "r", CONFIG, corpus, (spans[number], judges))
+        return output.counts
+
+    tasks = {
+        "index": len(parts),
+        "group": len(groups),
+        "verify": len(checks),
+        "deal": plan["dealt"],
+        "judge": len(judges),
+        "resolve": len(spans),
+    }
+    return [run_task(number) for number in range(share[0], tasks[stage], share[1])]
 
 
 def run_stage(stage: str, root: Path, documents: int, workers: int) -> tuple[Run, Counter[str]]:
@@ -209,15 +233,21 @@ def measure(root: Path, documents: int, workers: int) -> list[Run]:
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     np.save(root / "clusters.npy", make_clusters(documents))
-    plan = root / "plan.json"
-    plan.write_text(json.dumps({"shares": 1}))
+    plan = {"checks": 1, "shares": 1, "dealt": 0}
+    (root / "plan.json").write_text(json.dumps(plan))
     run_stage("index", root, documents, workers)
     runs = []
+    at_most = 0  # documents with an edge, as pipeline/resolve.py reckons
     for stage in STAGES:
-        run, counts = run_stage(stage, root, documents, 1 if stage == "resolve" else workers)
+        run, counts = run_stage(stage, root, documents, workers)
         if stage == "group":
-            found = counts["pairs"] + counts["large_members"]
-            plan.write_text(json.dumps({"shares": -(-found // pairs.PAIRS_PER_TASK)}))
+            plan["checks"] = -(-(counts["pairs"] + counts["large_members"]) // PAIRS_PER_TASK)
+            at_most = counts["members"] + counts["large_members"]
+        elif stage == "verify":
+            plan["dealt"] = int(at_most + 2 * counts["verified"] > DOCUMENTS_PER_SHARE)
+        elif stage == "deal" and plan["dealt"]:
+            plan["shares"] = counts["shares"]
+        (root / "plan.json").write_text(json.dumps(plan))
         runs.append(run)
         print(
             f"{documents:>11,} {stage:>8} {run.wall_seconds:8.1f} {run.cpu_seconds:8.1f} "

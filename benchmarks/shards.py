@@ -15,8 +15,6 @@ install. Not measured: remote stores, shuffled sequential reading, several worke
 """
 
 import argparse
-import json
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.fill import encode_texts, open_merges, read_texts
+from benchmarks.peers import run_peer
 from corpus.recipe import Pack
 from corpus.shards import ROWS_PER_BATCH, Shard, shard_schema, write_blocks
 from corpus.snapshots import Tree
@@ -167,10 +166,7 @@ def print_table(directory: Path, rows: int, peers: str) -> None:
     write_parquet(directory / "ids.parquet", shard)
     opened = pq.ParquetFile(directory / "ids.parquet")
     few = rows // 20
-    done = subprocess.run(
-        [peers, "-c", _PEERS, str(directory), str(few)], capture_output=True, text=True, check=True
-    )
-    size, seconds = json.loads(done.stdout.splitlines()[-1])
+    size, seconds = run_peer(peers, _PEERS, directory, str(few))
     print(f"{shard.rows:,} rows, {tokens:,} tokens, padding {1 - tokens / ids.size:.1%}")
     print(f"{'format':>28} {'bytes/token':>12} {'Mtok/s':>9}")
     table = [

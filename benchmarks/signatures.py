@@ -13,7 +13,6 @@ writing to remote stores.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 import orjson
 import pyarrow as pa
 
+from benchmarks.peers import run_peer
 from corpus.archives import InputFile
 from corpus.recipe import Dedup
 from corpus.snapshots import Tree
@@ -129,11 +129,8 @@ def peers(python: str, texts: list[str], folder: str) -> dict[str, float]:
     """Return MB/s of the other tools, run in an environment of their own."""
     path = Path(folder, "texts.json")
     path.write_text(json.dumps(texts), encoding="utf-8")
-    done = subprocess.run(
-        [python, "-c", _PEERS, str(path), folder], check=True, stdout=subprocess.PIPE, text=True
-    )
+    seconds: dict[str, float] = run_peer(python, _PEERS, path, folder)
     size = sum(len(text.encode()) for text in texts)
-    seconds: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return {name: size / 1e6 / each for name, each in seconds.items()}
 
 

@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import orjson
-import pyarrow as pa
 
 from corpus.tokenizer import Tokenizer, split_words
 
@@ -141,16 +140,6 @@ def flat_texts(texts: list[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.
     encoded = [text.encode() for text in texts]
     offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
     return np.frombuffer(b"".join(encoded), np.uint8), offsets
-
-
-def text_buffer(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Return a column of texts as the bytes of all and [texts + 1] offsets, uncopied if it can."""
-    texts = column.cast(pa.large_string()).combine_chunks()
-    if not len(texts):
-        return np.empty(0, np.uint8), np.zeros(1, np.int64)
-    _, offsets, data = texts.buffers()
-    places = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    return np.frombuffer(data, np.uint8), places
 
 
 def _open_fast(tokenizer: Tokenizer) -> Any | None:  # noqa: ANN401 - the library's own object

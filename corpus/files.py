@@ -35,6 +35,11 @@ def join(root: str, *parts: str) -> str:
     return root + ("" if root.endswith("/") else "/") + "/".join(parts)
 
 
+def absolute(path: str) -> str:
+    """Return a path that does not depend on the working directory; links stay as they are."""
+    return path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100 - `resolve` follows
+
+
 def filesystem(path: str) -> tuple[Any, str]:
     """Return the fsspec filesystem of a path and the path as that filesystem spells it."""
     fs, name = fsspec.core.url_to_fs(path)
@@ -74,12 +79,15 @@ def read_bytes(path: str) -> bytes:
         return stream.read()
 
 
-def checksum(path: str) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
+def checksum(path: str, start: int = 0, stop: int | None = None) -> str:
+    """Return the SHA-256 of a file, or of its bytes [start, stop), in hexadecimal."""
     digest = hashlib.sha256()
     with open_reader(path) as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
+        stream.seek(start)
+        left = None if stop is None else stop - start
+        while data := stream.read(_CHUNK_BYTES if left is None else min(left, _CHUNK_BYTES)):
+            digest.update(data)
+            left = None if left is None else left - len(data)
     return digest.hexdigest()
 
 

@@ -27,8 +27,6 @@ from corpus.tables import open_table, read_table
 from corpus.webarchives import read_webarchive
 from corpus.wikipedia import read_wikipedia
 
-__all__ = ["Damage", "InputFile", "ReadOptions", "Record", "read_records"]
-
 # Raised by hand when the same bytes give other records.
 VERSION = 2
 

@@ -10,7 +10,6 @@ Every piece carries the SHA-256 of the raw bytes it is read from, and `survey` t
 each task checks what it read without reading all.
 """
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import closing
 from typing import NamedTuple
@@ -18,12 +17,10 @@ from typing import NamedTuple
 from corpus.archives import CorruptArchiveError, DecompressionBombError, InputFile
 from corpus.cursor import Cursor
 from corpus.delimited import read_header
-from corpus.files import open_reader
+from corpus.files import checksum
 from corpus.readers import PLAIN, TABLES, WHOLE, read_from, read_records, until_broken
 from corpus.records import Damage, ReadOptions, Record
 from corpus.tables import groups_of, open_table, read_table
-
-_CHUNK_BYTES = 2**20
 
 
 class Piece(NamedTuple):
@@ -60,10 +57,10 @@ def survey(
     with closing(InputFile(path)) as file:
         header = _header(path, form, max_record_bytes)
         marks = _marks(file, form, (piece_bytes, max_record_bytes))
-        checksum = file.checksum()
+        of_file = file.checksum()
         boundaries = dict.fromkeys(raw for raw, _ in file.boundaries)
     pieces = tuple(_pieces(path, marks, list(boundaries), header))
-    return pieces, checksum
+    return pieces, of_file
 
 
 def _header(path: str, form: str, max_record_bytes: int) -> tuple[str, ...] | None:
@@ -121,7 +118,7 @@ def _pieces(
             mark.offset - mark.given,
             None if after is None else after.offset - mark.offset,
             mark.position,
-            _range_checksum(path, mark.raw, stop),
+            checksum(path, mark.raw, stop),
             header if mark.position else None,
         )
 
@@ -133,36 +130,25 @@ def _stop(after: _Mark, boundaries: list[int]) -> int | None:
     return next((raw for raw in boundaries if raw > after.raw), None)
 
 
-def _range_checksum(path: str, start: int, stop: int | None) -> str:
-    digest = hashlib.sha256()
-    with open_reader(path) as stream:
-        stream.seek(start)
-        left = stop - start if stop is not None else None
-        while data := stream.read(_CHUNK_BYTES if left is None else min(left, _CHUNK_BYTES)):
-            digest.update(data)
-            left = None if left is None else left - len(data)
-    return digest.hexdigest()
-
-
 def _survey_table(path: str, form: str, piece_bytes: int) -> tuple[tuple[Piece, ...], str]:
-    checksum = _range_checksum(path, 0, None)
-    whole = (Piece(0, None, 0, None, 0, checksum),)
+    of_file = checksum(path)
+    whole = (Piece(0, None, 0, None, 0, of_file),)
     with closing(InputFile(path)) as file:
         try:
             data = open_table(file)
         except (CorruptArchiveError, DecompressionBombError):
-            return whole, checksum
+            return whole, of_file
         with closing(data):
             groups = groups_of(data, form)
             size = data.seek(0, 2)
     if not groups:
-        return whole, checksum
+        return whole, of_file
     step = max(1, len(groups) * piece_bytes // max(size, 1))
     starts = list(range(0, len(groups), step))
     return tuple(
-        Piece(0, None, start, min(step, len(groups) - start), sum(groups[:start]), checksum)
+        Piece(0, None, start, min(step, len(groups) - start), sum(groups[:start]), of_file)
         for start in starts
-    ), checksum
+    ), of_file
 
 
 def open_piece(path: str, form: str, piece: Piece) -> InputFile:

@@ -21,7 +21,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from pipeline.kernels import _GOLDEN, _SEED, Int64s, UInt8s, UInt64s, _mix
+from pipeline.kernels import GOLDEN, SEED, Int64s, UInt8s, UInt64s, mix
 from pipeline.lists import filter_of, fingerprint_of, may_hold, place_of
 from pipeline.spans import bytes_of, replace_spans
 
@@ -161,16 +161,16 @@ def _next_line(data: UInt8s, i: int, high: int) -> tuple[int, int, int, bool, np
     start, stop, letters = i, i, False
     while start < high and (data[start] == 32 or data[start] == 9):
         start += 1
-    state = last = np.uint64(_SEED)
+    state = last = np.uint64(SEED)
     i = stop = start
     while i < high and data[i] != _NEWLINE:
         byte = data[i]
         i += 1
-        state = (state ^ np.uint64(byte)) * np.uint64(_GOLDEN)
+        state = (state ^ np.uint64(byte)) * np.uint64(GOLDEN)
         letters |= (97 <= (byte | 32) <= 122) | (byte >= 128)
         if (byte != 32) & (byte != 9):
             last, stop = state, i
-    return i, start, stop, letters, _mix(last)
+    return i, start, stop, letters, mix(last)
 
 
 @numba.njit(cache=True)

@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from corpus.tokenizer import LEADING_SPECIALS, byte_alphabet
+from pipeline.kernels import GOLDEN
 from pipeline.word_counts import Words
 
 Pairs = npt.NDArray[np.int32]
 
 # A pair's key holds the left token above the right one.
 _SHIFT = 32
-_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio (Knuth, TAOCP 3, 6.4)
 _FIRST_ROOM = 1 << 10  # pairs a table begins with room for; it doubles. Any size would do.
 
 
@@ -201,7 +201,7 @@ def _keep(found, count, dense, table, heap, least):  # type: ignore[no-untyped-d
 @numba.njit(cache=True)
 def _find(index, keys, key):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return the place of the index that holds a pair's entry, or would."""
-    place = (np.uint64(key) * np.uint64(_GOLDEN)) >> np.uint64(16)
+    place = (np.uint64(key) * np.uint64(GOLDEN)) >> np.uint64(16)
     at = np.int64(place % np.uint64(len(index)))
     while index[at] >= 0 and keys[index[at]] != key:
         at += 1

@@ -1,6 +1,6 @@
 """Build: the stages in order, from new inputs to the manifest of one snapshot.
 
-Clean, group, verify, resolve, tokenizer, encode, pack, each as tasks with records; the manifest
+Clean, deduplication (resolve.py), tokenizer, encode, pack, each as tasks with records; the manifest
 comes last. A refresh gives the inputs of one delivery and the snapshot they are added to; a rebuild
 gives all deliveries at once and no parent. Both go the same way: parts of the parent are settled,
 their files are read where they lie.
@@ -37,11 +37,12 @@ from corpus.snapshots import (
     commit_snapshot,
     snapshot_root,
 )
-from pipeline import canaries, clean, dedup, encode, pack, pairs, vocabulary
+from pipeline import canaries, clean, encode, pack, vocabulary
 from pipeline.index import Corpus
 from pipeline.intake import Intake, parts_by_source, plan_cleaning
 from pipeline.jobs import Record, Stages, Task, describe_file, sweep
 from pipeline.plans import ShardPlan, cut_split, plan_shards
+from pipeline.resolve import deduplicate
 from pipeline.tallies import STATS, describe_cleaning, funnel, read_stats
 
 logger = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ def build(job: Job, stages: Stages) -> Snapshot:
     recall = _recall(job, stages)
     canaries.check(canaries.from_json(recall))
     identity = _identity(job, corpus)
-    resolved = _deduplicate(job, corpus, identity, stages)
+    resolved = deduplicate(job.recipe.dedup, corpus, identity, stages)
     _check_any_kept(job, cleaned, resolved)
     made = _tokenizer(job, corpus, stages)
     encoded = stages.run(
@@ -140,42 +141,6 @@ def _identity(job: Job, corpus: Corpus) -> str:
     names = [part.name for part in corpus.parts]
     known = orjson.dumps([parent, names, job.forgotten.fingerprint])
     return hashlib.sha256(known).hexdigest()[:16]
-
-
-def _deduplicate(job: Job, corpus: Corpus, identity: str, stages: Stages) -> Records:
-    """Run group, verify and resolve; a resolved corpus needs no work files any more."""
-    config = job.recipe.dedup
-    resolving = f"resolve-{identity}"
-    if stages.is_done("resolve", [resolving]):
-        return stages.run("resolve", [Task(resolving, dedup.resolve, ())])
-    most = len(corpus.new_parts) if job.parent else config.partitions  # each opens all old parts
-    total = max(1, min(config.partitions, most))
-    groups = [f"{number:05d}-of-{total:05d}-{identity}" for number in range(total)]
-    grouped = stages.run(
-        "group",
-        [
-            Task(name, pairs.group_partition, (corpus, (number, total)))
-            for number, name in enumerate(groups)
-        ],
-    )
-    found = Counter[str]()
-    for record in grouped.values():
-        found.update(record.counts)
-    if found["large_buckets"]:
-        logger.info("group: %d large buckets, compared in resolve", found["large_buckets"])
-    shares = -(-(found["pairs"] + found["large_members"]) // pairs.PAIRS_PER_TASK)
-    shares = max(shares, min(total, stages.workers))
-    checks = [f"{number:05d}-of-{shares:05d}-{identity}" for number in range(shares)]
-    stages.run(
-        "verify",
-        [
-            Task(name, pairs.verify_share, (config, corpus, (number, shares, groups)))
-            for number, name in enumerate(checks)
-        ],
-    )
-    return stages.run(
-        "resolve", [Task(resolving, dedup.resolve, (config, corpus, (groups, checks)))]
-    )
 
 
 def _check_any_kept(job: Job, cleaned: Records, resolved: Records) -> None:

@@ -42,7 +42,7 @@ import numpy.typing as npt
 from corpus.recipe import Dedup
 from corpus.snapshots import Tree
 from pipeline.jobs import Output
-from pipeline.kernels import UInt64s
+from pipeline.kernels import UInt8s, UInt64s
 from pipeline.signatures import sign
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,6 @@ VERSION = 1
 _SEED = 1
 
 Floats = npt.NDArray[np.float64]
-UInt8s = npt.NDArray[np.uint8]
 
 # Takes keys in order of (key, band, document); gives the left and the right of each candidate pair.
 Search = Callable[[UInt64s, UInt8s, UInt64s], tuple[UInt64s, UInt64s]]

@@ -6,13 +6,13 @@ later survivor, whose own duplicates are then judged again, and so on. Documents
 total order, so each is judged once, when everything before it is final; what comes out is the first
 independent set of what is left, as a rebuild would find it.
 
-Edges are searched in the index for the documents concerned only. It holds the places of all
-duplicates of the corpus, some hundred bytes each.
+Edges are searched in the index for the documents concerned only. What it holds of the others are
+the numbers of `witnesses`, 24 bytes a duplicate of the corpus; parts are written one by one.
 """
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ import pyarrow as pa
 from corpus.documents import DROP_SCHEMA, DUPLICATE_SCHEMA, deal_hash, digest_table, format_digest
 from corpus.recipe import Dedup, Recipe
 from corpus.snapshots import Part, Tree
-from pipeline.clean import count_rules, read_table
+from pipeline.clean import count_rules
 from pipeline.dedup import (
     METHODS,
     Node,
@@ -31,12 +31,20 @@ from pipeline.dedup import (
     read_nodes,
     write_duplicates,
 )
-from pipeline.index import ROW_BITS, Corpus, KeySearch, UInt64s, find_buckets, open_arrow
+from pipeline.index import (
+    ROW_BITS,
+    Corpus,
+    KeySearch,
+    UInt64s,
+    column_values,
+    find_buckets,
+    open_arrow,
+)
 from pipeline.jobs import Output
 from pipeline.pairs import compare
+from pipeline.parquet import read_table
 from pipeline.plans import SPLITS, ShardPlan, cut_split
-
-Place = tuple[str, str, str, int]  # snapshot, source, file, position
+from pipeline.witnesses import Place, Witnesses, hash_places, read_witnesses, rows_after
 
 # The documents that were taken out of a part, by their row before.
 REMOVED_SCHEMA = pa.schema(
@@ -139,14 +147,22 @@ class Changes(NamedTuple):
 class Cascade:
     """Judges documents again, in order, and whatever their new verdicts reach."""
 
-    def __init__(self, edges: Edges, witness_of: Mapping[int, Place]) -> None:
+    def __init__(self, edges: Edges, witnesses: Witnesses) -> None:
         """Start from the witness of every dropped document, as it was before the removal."""
         self._edges = edges
-        self._witness_of = dict(witness_of)
+        self._before = witnesses
         self._led: dict[Place, set[int]] = defaultdict(set)
-        for document, witness in witness_of.items():
-            self._led[witness].add(document)
         self.changes = Changes({}, {})
+
+    def _is_dropped(self, document: int) -> bool:
+        if document in self.changes.verdicts:
+            return self.changes.verdicts[document] is not None
+        return self._before.is_dropped(document)
+
+    def _led_by(self, witness: Node) -> set[int]:
+        """Return the documents that a survivor is the witness of now."""
+        before = set(self._before.led_by(hash_places([witness.place])).tolist())
+        return before - self.changes.verdicts.keys() | self._led[witness.place]
 
     def follow(self, nodes: Iterable[Node]) -> Changes:
         """Judge these documents, whose witness was taken out, and all that follows from it."""
@@ -163,29 +179,28 @@ class Cascade:
 
     def _judge(self, node: Node, around: list[Edge]) -> list[Node]:
         """Decide on one document; return the later ones that have to be judged again."""
-        earlier = [e for e in around if e.node < node and e.node.document not in self._witness_of]
+        earlier = [e for e in around if e.node < node and not self._is_dropped(e.node.document)]
         first = min(earlier, key=lambda edge: edge[:2], default=None)
-        was_dropped = node.document in self._witness_of
+        was_dropped = self._is_dropped(node.document)
         self._set(node, first)
         if was_dropped and first is None:
             return [edge.node for edge in around if edge.node > node]
         if not was_dropped and first is not None:
-            led = self._led[node.place]
+            led = self._led_by(node)
             return [edge.node for edge in around if edge.node.document in led]
         return []
 
     def _set(self, node: Node, first: Edge | None) -> None:
         document = node.document
-        if document in self._witness_of:
-            self._led[self._witness_of.pop(document)].discard(document)
+        before = self.changes.verdicts.get(document)
+        if before is not None:
+            self._led[before.witness.place].discard(document)
         self.changes.nodes[document] = node
         if first is None:
             self.changes.verdicts[document] = None
             return
-        self.changes.verdicts[document] = Verdict(
-            first.node, METHODS[first.method], first.similarity
-        )
-        self._witness_of[document] = first.node.place
+        verdict = Verdict(first.node, METHODS[first.method], first.similarity)
+        self.changes.verdicts[document] = verdict
         self._led[first.node.place].add(document)
 
 
@@ -198,7 +213,6 @@ class _State:
 
     part: Part
     duplicates: dict[int, dict[str, Any]]
-    removed: set[Place] = field(default_factory=set)
     moved: set[str] = field(default_factory=set)
     changed: bool = False
 
@@ -215,44 +229,56 @@ def judge_again(
     `given` names the parts that lost documents, and how many shards there are.
     """
     affected, shards = given
-    states = [_read_state(tree, part, part.name in affected) for part in corpus.parts]
-    removed = {place for state in states for place in state.removed}
-    witness_of = {
-        number << ROW_BITS | row: _witness(duplicate)
-        for number, state in enumerate(states)
-        for row, duplicate in state.duplicates.items()
-    }
-    orphans = [document for document, witness in witness_of.items() if witness in removed]
-    nodes = read_nodes(tree, recipe.dedup, corpus, np.array(orphans, np.uint64))
-    changes = Cascade(Edges(tree, recipe.dedup, corpus), witness_of).follow(nodes)
-    for document, verdict in changes.verdicts.items():
-        _apply(states[document >> ROW_BITS], changes.nodes[document], verdict)
-    return _write_states(tree, recipe, [state for state in states if state.changed], shards)
+    gone = {part.name: _removed(tree, part) for part in corpus.parts if part.name in affected}
+    rows = {name: column_values(table, "row") for name, table in gone.items()}
+    witnesses = read_witnesses(tree, corpus, rows)
+    lost = [
+        hash_places(_places(part, gone[part.name])) for part in corpus.parts if part.name in gone
+    ]
+    orphans = witnesses.led_by(np.concatenate([np.empty(0, np.uint64), *lost]))
+    nodes = read_nodes(tree, recipe.dedup, corpus, orphans)
+    changes = Cascade(Edges(tree, recipe.dedup, corpus), witnesses).follow(nodes)
+    states = _change_parts(tree, corpus, gone, changes)
+    return _write_states(tree, recipe, states, shards)
 
 
-def _read_state(tree: Tree, part: Part, is_affected: bool) -> _State:
+def _removed(tree: Tree, part: Part) -> pa.Table:
+    return open_arrow(tree.own(f"work/removed/{part.name}.arrow"))
+
+
+def _places(part: Part, rows: pa.Table) -> Iterator[Place]:
+    for row in rows.to_pylist():
+        yield part.snapshot, part.source, row["file"], row["position"]
+
+
+def _change_parts(
+    tree: Tree, corpus: Corpus, gone: Mapping[str, pa.Table], changes: Changes
+) -> Iterator[_State]:
+    """Give the state of each part that is not as before, one after the other."""
+    verdicts: dict[int, list[int]] = defaultdict(list)
+    for document in changes.verdicts:
+        verdicts[document >> ROW_BITS].append(document)
+    for number, part in enumerate(corpus.parts):
+        if part.name in gone or number in verdicts:
+            state = _read_state(tree, part, gone.get(part.name))
+            for document in verdicts[number]:
+                _apply(state, changes.nodes[document], changes.verdicts[document])
+            if state.changed:
+                yield state
+
+
+def _read_state(tree: Tree, part: Part, gone: pa.Table | None) -> _State:
     rows = read_table(tree.find(f"duplicates/{part.name}.parquet")).to_pylist()
-    if not is_affected:
+    if gone is None:
         return _State(part, {row["row"]: row for row in rows})
-    gone = open_arrow(tree.own(f"work/removed/{part.name}.arrow")).to_pylist()
-    removed = np.array([row["row"] for row in gone], np.int64)
-    state = _State(
-        part, {}, {(part.snapshot, part.source, row["file"], row["position"]) for row in gone}
-    )
-    state.changed = True
+    removed = column_values(gone, "row")
+    taken = set(removed.tolist())
+    stay = [row for row in rows if row["row"] not in taken]
+    after = rows_after(np.array([row["row"] for row in stay], np.int64), removed).tolist()
+    duplicates = {row: old | {"row": row} for row, old in zip(after, stay, strict=True)}
     dropped_before = {row["row"] for row in rows}
-    state.moved = {row["id"] for row in gone if row["row"] not in dropped_before}
-    for row in rows:
-        before = int(np.searchsorted(removed, row["row"]))
-        if not (before < len(removed) and removed[before] == row["row"]):
-            number = row["row"] - before
-            state.duplicates[number] = row | {"row": number}
-    return state
-
-
-def _witness(row: Mapping[str, Any]) -> Place:
-    source = row["witness_id"].split("/", 1)[0]
-    return row["witness_snapshot"], source, row["witness_file"], row["witness_position"]
+    left = {row["id"] for row in gone.to_pylist() if row["row"] not in dropped_before}
+    return _State(part, duplicates, left, changed=True)
 
 
 def _apply(state: _State, node: Node, verdict: Verdict | None) -> None:

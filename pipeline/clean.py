@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from corpus.archives import InputFile
 from corpus.documents import (
@@ -26,7 +25,7 @@ from corpus.documents import (
     drops_table,
     format_digest,
 )
-from corpus.files import is_remote, read_bytes, size_bytes, writing
+from corpus.files import size_bytes
 from corpus.forgotten import Forgotten
 from corpus.readers import TABLES, read_records
 from corpus.recipe import Clean, Dedup
@@ -37,6 +36,7 @@ from pipeline.chain import Chain, open_chain, record_id
 from pipeline.distributions import add_counts
 from pipeline.hashes import text_hashes
 from pipeline.jobs import Output
+from pipeline.parquet import read_table, write_table
 from pipeline.rules import Failure
 from pipeline.signatures import write_index
 
@@ -51,10 +51,6 @@ PART_BYTES = 128 * 2**20
 _BATCH_RECORDS, _BATCH_BYTES = 1024, 4 * 2**20
 # What a row takes beside its text and meta, also a dropped one's: measured with tracemalloc, 1 KB.
 _ROW_BYTES = 1024
-# What a row group holds. Measured on 60 MB of prose, documents of 5.2 kB: to read one of them takes
-# 9.1 ms of CPU with groups of 1,024 rows, 2.8 of 256, 2.6 of 128 and 3.8 of 64, where the footer
-# costs more than the group; with 256 the file is 0.4 % larger.
-_GROUP_BYTES, _MIN_GROUP_ROWS, _MAX_GROUP_ROWS = 2**20, 64, 1024
 
 
 class Origin(NamedTuple):
@@ -221,7 +217,7 @@ def clean_file(tree: Tree, _task: str, source: Input, lineage: Lineage) -> Outpu
         limit = lineage.clean.max_record_bytes
         records = read_records(file, source.format, limit, source.options)
         output = _write_parts(tree, records, (source, ""), lineage)
-        _check_unchanged(file.checksum(), source.checksum, source)
+        check_unchanged(file.checksum(), source.checksum, source)
     finally:
         file.close()
     return output
@@ -238,9 +234,9 @@ def clean_piece(
         records = read_piece(file, source.format, piece, limit, source.options)
         output = _write_parts(tree, records, (source, f"{number:05d}."), lineage)
         if source.format in TABLES:  # where each piece would have to read the whole file
-            _check_unchanged(str(size_bytes(source.path)), str(source.size_bytes), source)
+            check_unchanged(str(size_bytes(source.path)), str(source.size_bytes), source)
         else:
-            _check_unchanged(file.checksum(), piece.checksum, source)
+            check_unchanged(file.checksum(), piece.checksum, source)
     finally:
         file.close()
     return output
@@ -304,27 +300,6 @@ def _count_values(column: pa.ChunkedArray) -> dict[str, int]:
     return {each["values"]: each["counts"] for each in sorted(counted, key=itemgetter("values"))}
 
 
-def write_table(path: str, table: pa.Table) -> None:
-    """Commit a table as zstd Parquet with row groups that a few documents can be read from."""
-    rows = len(table) * _GROUP_BYTES // max(table.nbytes, 1)
-    with writing(path) as stream:
-        pq.write_table(
-            table,
-            stream,
-            compression="zstd",
-            row_group_size=min(max(rows, _MIN_GROUP_ROWS), _MAX_GROUP_ROWS),
-        )
-
-
-def read_table(path: str, **options: Any) -> pa.Table:  # noqa: ANN401 - pyarrow's own options
-    """Read a Parquet file of ours; `ValueError` names a damaged one."""
-    try:
-        source = pa.BufferReader(read_bytes(path)) if is_remote(path) else path
-        return pq.read_table(source, **options)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is damaged or missing: {error}") from error
-
-
 def kept_mask(tree: Tree, part: str, documents: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Tell of every document of a part whether it stays: bool [documents]."""
     mask = np.ones(documents, np.bool_)
@@ -333,7 +308,8 @@ def kept_mask(tree: Tree, part: str, documents: int) -> np.ndarray[tuple[int], n
     return mask
 
 
-def _check_unchanged(found: str, known: str, source: Input) -> None:
+def check_unchanged(found: str, known: str, source: Input) -> None:
+    """Refuse an input whose checksum is not the one that it was listed with."""
     if found != known:
         raise ValueError(
             f"{source.path} changed since it was listed: its checksum was {known} "

@@ -6,21 +6,19 @@ their place and value, as no table holds their text, of those kept an excerpt to
 few parts of least hash, so the page costs the same whatever the size of the corpus.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from corpus.snapshots import PartEntry
 from pipeline import pictures
-from pipeline.clean import read_table
 from pipeline.distributions import bins_of
 from pipeline.explain import Store
-from pipeline.index import first_rows, read_row
 from pipeline.judging import statistics_table
+from pipeline.parquet import first_rows, read_row, read_table
 from pipeline.pictures import Bar, Html, heading, name, paragraph, percent, table
 from pipeline.rules import BY_NAME, Rule, thresholds
-from pipeline.samples import rank, where
+from pipeline.samples import rank, some_parts, where
 
 _BARS = 24  # more are no picture any more; the table has all
 _PARTS, _EXAMPLES, _SAMPLE = 2, 2, 1000
@@ -93,20 +91,15 @@ def distributions(store: Store, stats: Mapping[str, Any]) -> Iterator[Html]:
         yield table("Nearest to the threshold", head, shown)
 
 
-def _own_parts(store: Store, dropped_by: str | None = None) -> list[PartEntry]:
-    """Return a few parts of the newest delivery, those of least hash."""
+def _own_parts(store: Store) -> list[PartEntry]:
+    """Return the parts of the newest delivery."""
     newest = store.snapshot.deliveries[-1]
-    parts = [
-        part
-        for part in store.snapshot.parts
-        if part.snapshot == newest and (dropped_by is None or part.dropped.get(dropped_by))
-    ]
-    return sorted(parts, key=lambda part: hashlib.sha256(part.name.encode()).digest())[:_PARTS]
+    return [part for part in store.snapshot.parts if part.snapshot == newest]
 
 
 def _nearest_dropped(store: Store, rule: str, limit: float) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for part in _own_parts(store, rule):
+    for part in some_parts(_own_parts(store), _PARTS, rule):
         path = store.tree.find(f"dropped/{part.name}.parquet")
         rows += read_table(path, filters=[("rule", "==", rule)]).to_pylist()
     nearest = sorted(rows, key=lambda row: (abs(row["value"] - limit), rank(row)))[:_EXAMPLES]
@@ -116,7 +109,7 @@ def _nearest_dropped(store: Store, rule: str, limit: float) -> list[dict[str, An
 def _nearest_kept(store: Store, limits: Mapping[str, float | None]) -> Nearest:
     """Find, for every rule, the documents of a sample that passed it most narrowly."""
     nearest: Nearest = {}
-    for part in _own_parts(store):
+    for part in some_parts(_own_parts(store), _PARTS):
         documents = first_rows(store.tree.find(f"clean/{part.name}.parquet"), _SAMPLE)
         texts, labels = documents["text"].combine_chunks(), documents["language"].to_pylist()
         values = statistics_table(texts, store.recipe.clean, labels)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.clean import read_table
 from pipeline.explain import Store
+from pipeline.parquet import read_table
 
 _LARGEST = 10
 

@@ -24,10 +24,19 @@ import pyarrow as pa
 
 from pipeline.examples import VERSION as EXAMPLES_VERSION
 from pipeline.examples import read_examples
-from pipeline.kernels import _GOLDEN, Int64s, UInt8s, UInt32s, UInt64s, _mix, _words
+from pipeline.kernels import (
+    GOLDEN,
+    SPECIAL_CAPITALS,
+    Int64s,
+    UInt8s,
+    UInt32s,
+    UInt64s,
+    mix,
+    word_hashes,
+)
 from pipeline.lists import filter_of, fingerprint_of, may_hold, place_of
 from pipeline.rules import Failure
-from pipeline.signatures import _letters, normalize
+from pipeline.signatures import letter_table, normalize
 from pipeline.spans import bytes_of
 
 # Raised by hand when another document is found, or the list is written otherwise.
@@ -36,6 +45,7 @@ _VERSIONS = [VERSION, EXAMPLES_VERSION]
 
 # Brown et al. 2020, appendix C: n is between 8 and 13 words.
 _MIN_WORDS = 8
+_DOTTED, _SIGMA = (each.encode() for each in SPECIAL_CAPITALS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +140,7 @@ class Contamination:
             return found
         listed = (self.hashes, self.filter)
         sizes = np.array([min(_MIN_WORDS, self.ngram), *self.sizes], np.int64)
-        shared, first = _find(_lowerable(texts), _letters(), sizes, listed)
+        shared, first = _find(_lowerable(texts), letter_table(), sizes, listed)
         for n in np.flatnonzero(shared).tolist():
             found[n] = Failure("contaminated", int(shared[n]), 1, self._describe(int(first[n])))
         return found
@@ -150,7 +160,7 @@ def _ngrams_of(examples: list[list[str]], ngram: int) -> tuple[UInt64s, UInt64s,
     ends = np.cumsum([0, *map(len, texts)])
     data = np.frombuffer(b"".join(texts), np.uint8)
     least = min(_MIN_WORDS, ngram)
-    hashes, heads, lengths, owners = _collect(data, ends, _letters(), least, ngram)
+    hashes, heads, lengths, owners = _collect(data, ends, letter_table(), least, ngram)
     example_of = np.repeat(np.arange(len(examples)), [len(example) for example in examples])
     counts = np.bincount(example_of[owners], minlength=len(examples))
     return hashes, heads, counts, set(np.unique(lengths).tolist())
@@ -166,11 +176,11 @@ def _lowerable(texts: pa.Array) -> tuple[UInt8s, Int64s]:
 
 @numba.njit(cache=True)
 def _has_special_capital(data: UInt8s) -> bool:
-    """Tell whether there is a dotted capital I or a sigma, which lower-case otherwise."""
+    """Tell whether there is a capital that a table cannot lower; all take two bytes."""
     found = False
     for i in range(len(data) - 1):
-        dotted = (data[i] == 0xC4) & (data[i + 1] == 0xB0)
-        found |= dotted | ((data[i] == 0xCE) & (data[i + 1] == 0xA3))
+        dotted = (data[i] == _DOTTED[0]) & (data[i + 1] == _DOTTED[1])
+        found |= dotted | ((data[i] == _SIGMA[0]) & (data[i + 1] == _SIGMA[1]))
     return found
 
 
@@ -178,14 +188,14 @@ def _has_special_capital(data: UInt8s) -> bool:
 def _prefixes(count: int, words: UInt64s, prefixes: UInt64s) -> None:
     """Write the polynomial of every prefix of the words: that of an n-gram is a difference."""
     for i in range(count):
-        prefixes[i + 1] = prefixes[i] * np.uint64(_GOLDEN) + _mix(words[i])
+        prefixes[i + 1] = prefixes[i] * np.uint64(GOLDEN) + mix(words[i])
 
 
 @numba.njit(cache=True)
 def _power(size: int) -> np.uint64:
     power = np.uint64(1)
     for _ in range(size):
-        power *= np.uint64(_GOLDEN)
+        power *= np.uint64(GOLDEN)
     return power
 
 
@@ -208,15 +218,15 @@ def _collect(
     lengths, owners = np.empty(len(data), np.int64), np.empty(len(data), np.int64)
     total = 0
     for t in range(len(ends) - 1):
-        count = _words(data, ends[t], ends[t + 1], letters, words)
+        count = word_hashes(data, ends[t], ends[t + 1], letters, words)
         _prefixes(count, words, prefixes)
         size = min(count, ngram)
         if size < least:
             continue
         power = _power(size)
         for i in range(count - size + 1):
-            hashes[total] = _mix(prefixes[i + size] - prefixes[i] * power)
-            heads[total] = _mix(prefixes[i + least] - prefixes[i] * _power(least))
+            hashes[total] = mix(prefixes[i + size] - prefixes[i] * power)
+            heads[total] = mix(prefixes[i + least] - prefixes[i] * _power(least))
             lengths[total], owners[total] = size, t
             total += 1
     return hashes[:total], heads[:total], lengths[:total], owners[:total]
@@ -242,19 +252,19 @@ def _find(
     first = np.full(len(ends) - 1, -1, np.int64)
     powers = [_power(size) for size in sizes]
     for t in range(len(ends) - 1):
-        count = _words(data, ends[t], ends[t + 1], letters, words)
+        count = word_hashes(data, ends[t], ends[t + 1], letters, words)
         _prefixes(count, words, prefixes)
         candidates = 0
         for i in range(count - sizes[0] + 1):
             # Without a branch, so that the memory of several words is awaited at once.
             places[candidates] = i
-            head = _mix(prefixes[i + sizes[0]] - prefixes[i] * powers[0])
+            head = mix(prefixes[i + sizes[0]] - prefixes[i] * powers[0])
             candidates += may_hold(bits, head)
         for i in places[:candidates]:
             for n in range(1, len(sizes)):
                 if i + sizes[n] > count:
                     continue
-                value = _mix(prefixes[i + sizes[n]] - prefixes[i] * powers[n])
+                value = mix(prefixes[i + sizes[n]] - prefixes[i] * powers[n])
                 place = place_of(hashes, value) if may_hold(bits, value) else -1
                 if place >= 0:
                     shared[t] += 1

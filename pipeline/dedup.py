@@ -7,12 +7,12 @@ delivery, the recipe's preference, hash of the normalized text, then (id, file, 
 dropped document has a surviving witness, a chain of near-duplicates drags nothing unrelated along,
 and later deliveries never change the verdict on earlier documents.
 
-`first_independent_set` says it over objects, for reading, the cascade and the tests; `resolve` does
-the same over arrays (`order`, `walk`) and is one task: it holds what has an edge all at once, some
-hundred bytes a document and a pair.
+`first_independent_set` says it over objects, for reading, the cascade and the tests; `judge_share`
+does the same over arrays (`order`, `walk`). It holds what has an edge all at once, some hundred
+bytes a document and a pair, so a large corpus is judged in shares without edges between them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,12 +21,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corpus.documents import DROP_SCHEMA, DUPLICATE_SCHEMA, digest_table, format_digest
+from corpus.files import writing
 from corpus.recipe import Dedup
 from corpus.snapshots import Part, Tree
-from pipeline.clean import count_rules, write_table
-from pipeline.index import ROW_BITS, Corpus, Int64s, UInt64s, open_index, rows_by_part
+from pipeline.clean import count_rules
+from pipeline.components import Found
+from pipeline.index import (
+    ROW_BITS,
+    Corpus,
+    Int64s,
+    UInt64s,
+    column_values,
+    open_arrow,
+    open_index,
+    rows_by_part,
+)
 from pipeline.jobs import Output
 from pipeline.order import Ordered, gather_large, make_graph, order_documents, read_work
+from pipeline.parquet import write_table
 from pipeline.preference import scope_of
 from pipeline.walk import Verdicts, walk
 
@@ -34,6 +46,10 @@ from pipeline.walk import Verdicts, walk
 VERSION = 2
 
 METHODS = ("same_id", "exact", "minhash")
+
+_JUDGED_SCHEMA = DUPLICATE_SCHEMA.append(pa.field("document", pa.uint64()))
+# Parts whose duplicates one task writes; each is a file of some kilobytes. A guess.
+PARTS_PER_TASK = 64
 
 
 class Node(NamedTuple):
@@ -120,32 +136,60 @@ def _first_witness(
     return Verdict(witness, METHODS[method], similarity_found)
 
 
-def resolve(
-    tree: Tree, _name: str, config: Dedup, corpus: Corpus, done: tuple[Sequence[str], Sequence[str]]
+def judge_share(
+    tree: Tree, name: str, config: Dedup, corpus: Corpus, given: tuple[Found, int]
 ) -> Output:
-    """Decide who stays of the new documents and write their parts' duplicates and drops.
+    """Decide who stays of the documents of a share; write the duplicates, part after part.
 
-    `done` names the tasks of group and of verify.
+    `given` are the tasks that found the edges, and the share's number.
     """
-    work = read_work(tree, *done)
+    work = read_work(tree, *given)
     ordered = order_documents(tree, corpus, config, work.documents)
     graph = make_graph(ordered, work, corpus, config)
-    large = gather_large(ordered, graph, work, config)
-    verdicts = walk(graph, large)
+    verdicts = walk(graph, gather_large(ordered, graph, work, config))
     dropped = np.flatnonzero(verdicts.witness >= 0)
     dropped = dropped[np.argsort(ordered.document(dropped))]
     documents = ordered.document(dropped)
     assert (documents >= corpus.first_new).all()
+    path = f"work/judge/{name}.arrow"
+    with writing(tree.own(path)) as stream, pa.ipc.new_file(stream, _JUDGED_SCHEMA) as writer:
+        for number in range(corpus.settled, len(corpus.parts)):
+            span = _of_part(documents, number)
+            if span.stop > span.start:
+                table = _duplicates(corpus, ordered, verdicts, dropped[span])
+                writer.write_table(table.append_column("document", pa.array(documents[span])))
+    return Output((path,), {"documents": len(ordered.documents), "dropped": len(documents)})
+
+
+def _of_part(documents: UInt64s, number: int) -> slice:
+    """Tell where the documents of a part lie among documents in order."""
+    bounds = np.array([number, number + 1], np.uint64) << np.uint64(ROW_BITS)
+    return slice(*np.searchsorted(documents, bounds).tolist())
+
+
+def resolve_parts(
+    tree: Tree, _name: str, config: Dedup, corpus: Corpus, given: tuple[tuple[int, int], list[str]]
+) -> Output:
+    """Write the duplicates and drops of a range of parts from what every share decided.
+
+    `given` are the range, in numbers of parts, and the names of the tasks that judged.
+    """
+    (start, stop), judges = given
+    judged = [open_arrow(tree.own(f"work/judge/{name}.arrow")) for name in judges]
+    documents = [column_values(table, "document") for table in judged]
     paths: list[str] = []
     counts = []
-    for number, part in enumerate(corpus.new_parts, corpus.settled):
-        bounds = np.array([number, number + 1], np.uint64) << np.uint64(ROW_BITS)
-        span = slice(*np.searchsorted(documents, bounds).tolist())
-        table = _duplicates(corpus, ordered, verdicts, dropped[span])
-        names, count = write_duplicates(tree, config, part, table)
+    for number in range(start, stop):
+        spans = [_of_part(each, number) for each in documents]
+        found = [
+            table.slice(span.start, span.stop - span.start)
+            for table, span in zip(judged, spans, strict=True)
+        ]
+        rows = pa.concat_tables(found).drop_columns("document").sort_by("row")
+        names, count = write_duplicates(tree, config, corpus.parts[number], rows)
         paths += names
         counts.append(count)
-    return Output(tuple(paths), {"parts": counts, "large_buckets": work.large_buckets})
+    return Output(tuple(paths), {"parts": counts})
 
 
 def _duplicates(corpus: Corpus, ordered: Ordered, verdicts: Verdicts, ranks: Int64s) -> pa.Table:

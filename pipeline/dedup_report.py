@@ -6,11 +6,11 @@ from itertools import accumulate
 from typing import Any
 
 from pipeline import pictures
-from pipeline.clean import input_name, read_table
+from pipeline.clean import input_name
 from pipeline.clusters import cluster_sizes
 from pipeline.dedup import METHODS
 from pipeline.explain import Store
-from pipeline.index import read_row
+from pipeline.parquet import read_row, read_table
 from pipeline.pictures import Bar, Html, heading, name, paragraph, percent, place, table
 from pipeline.samples import rank, some_parts, where
 
@@ -52,7 +52,7 @@ def _spread_pairs(store: Store, delivery: str) -> list[tuple[str, dict[str, Any]
     threshold = store.recipe.dedup.threshold
     parts = [part for part in store.snapshot.parts if part.snapshot == delivery]
     stretches: list[list[tuple[str, dict[str, Any]]]] = [[] for _ in range(_PAIRS)]
-    for part in some_parts(parts, "minhash", _PARTS_FOR_PAIRS):
+    for part in some_parts(parts, _PARTS_FOR_PAIRS, "minhash"):
         path = store.tree.find(f"duplicates/{part.name}.parquet")
         for row in read_table(path, filters=[("method", "==", "minhash")]).to_pylist():
             above = (row["similarity"] - threshold) / (1 - threshold) if threshold < 1 else 0

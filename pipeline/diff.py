@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from corpus.snapshots import Snapshot
-from pipeline.clean import read_table
 from pipeline.explain import Store
+from pipeline.parquet import read_table
 
 _Place = tuple[str, str, int]
 _KINDS = (

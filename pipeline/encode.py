@@ -26,20 +26,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corpus.documents import KEPT_COLUMNS, deal_hash, digest_table, format_digest
-from corpus.encoding import FlatEncoder, Tokens, encode_by_reference, text_buffer
+from corpus.encoding import FlatEncoder, Tokens, encode_by_reference
 from corpus.shards import token_dtype
 from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
-from pipeline.clean import kept_mask, read_table
+from pipeline.clean import kept_mask
 from pipeline.jobs import Output
+from pipeline.kernels import Int64s, UInt8s
+from pipeline.parquet import read_table
 from pipeline.sentences import sentence_cuts
 from pipeline.signatures import write_arrow
+from pipeline.spans import bytes_of
 
 # Raised by hand when ids, sentence starts or word starts change.
 VERSION = 2
 
-UInt8s = npt.NDArray[np.uint8]
-Int64s = npt.NDArray[np.int64]
 
 # Text that is encoded in one go; the working arrays take some ten times it. Guess.
 _BATCH_BYTES = 8 * 2**20
@@ -220,7 +221,7 @@ def encode_part(tree: Tree, _task: str, name: str, tokenizer: tuple[str, str]) -
     batches, digest, text_bytes, words = [], 0, 0, 0
     for first, rows in _cut_rows(documents["text"], order):
         batch = documents.take(rows)
-        texts = cut_texts(*text_buffer(batch["text"]))
+        texts = cut_texts(*bytes_of(batch["text"]))
         encoded = encoder.encode(texts)
         if first:
             encoder.check(texts, encoded, batch["id"].to_pylist())

@@ -19,17 +19,9 @@ from corpus.recipe import Recipe
 from corpus.shards import REORDERED, Shard
 from corpus.snapshots import Part, ShardEntry, Snapshot, Tree, open_snapshot, tokenizer_root
 from corpus.tokenizer import open_tokenizer
-from pipeline.index import (
-    Corpus,
-    Int64s,
-    KeySearch,
-    column_values,
-    open_arrow,
-    open_index,
-    read_row,
-    rows_where,
-)
+from pipeline.index import Corpus, Int64s, KeySearch, column_values, open_arrow, open_index
 from pipeline.keys import ID_BAND, salt_of
+from pipeline.parquet import read_row, rows_where
 from pipeline.plans import SPLITS, ShardPlan, cut_split, document_ids
 from pipeline.preference import scope_of
 from pipeline.rows import row_texts

@@ -40,9 +40,10 @@ from corpus.snapshots import (
 from pipeline import encode, pack
 from pipeline.build import Contents, Job, assemble, commit, part_entry
 from pipeline.cascade import REMOVED_SCHEMA, judge_again
-from pipeline.clean import forgotten_row, read_table, write_part
+from pipeline.clean import forgotten_row, write_part
 from pipeline.index import Corpus
 from pipeline.jobs import Output, Record, Stages, Task, describe_file
+from pipeline.parquet import read_table
 from pipeline.plans import ShardPlan, cut_split
 from pipeline.purge import find_holdings, out_of_reach
 from pipeline.refresh import Outcome, count_shards

@@ -39,9 +39,9 @@ from corpus.shards import (
     separators,
 )
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID
+from pipeline.kernels import Int64s
 from pipeline.partners import lay_pairs
 
-Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 _NO_OPENER = PAD_ID  # what never opens anything

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from corpus.documents import text_hash
-from pipeline.kernels import Int64s, UInt8s, UInt32s, decode, encode
+from pipeline.kernels import SPECIAL_CAPITALS, Int64s, UInt8s, UInt32s, decode, encode
 from pipeline.spans import bytes_of
 
 _UNKNOWN = 0xFFFFFFFF  # in the place of a code point: what the table cannot lower
@@ -49,8 +49,7 @@ def _lowered() -> UInt32s:
 def _lower(character: str) -> int:
     if character.isspace():
         return ord(" ")
-    lower = character.lower()
-    return _UNKNOWN if len(lower) > 1 or character == "\u03a3" else ord(lower)
+    return _UNKNOWN if character in SPECIAL_CAPITALS else ord(character.lower())
 
 
 @numba.njit(cache=True)

@@ -10,17 +10,16 @@ is for `pairs` to find.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from corpus.files import is_remote, read_bytes
 from corpus.snapshots import Part, Tree
 from pipeline.keys import INDEX_SCHEMA
+from pipeline.parquet import read_columns
 
 # New keys that a round of grouping holds at most. Measured with benchmarks.scale: a worker takes
 # 2.3 GiB where rounds hold 5.5 million, of 10 million documents, mapped files included.
@@ -255,73 +254,3 @@ def number_equal(*columns: npt.NDArray[Any]) -> Int64s:
     numbers = np.empty(len(order), np.int64)
     numbers[order] = np.cumsum(begins)
     return numbers
-
-
-def read_row(path: str, row: int) -> dict[str, Any]:
-    """Read one row of a Parquet file, opening only its row group."""
-    with pq.ParquetFile(path if not is_remote(path) else pa.BufferReader(read_bytes(path))) as file:
-        start = 0
-        for group in range(file.num_row_groups):
-            stop = start + file.metadata.row_group(group).num_rows
-            if start <= row < stop:
-                table = file.read_row_group(group)
-                return dict(table.slice(row - start, 1).to_pylist()[0])
-            start = stop
-    raise IndexError(f"{path} has {start} rows, row {row} was asked for")
-
-
-def read_columns(path: str, columns: Sequence[str]) -> pa.Table:
-    """Read some columns of a small Parquet file of ours, in a third of the time of `read_table`.
-
-    `ValueError` names a damaged file.
-    """
-    try:
-        source = pa.BufferReader(read_bytes(path)) if is_remote(path) else path
-        with pq.ParquetFile(source, pre_buffer=False) as file:
-            return file.read(columns=list(columns), use_threads=False)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is damaged or missing: {error}") from error
-
-
-def first_rows(path: str, count: int) -> pa.Table:
-    """Read the first rows of a Parquet file of ours; `ValueError` names a damaged one."""
-    try:
-        source = pa.BufferReader(read_bytes(path)) if is_remote(path) else path
-        with pq.ParquetFile(source) as file:
-            batches = list(islice(file.iter_batches(count), 1))
-            return pa.Table.from_batches(batches, file.schema_arrow)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is damaged or missing: {error}") from error
-
-
-def rows_where(path: str, column: str, value: str) -> list[dict[str, Any]]:
-    """Read the rows of a Parquet file of ours whose column has a value.
-
-    Only row groups are opened whose statistics allow it: one at most where no value of a file
-    sorted by the column comes twice. `ValueError` names a damaged file.
-    """
-    try:
-        source = pa.BufferReader(read_bytes(path)) if is_remote(path) else path
-        with pq.ParquetFile(source) as file:
-            return [row for group in _groups(file, column, value) for row in group]
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is damaged or missing: {error}") from error
-
-
-def _groups(file: pq.ParquetFile, column: str, value: str) -> Iterator[list[dict[str, Any]]]:
-    """Give the rows with a value of every row group that may hold it."""
-    place = file.schema_arrow.get_field_index(column)
-    for group in range(file.metadata.num_row_groups):
-        if not _may_hold(file.metadata.row_group(group).column(place).statistics, value):
-            continue
-        values = file.read_row_group(group, columns=[column])[column].to_pylist()
-        rows = [row for row, each in enumerate(values) if each == value]
-        if rows:
-            yield file.read_row_group(group).take(rows).to_pylist()
-
-
-def _may_hold(statistics: pq.Statistics | None, value: str) -> bool:
-    """Tell whether a column chunk can hold a string; one of very long ones has no statistics."""
-    if statistics is None or not statistics.has_min_max:
-        return True
-    return bool(statistics.min <= value <= statistics.max)

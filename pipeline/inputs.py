@@ -28,8 +28,9 @@ from corpus.files import (
     state_key,
     write_bytes,
 )
-from corpus.readers import ReadOptions, sniff_format
+from corpus.readers import sniff_format
 from corpus.recipe import Recipe, Source
+from corpus.records import ReadOptions
 from corpus.snapshots import Input
 
 _GLOB_CHARACTERS = "*?["

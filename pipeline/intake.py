@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from corpus.snapshots import Input, Tree
 from corpus.splits import Piece, survey
-from pipeline.clean import Lineage, clean_file, clean_piece, input_name
+from pipeline.clean import Lineage, check_unchanged, clean_file, clean_piece, input_name
 from pipeline.jobs import Output, Record, Stages, Task
 
 # Raw bytes of a piece: large beside the start of a task, small beside a day. Guess.
@@ -49,11 +49,7 @@ def plan_cleaning(inputs: Sequence[Input], lineage: Lineage, stages: Stages) -> 
 def survey_file(_tree: Tree, _task: str, source: Input, max_record_bytes: int) -> Output:
     """Find where the pieces of a file start, and check that it is the planned one."""
     pieces, checksum = survey(source.path, source.format, PIECE_BYTES, max_record_bytes)
-    if checksum != source.checksum:
-        raise ValueError(
-            f"{source.path} changed since it was listed: its checksum was {source.checksum} "
-            f"and is {checksum}: give the new content a label of its own, or put the old file back"
-        )
+    check_unchanged(checksum, source.checksum, source)
     return Output((), {"pieces": [list(piece) for piece in pieces]})
 
 

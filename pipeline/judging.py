@@ -18,6 +18,7 @@ from pipeline.distributions import count_bins
 from pipeline.kernels import Int64s, UInt8s
 from pipeline.lines import LINE_COUNTS, choose, cut_citations, find_citations, join
 from pipeline.rules import BY_NAME, EMPTY, RULES, Failure, Limits, Rule, is_english, thresholds
+from pipeline.spans import bytes_of
 from pipeline.statistics import COUNTS, Scan, recount, scan
 
 Bools = npt.NDArray[np.bool_]
@@ -67,22 +68,12 @@ def judge_batch(
 
 def _pieces(texts: pa.LargeStringArray) -> Iterator[tuple[int, int]]:
     """Cut a batch into ranges of about `_PIECE_BYTES`, at least one text each."""
-    ends, start = flat(texts)[1], 0
+    ends, start = bytes_of(texts)[1], 0
     while start < len(texts):
         stop = int(np.searchsorted(ends, ends[start] + _PIECE_BYTES))
         stop = min(max(stop, start + 1), len(texts))
         yield start, stop
         start = stop
-
-
-def flat(texts: pa.LargeStringArray) -> tuple[UInt8s, Int64s]:
-    """Return the bytes and [texts + 1] offsets of an array without nulls, not copied."""
-    _, offsets, data = texts.buffers()
-    ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    flat_data = np.frombuffer(data or b"", np.uint8)
-    for each in (flat_data, ends):
-        each.setflags(write=False)  # some buffers are, and kernels are compiled for one kind
-    return flat_data, ends
 
 
 @dataclass(frozen=True)
@@ -138,7 +129,7 @@ class _Flow:
 
 
 def _flow(texts: pa.LargeStringArray, config: Clean, english: Bools) -> _Flow:
-    data, ends = flat(texts)
+    data, ends = bytes_of(texts)
     rows = np.arange(len(texts))
     ngrams = "gopher_repetition" in config.rules
     scanned = scan(data, ends, ngrams=ngrams)  # also without rules: a text without words goes

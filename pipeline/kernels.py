@@ -19,14 +19,17 @@ Int64s = npt.NDArray[np.int64]
 
 # A letter is 0 for a separator, else the lower-case code point, marked where it is its own word.
 SINGLE = 1 << 31
+# Capitals that no table can lower: the dotted I becomes two characters, and sigma looks at its
+# neighbours. All others are one character and alone (Unicode's SpecialCasing.txt).
+SPECIAL_CAPITALS = "\u0130\u03a3"
 
-_SEED, _GOLDEN = 0xCBF29CE484222325, 0x9E3779B97F4A7C15  # FNV's offset; 2^64 over the golden ratio
+SEED, GOLDEN = 0xCBF29CE484222325, 0x9E3779B97F4A7C15  # FNV's offset; 2^64 over the golden ratio
 _BLOCK = 2048  # shingles of a pass over the permutations: 8 KiB of halves, to fit the cache. Guess
 
 
-@numba.njit(cache=True)
-def _mix(value: np.uint64) -> np.uint64:
-    # The finalizer of splitmix64 (Steele, Lea, Flood 2014).
+@numba.njit(cache=True, forceinline=True)
+def mix(value: np.uint64) -> np.uint64:
+    """Scramble a number by the finalizer of splitmix64 (Steele, Lea, Flood 2014)."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
@@ -44,6 +47,15 @@ def decode(data: UInt8s, i: int) -> tuple[np.int64, int]:
         return (np.int64(first & 0x0F) << 12) | (middle << 6) | (data[i + 2] & 0x3F), 3
     tail = (np.int64(data[i + 2] & 0x3F) << 6) | (data[i + 3] & 0x3F)
     return (np.int64(first & 0x07) << 18) | (middle << 12) | tail, 4
+
+
+@numba.njit(cache=True, forceinline=True)
+def character_at(data: UInt8s, i: int) -> tuple[int, int]:
+    """Return the character that starts at byte i of valid UTF-8, and its bytes."""
+    if data[i] < 0x80:
+        return int(data[i]), 1
+    code, width = decode(data, i)
+    return int(code), width
 
 
 @numba.njit(cache=True)
@@ -68,10 +80,10 @@ def encode(code: int, out: UInt8s, i: int) -> int:
 
 
 @numba.njit(cache=True)
-def _words(data: UInt8s, start: int, stop: int, letters: UInt32s, out: UInt64s) -> int:
+def word_hashes(data: UInt8s, start: int, stop: int, letters: UInt32s, out: UInt64s) -> int:
     """Write the hash of every word of a text; return how many there are."""
     count, i, inside = 0, start, 0
-    state = np.uint64(_SEED)
+    state = np.uint64(SEED)
     while i < stop:
         code, width = np.int64(data[i]), 1
         if code >= 0x80:
@@ -81,14 +93,14 @@ def _words(data: UInt8s, start: int, stop: int, letters: UInt32s, out: UInt64s) 
         if letter >= np.uint32(SINGLE):
             out[count] = state
             count += inside
-            out[count] = (np.uint64(_SEED) ^ np.uint64(letter)) * np.uint64(_GOLDEN)
+            out[count] = (np.uint64(SEED) ^ np.uint64(letter)) * np.uint64(GOLDEN)
             count += 1
             letter, inside = np.uint32(0), 0
         joined = 1 if letter != 0 else 0
         out[count] = state  # stands only where the next line counts it
         count += inside & (1 - joined)
-        longer = (state ^ np.uint64(letter)) * np.uint64(_GOLDEN)
-        state = longer if joined else np.uint64(_SEED)
+        longer = (state ^ np.uint64(letter)) * np.uint64(GOLDEN)
+        state = longer if joined else np.uint64(SEED)
         inside = joined
     out[count] = state
     return count + inside
@@ -99,17 +111,17 @@ def _roll(words: UInt64s, count: int, ngram: int, out: UInt64s) -> None:
     """Write the hash of every n-gram of the first `count` words."""
     oldest = np.uint64(1)
     for i in range(count):
-        words[i] = _mix(words[i])
+        words[i] = mix(words[i])
     for _ in range(ngram):
-        oldest *= np.uint64(_GOLDEN)
+        oldest *= np.uint64(GOLDEN)
     state = np.uint64(0)
     for i in range(min(ngram - 1, count)):
-        state = state * np.uint64(_GOLDEN) + words[i]
+        state = state * np.uint64(GOLDEN) + words[i]
     for i in range(count - ngram + 1):
-        state = state * np.uint64(_GOLDEN) + words[i + ngram - 1]
+        state = state * np.uint64(GOLDEN) + words[i + ngram - 1]
         if i:
             state -= words[i - 1] * oldest
-        out[i] = _mix(state)
+        out[i] = mix(state)
 
 
 @numba.njit(cache=True)
@@ -124,7 +136,7 @@ def shingle_lists(
     shingles = np.empty(len(data) + 1, np.uint64)
     offsets = np.zeros(len(ends), np.int64)
     for t in range(len(ends) - 1):
-        count = _words(data, ends[t], ends[t + 1], letters, words)
+        count = word_hashes(data, ends[t], ends[t + 1], letters, words)
         _roll(words, count, ngram, shingles[offsets[t] :])
         offsets[t + 1] = offsets[t] + max(0, count - ngram + 1)
     return shingles[: offsets[-1]], offsets
@@ -176,9 +188,9 @@ def band_keys(signatures: UInt32s, bands: int, rows: int) -> UInt64s:
     keys = np.empty((len(signatures), bands), np.uint64)
     for t in range(len(signatures)):
         for band in range(bands):
-            state = _mix(np.uint64(band + 1) * np.uint64(_GOLDEN))
+            state = mix(np.uint64(band + 1) * np.uint64(GOLDEN))
             for r in range(rows):
                 minimum = np.uint64(signatures[t, band * rows + r])
-                state = _mix(state ^ minimum) + np.uint64(_GOLDEN)
+                state = mix(state ^ minimum) + np.uint64(GOLDEN)
             keys[t, band] = state
     return keys

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from corpus.recipe import Dedup
 from corpus.snapshots import Tree
+from pipeline.components import Found, documents_of_share
 from pipeline.index import (
     ROW_BITS,
     Corpus,
@@ -40,17 +41,16 @@ _Sets = Iterable[tuple[UInt64s, Int64s, UInt64s]]  # documents, offsets and toke
 
 
 class Work(NamedTuple):
-    """What group and verify found.
+    """What group and verify found about the documents of a share, or about all.
 
-    documents: all that have an edge, in order; pairs: the files of verified pairs;
-    large: rows (bucket, document) of the large buckets, and how many buckets there are;
-    sets: the files with the sets of their members.
+    documents: those that have an edge, in order; pairs: the files of verified pairs; large: rows
+    (bucket, document) of the large buckets; sets: the files with the sets of their members. The
+    files are of all documents.
     """
 
     documents: UInt64s
     pairs: tuple[str, ...]
     large: tuple[Int64s, UInt64s]
-    large_buckets: int
     sets: tuple[str, ...]
 
 
@@ -81,31 +81,47 @@ class Ordered(NamedTuple):
         return found
 
 
-def read_work(tree: Tree, groups: Sequence[str], verifications: Sequence[str]) -> Work:
-    """Read the files of the tasks of group and of verify."""
-    found = [np.empty(0, np.uint64)]
+def read_work(tree: Tree, tasks: Found, share: int) -> Work:
+    """Read what the tasks of group and verify found, of one share where there are several."""
     large: tuple[list[Int64s], list[UInt64s]] = ([np.empty(0, np.int64)], [np.empty(0, np.uint64)])
     buckets = 0
-    for group in groups:
-        members = open_arrow(tree.own(f"work/group/{group}.members.arrow"))
-        found.append(distinct(column_values(members, "document")))
+    for group in tasks.groups:
         table = open_arrow(tree.own(f"work/group/{group}.large.arrow"))
         numbers = column_values(table, "bucket")
         large[0].append(numbers + buckets)
         large[1].append(column_values(table, "document"))
         buckets += int(numbers.max(initial=-1)) + 1
-    pairs = tuple(tree.own(f"work/verify/{name}.arrow") for name in verifications)
+    bucket, member = np.concatenate(large[0]), np.concatenate(large[1])
+    pairs = tuple(tree.own(f"work/verify/{name}.arrow") for name in tasks.checks)
+    if tasks.dealt is None:
+        documents = _all_documents(tree, tasks.groups, pairs, member)
+    else:
+        documents = documents_of_share(tree, tasks.dealt, share)
+        mine = _is_among(documents, member)
+        bucket, member = bucket[mine], member[mine]
+    sets = tuple(tree.own(f"work/verify/{name}.sets.arrow") for name in tasks.checks)
+    return Work(documents, pairs, (bucket, member), sets)
+
+
+def _all_documents(
+    tree: Tree, groups: Sequence[str], pairs: Iterable[str], member: UInt64s
+) -> UInt64s:
+    found = [member]
+    for group in groups:
+        members = open_arrow(tree.own(f"work/group/{group}.members.arrow"))
+        found.append(distinct(column_values(members, "document")))
     for path in pairs:
         table = open_arrow(path)
         found += [distinct(column_values(table, side)) for side in ("left", "right")]
-    members_of_large = np.concatenate(large[1])
-    return Work(
-        distinct(np.concatenate([*found, members_of_large])),
-        pairs,
-        (np.concatenate(large[0]), members_of_large),
-        buckets,
-        tuple(tree.own(f"work/verify/{name}.sets.arrow") for name in verifications),
-    )
+    return distinct(np.concatenate(found))
+
+
+def _is_among(documents: UInt64s, asked: UInt64s) -> npt.NDArray[np.bool_]:
+    """Tell which of some documents are among others, which are given in order."""
+    if not len(documents):
+        return np.zeros(len(asked), np.bool_)
+    places = np.minimum(np.searchsorted(documents, asked), len(documents) - 1)
+    return documents[places] == asked  # type: ignore[no-any-return]
 
 
 def order_documents(tree: Tree, corpus: Corpus, config: Dedup, documents: UInt64s) -> Ordered:
@@ -190,26 +206,24 @@ def _number_sets(tree: Tree, corpus: Corpus, documents: UInt64s, scope: Int64s) 
 def make_graph(ordered: Ordered, work: Work, corpus: Corpus, config: Dedup) -> Graph:
     """Return the documents with the verified pairs of their sets."""
     scopes = _scopes(corpus, config)
-    count = sum(len(open_arrow(path)) for path in work.pairs)
-    ends = np.empty((2, count), np.int32)
-    similarity = np.empty(count, np.float64)
-    used = 0
+    ends: list[tuple[Int32s, Int32s]] = [(np.empty(0, np.int32), np.empty(0, np.int32))]
+    similarity = [np.empty(0)]
     for path in work.pairs:
         table = open_arrow(path)
         left, right = column_values(table, "left"), column_values(table, "right")
         one, other = (scopes[(e >> np.uint64(ROW_BITS)).astype(np.int64)] for e in (left, right))
-        same = one == other  # keys of different scopes can be equal by chance, one in 2^64
-        span = slice(used, used + int(same.sum()))
-        ends[0, span], ends[1, span] = ordered.sets_of(left[same]), ordered.sets_of(right[same])
+        # Keys of different scopes can be equal by chance, one in 2^64.
+        mine = (one == other) & _is_among(ordered.documents, left)
+        ends.append((ordered.sets_of(left[mine]), ordered.sets_of(right[mine])))
         shares = column_values(table, "shared") / column_values(table, "total")
-        similarity[span] = shares[same]
-        used = span.stop
+        similarity.append(shares[mine])
     sets = int(ordered.sets.max(initial=-1)) + 1
+    left_sets, right_sets = (np.concatenate(each) for each in zip(*ends, strict=True))
     return Graph(
         ordered.identity,
         ordered.text,
         ordered.shingles,
-        *adjacency(ends[0, :used], ends[1, :used], similarity[:used], sets),
+        *adjacency(left_sets, right_sets, np.concatenate(similarity), sets),
         int((ordered.documents < corpus.first_new).sum()),
     )
 
@@ -242,11 +256,13 @@ def _large(
     where = np.zeros((3, len(documents)), np.int64)
     chunks: list[UInt64s] = []
     for of, offsets, tokens in sets:
-        places = np.searchsorted(documents, of)
-        where[0, places] = len(chunks)
-        where[1, places] = offsets[:-1]
-        where[2, places] = offsets[1:]
-        chunks.append(tokens)
+        mine = _is_among(documents, of)
+        if mine.any():
+            places = np.searchsorted(documents, of[mine])
+            where[0, places] = len(chunks)
+            where[1, places] = offsets[:-1][mine]
+            where[2, places] = offsets[1:][mine]
+            chunks.append(tokens)
     bucket, document = rows
     order = np.lexsort((bucket, document))
     starts = np.searchsorted(document[order], documents)

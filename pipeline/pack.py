@@ -1,10 +1,8 @@
 """Pack: token ids become fixed-length sequences in shards.
 
-A document is dealt by a hash of its id: the lowest `validation_fraction` of the hash space is the
-validation split, the rest is train, and each split is cut into equal ranges, its shards. Within a
-shard documents lie in the order of their hashes. So a shard is a range of every tokens file, and
-which documents it holds depends on nothing but their ids and the number of shards. How they lie in
-rows is the format's matter (formats.py); rows never cross sources, splits or shards.
+A shard is a range of hashes of ids (plans.py), so a range of every tokens file; within it documents
+lie in the order of their hashes. How they lie in rows is the format's matter (formats.py); rows
+never cross sources, splits or shards.
 """
 
 from collections.abc import Sequence
@@ -17,17 +15,15 @@ import pyarrow as pa
 
 from corpus.files import writing
 from corpus.recipe import Pack
-from corpus.shards import TokenIds, shard_schema, write_blocks
+from corpus.shards import TokenIds, shard_schema, token_dtype, write_blocks
 from corpus.snapshots import Tree
 from pipeline.formats import Documents, lay_documents, write_rows
 from pipeline.jobs import Output
+from pipeline.kernels import Int64s, UInt64s
 from pipeline.plans import ShardPlan, offsets_of, open_range
 
 # Raised by hand when rows or shard membership change.
 VERSION = 1
-
-Int64s = npt.NDArray[np.int64]
-UInt64s = npt.NDArray[np.uint64]
 
 
 def read_documents(tree: Tree, parts: Sequence[str], low: int, high: int) -> Documents:
@@ -119,7 +115,7 @@ def pack_shard(
     documents = read_documents(tree, parts, plan.low, plan.high)
     layout = lay_documents(documents, config.format, config.sequence_length)
     blocks = write_rows(documents, layout, config.format, config.sequence_length)
-    dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
+    dtype = token_dtype(vocab_size)
     schema = shard_schema(config.sequence_length, dtype, fingerprint, config.format)
     with writing(tree.own(plan.path)) as stream:
         write_blocks(stream, blocks, schema)

@@ -69,7 +69,7 @@ _SAMPLES_PER_TASK = 10
 
 PAIR_SCHEMA = pa.schema([("left", pa.uint64()), ("right", pa.uint64())])
 VERIFIED_SCHEMA = pa.schema([*PAIR_SCHEMA, ("shared", pa.int64()), ("total", pa.int64())])
-MEMBER_SCHEMA = pa.schema([("document", pa.uint64())])
+MEMBER_SCHEMA = pa.schema([("document", pa.uint64()), ("first", pa.uint64())])
 LARGE_SCHEMA = pa.schema([("bucket", pa.int64()), ("document", pa.uint64())])
 SETS_SCHEMA = pa.schema([("document", pa.uint64()), ("tokens", pa.large_list(pa.uint64()))])
 
@@ -104,8 +104,8 @@ def group_partition(tree: Tree, name: str, corpus: Corpus, share: tuple[int, int
         for span in search.rounds(low, high):
             buckets = find_buckets(search.read(*span), corpus.first_new)
             values = buckets.band >= SET_BAND
-            members = distinct(buckets.document[values])
-            _write_columns(of_members, MEMBER_SCHEMA, members)
+            members = _members(buckets.where(values))
+            _write_columns(of_members, MEMBER_SCHEMA, members[:, 0], members[:, 1])
             candidates = find_candidates(tree, corpus, buckets.where(~values))
             for pairs in candidates.pairs():
                 _write_columns(of_pairs, PAIR_SCHEMA, pairs[:, 0], pairs[:, 1])
@@ -116,6 +116,22 @@ def group_partition(tree: Tree, name: str, corpus: Corpus, share: tuple[int, int
             counts["large_buckets"] += int(number.max(initial=-1)) + 1
             counts["large_members"] += len(document)
     return Output(tuple(schemas), counts)
+
+
+def _members(buckets: Buckets) -> UInt64s:
+    """Return the members of buckets, each with the first of its bucket: [members, 2], distinct."""
+    begins = np.flatnonzero(np.diff(buckets.number, prepend=-1))
+    sizes = np.diff(np.append(begins, len(buckets.number)))
+    first = np.repeat(buckets.document[begins], sizes)
+    return _distinct_rows(np.stack([buckets.document, first], axis=1))
+
+
+def _distinct_rows(rows: UInt64s) -> UInt64s:
+    """Return the distinct rows of two columns in order."""
+    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    first = np.ones(len(rows), np.bool_)
+    first[1:] = (rows[1:] != rows[:-1]).any(axis=1)
+    return rows[first]
 
 
 class Candidates(NamedTuple):
@@ -310,11 +326,8 @@ def _pairs_of(
         start = int(np.searchsorted(left, low))
         stop = len(left) if number + 1 == tasks else int(np.searchsorted(left, high))
         mine.append(np.stack([left[start:stop], right[start:stop]], axis=1))
-    pairs = np.concatenate(mine)
-    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
-    first = np.ones(len(pairs), np.bool_)
-    first[1:] = (pairs[1:] != pairs[:-1]).any(axis=1)
-    return pairs[first, 0], pairs[first, 1]
+    pairs = _distinct_rows(np.concatenate(mine))
+    return pairs[:, 0], pairs[:, 1]
 
 
 def _cut(sample: UInt64s, number: int, tasks: int) -> np.uint64:

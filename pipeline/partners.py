@@ -21,9 +21,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-Int64s = npt.NDArray[np.int64]
-UInt8s = npt.NDArray[np.uint8]
-UInt64s = npt.NDArray[np.uint64]
+from pipeline.kernels import GOLDEN, Int64s, UInt8s, UInt64s
 
 # The values of a row's next_sentence.
 OTHER, NEXT, ALONE = 0, 1, 2
@@ -155,8 +153,7 @@ def _exchange(couples: Int64s, homes: Int64s) -> Int64s:
 
 def _hash(purpose: int, counters: npt.NDArray[Any]) -> UInt64s:
     """Hash counters by splitmix64 (Steele, Lea and Flood 2014), a stream for each purpose."""
-    golden = np.uint64(0x9E3779B97F4A7C15)
-    value = (counters.astype(np.uint64) * np.uint64(4) + np.uint64(purpose)) * golden
+    value = (counters.astype(np.uint64) * np.uint64(4) + np.uint64(purpose)) * np.uint64(GOLDEN)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(value ^ (value >> np.uint64(31)))

@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from corpus.recipe import Pack
 from corpus.snapshots import Tree
 from pipeline.index import open_arrow
+from pipeline.kernels import Int64s
 
 SPLITS = ("train", "validation")
 _HASH_SPACE = 2**64
-Int64s = npt.NDArray[np.int64]
 
 
 class ShardPlan(NamedTuple):

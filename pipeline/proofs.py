@@ -37,13 +37,14 @@ from corpus.shards import Shard
 from corpus.snapshots import Input, Part, ShardEntry, tokenizer_root
 from corpus.tokenizer import open_tokenizer
 from pipeline.chain import open_chain
-from pipeline.clean import Cleaner, Origin, input_name, read_table
+from pipeline.clean import Cleaner, Origin, input_name
 from pipeline.dedup import read_nodes
 from pipeline.explain import Store, shard_documents
 from pipeline.index import KeySearch, UInt64s, find_buckets
 from pipeline.keys import SET_BAND
 from pipeline.order import find_alike
 from pipeline.pairs import Candidates, compare, find_candidates
+from pipeline.parquet import read_table
 from pipeline.preference import preferences, scope_of
 from pipeline.rows import document_texts, find_broken_rows
 from pipeline.signatures import reference_shingles, sign

@@ -21,8 +21,9 @@ from corpus.snapshots import (
     snapshot_root,
     withdraw,
 )
-from pipeline.clean import input_name, kept_mask, read_table
+from pipeline.clean import input_name, kept_mask
 from pipeline.explain import Store, shard_documents, shard_of
+from pipeline.parquet import read_table
 from pipeline.rows import document_rows
 
 _REPORTS = ("report.html", "stats.json")

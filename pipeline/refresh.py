@@ -7,7 +7,6 @@ store of its own, each document keeping its delivery: the independent check of e
 """
 
 import logging
-import os
 import time
 import unicodedata
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ import orjson
 
 from corpus import documents as documents_module
 from corpus import readers as readers_module
-from corpus.files import check_absolute_in_job, create, exists, is_remote, join, read_bytes
+from corpus.files import absolute, check_absolute_in_job, create, exists, join, read_bytes
 from corpus.forgotten import forgotten_path, read_forgotten
 from corpus.lease import Lease, holding
 from corpus.recipe import Recipe
@@ -194,9 +193,7 @@ def summarize(snapshot: Snapshot) -> dict[str, Any]:
 
 def with_absolute_store(recipe: Recipe) -> Recipe:
     """Return the recipe with a store that does not depend on the working directory."""
-    if is_remote(recipe.store):
-        return recipe
-    return recipe.model_copy(update={"store": os.path.abspath(recipe.store)})  # noqa: PTH100
+    return recipe.model_copy(update={"store": absolute(recipe.store)})
 
 
 def _newest(store: str) -> Snapshot | None:

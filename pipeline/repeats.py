@@ -11,7 +11,6 @@ the stages lie beside the list until it is written; the same command again goes 
 """
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -22,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corpus.files import (
+    absolute,
     check_absolute_in_job,
-    is_remote,
     open_reader,
     read_bytes,
     remove_tree,
@@ -74,18 +73,14 @@ def boilerplate(recipe: Recipe, out: str, min_documents: int) -> Iterator[str]:
 
 def _work_tree(store: str, snapshot: Snapshot, out: str) -> Tree:
     """Return a tree that reads the snapshot's documents and writes beside the list."""
-    tree = snapshot.tree(_absolute(store))
+    tree = snapshot.tree(absolute(store))
     paths = [
         path
         for part in snapshot.parts
         for path in (f"clean/{part.name}.parquet", f"duplicates/{part.name}.parquet")
     ]
     homes = {path: tree.find(path).removesuffix(f"/{path}") for path in paths}
-    return Tree(f"{_absolute(out)}.work", homes)
-
-
-def _absolute(path: str) -> str:
-    return path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100 - keeps links
+    return Tree(f"{absolute(out)}.work", homes)
 
 
 def _learn(snapshot: Snapshot, stages: Stages, min_documents: int) -> Boilerplate:

@@ -8,9 +8,8 @@ most of which a table of bytes tells to occur once, and longer n-grams cost next
 import numba
 import numpy as np
 
-from pipeline.kernels import Int64s, UInt64s
+from pipeline.kernels import GOLDEN, Int64s, UInt64s
 
-_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, for products and slots (TAOCP 3, 6.4)
 _TOP, _LONGEST = 4, 10  # the longest n-gram of Gopher's "top" shares, and of its repeated ones
 
 
@@ -27,7 +26,7 @@ def _table(items: int) -> tuple[Int64s, np.uint64]:
 def _find(keys: UInt64s, i: int, table: tuple[Int64s, np.uint64]) -> int:
     """Return the first place with the key at i; that is i itself if none was entered before."""
     slots, shift = table
-    slot = np.int64((keys[i] * np.uint64(_GOLDEN)) >> shift)
+    slot = np.int64((keys[i] * np.uint64(GOLDEN)) >> shift)
     while slots[slot] >= 0 and keys[slots[slot]] != keys[i]:
         slot = (slot + 1) & (len(slots) - 1)
     if slots[slot] < 0:
@@ -57,13 +56,13 @@ def _pairs(words: UInt64s) -> tuple[Int64s, UInt64s]:
     shift = np.uint64(64 - bits)
     met, pairs = np.zeros(1 << bits, np.uint8), np.empty(len(words), np.uint64)
     for i in range(len(words) - 1):
-        pairs[i] = words[i] * np.uint64(_GOLDEN) + words[i + 1]
-        slot = np.int64((pairs[i] * np.uint64(_GOLDEN)) >> shift)
+        pairs[i] = words[i] * np.uint64(GOLDEN) + words[i + 1]
+        slot = np.int64((pairs[i] * np.uint64(GOLDEN)) >> shift)
         met[slot] = met[slot] << 1 | 1
     places, count = np.empty(len(words), np.int64), 0
     for i in range(len(words) - 1):
         places[count], pairs[count] = i, pairs[i]
-        count += met[np.int64((pairs[i] * np.uint64(_GOLDEN)) >> shift)] > 1
+        count += met[np.int64((pairs[i] * np.uint64(GOLDEN)) >> shift)] > 1
     return places[:count], pairs[:count]
 
 
@@ -93,7 +92,7 @@ def _longer(places: Int64s, grams: UInt64s, words: UInt64s, n: int) -> int:
     left = 0
     for k in range(len(places) - 1):
         i = places[k]
-        longer = grams[k] * np.uint64(_GOLDEN) + words[min(i + n, len(words) - 1)]
+        longer = grams[k] * np.uint64(GOLDEN) + words[min(i + n, len(words) - 1)]
         places[left], grams[left] = i, longer
         left += places[k + 1] == i + 1
     return left

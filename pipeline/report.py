@@ -24,7 +24,6 @@ from typing import Any
 from corpus.files import write_bytes
 from corpus.snapshots import FileEntry, PartEntry, Snapshot
 from pipeline import pictures
-from pipeline.clean import read_table
 from pipeline.cleaning_report import changed_texts, distributions, languages
 from pipeline.dedup import METHODS
 from pipeline.dedup_report import clusters, duplicates, recall
@@ -32,6 +31,7 @@ from pipeline.diff import compare
 from pipeline.drift import measure_drift, measure_fertility
 from pipeline.explain import Store
 from pipeline.jobs import describe_file
+from pipeline.parquet import read_table
 from pipeline.pictures import Bar, Html, heading, name, paragraph, percent, show, table
 from pipeline.samples import rank, some_parts, where
 from pipeline.tallies import funnel, read_stats
@@ -176,7 +176,7 @@ def _examples(store: Store, rule: str) -> list[dict[str, Any]]:
     """Return a few drops of a rule, those of least hash in a few parts of least hash."""
     kind = ".dedup" if rule in METHODS else ""
     rows: list[dict[str, Any]] = []
-    for part in some_parts(store.snapshot.parts, rule, _PARTS_PER_RULE):
+    for part in some_parts(store.snapshot.parts, _PARTS_PER_RULE, rule):
         path = store.tree.find(f"dropped/{part.name}{kind}.parquet")
         rows += read_table(path, filters=[("rule", "==", rule)]).to_pylist()
     return sorted(rows, key=rank)[:_EXAMPLES]

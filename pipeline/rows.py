@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from corpus.shards import REORDERED, Pieces, Shard, separators
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
-
-Int64s = npt.NDArray[np.int64]
+from pipeline.kernels import Int64s
 
 
 def document_rows(shard: Shard) -> list[list[tuple[int, int]]]:

@@ -162,12 +162,3 @@ def thresholds(config: Clean) -> Limits:
 def is_english(language: str | None) -> bool:
     """Tell whether English stop words can be asked of a text with this language label."""
     return language is None or language.lower().replace("_", "-").split("-")[0] in ("en", "eng")
-
-
-def gopher_quality(text: str) -> Failure | None:
-    """Return the first rule of Gopher quality that a text fails, or None."""
-    import pyarrow as pa  # noqa: PLC0415
-
-    from pipeline.judging import judge_batch  # noqa: PLC0415
-
-    return judge_batch(pa.array([text]), Clean(rules=("gopher_quality",))).failures[0]

@@ -14,9 +14,11 @@ from corpus.snapshots import PartEntry
 from pipeline.pictures import Html, place
 
 
-def some_parts(parts: Iterable[PartEntry], rule: str, count: int) -> list[PartEntry]:
-    """Return a few of the parts with drops of a rule, those of least hash."""
-    having = [part for part in parts if part.dropped.get(rule)]
+def some_parts(
+    parts: Iterable[PartEntry], count: int, dropped_by: str | None = None
+) -> list[PartEntry]:
+    """Return a few of the parts, or of those with drops of a rule: the ones of least hash."""
+    having = [part for part in parts if dropped_by is None or part.dropped.get(dropped_by)]
     return sorted(having, key=lambda part: hashlib.sha256(part.name.encode()).digest())[:count]
 
 

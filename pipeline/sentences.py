@@ -25,7 +25,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels import decode
+from pipeline.kernels import Int64s, character_at
 from pipeline.stops import (
     ABBREVIATIONS,
     BEFORE_NUMBERS,
@@ -45,8 +45,6 @@ from pipeline.stops import (
 _MAX_WORD_BYTES = 8  # what a 64-bit integer holds; every abbreviation below is as short
 # In a text without capitals a word of more letters is none of the other abbreviations (a guess).
 _MAX_SHORT_LETTERS = 3
-
-Int64s = npt.NDArray[np.int64]
 
 
 def split_sentences(text: str) -> list[str]:
@@ -187,14 +185,6 @@ def _contains(ordered, value):  # type: ignore[no-untyped-def]  # noqa: ANN001, 
 
 
 @numba.njit(cache=True)
-def _point_at(data, i):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return the code point that starts at a byte, and its bytes."""
-    if data[i] < 0x80:
-        return np.int64(data[i]), 1
-    return decode(data, i)
-
-
-@numba.njit(cache=True)
 def _back(data, i):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return the byte at which the code point before a byte starts."""
     i -= 1
@@ -215,7 +205,7 @@ def _skip_spaces(data, i, end):  # type: ignore[no-untyped-def]  # noqa: ANN001,
     """Return the end of the white space at a byte, and whether a line ends in it."""
     line_end = False
     while i < end:
-        point, size = _point_at(data, i)
+        point, size = character_at(data, i)
         if not _is_space(point):
             break
         line_end |= point in _LINE_END_POINTS
@@ -228,7 +218,7 @@ def _space_start(data, i, start):  # type: ignore[no-untyped-def]  # noqa: ANN00
     """Return the start of the white space that ends at a byte."""
     while i > start:
         before = _back(data, i)
-        if not _is_space(_point_at(data, before)[0]):
+        if not _is_space(character_at(data, before)[0]):
             break
         i = before
     return i
@@ -250,7 +240,7 @@ def _skip_stops(data, i, end):  # type: ignore[no-untyped-def]  # noqa: ANN001, 
     """Return the end of the stops at a byte, all their kinds, and the last one's."""
     kinds, last, count = 0, 0, 0
     while i < end:
-        point, size = _point_at(data, i)
+        point, size = character_at(data, i)
         kind = _stop_kind(point)
         if not kind:
             break
@@ -261,7 +251,7 @@ def _skip_stops(data, i, end):  # type: ignore[no-untyped-def]  # noqa: ANN001, 
 @numba.njit(cache=True)
 def _skip_closers(data, i, end):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     while i < end:
-        point, size = _point_at(data, i)
+        point, size = character_at(data, i)
         if not _contains(_CLOSER_POINTS, point):
             break
         i += size
@@ -290,7 +280,7 @@ def _word_before(data, stop, start):  # type: ignore[no-untyped-def]  # noqa: AN
     at = stop
     while at > start and stop - at <= _MAX_WORD_BYTES:
         before = _back(data, at)
-        point = _point_at(data, before)[0]
+        point = character_at(data, before)[0]
         letter = ord("a") <= point | 0x20 <= ord("z") and point < 0x80
         digit = ord("0") <= point <= ord("9")
         if not (letter or digit or point == ord(".") or 0xC0 <= point <= 0x7FF):
@@ -336,11 +326,11 @@ def _full_stop(data, bounds, stop, after, begin):  # type: ignore[no-untyped-def
     if word == stop:
         return True
     code, letters, number, initials = _describe(data, word, stop)
-    follower = _point_at(data, after)[0]
+    follower = character_at(data, after)[0]
     fits = stop - word <= _MAX_WORD_BYTES
     known = fits and _contains(_ABBREVIATION_CODES, code)
     if _is_small(follower):
-        small = _is_small(_point_at(data, begin)[0])
+        small = _is_small(character_at(data, begin)[0])
         return small and letters > _MAX_SHORT_LETTERS and not known
     numbered = ord("0") <= follower <= ord("9") and fits and _contains(_NUMBER_CODES, code)
     if known or numbered or (fits and number and word == begin):
@@ -357,7 +347,7 @@ def _cut_stop(data, bounds, i, begin):  # type: ignore[no-untyped-def]  # noqa: 
     after, line_end = _skip_spaces(data, closers, end)
     if after == end or line_end:
         return closers, False
-    follower = _point_at(data, after)[0]
+    follower = character_at(data, after)[0]
     closed = closers > stops
     if after == closers:
         return closers, _parted(follower, kind, closed, closed and data[closers - 1] == ord("'"))
@@ -381,7 +371,7 @@ def _cut_texts(data, offsets, cuts, cut_offsets):  # type: ignore[no-untyped-def
             if not _STARTS_CANDIDATE[data[i]]:
                 i += 1
                 continue
-            point, size = _point_at(data, i)
+            point, size = character_at(data, i)
             if _stop_kind(point):
                 i, cut = _cut_stop(data, (start, end), i, begin)
                 place = i

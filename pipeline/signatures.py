@@ -31,6 +31,7 @@ from corpus.recipe import Dedup
 from corpus.snapshots import Tree
 from pipeline.kernels import (
     SINGLE,
+    SPECIAL_CAPITALS,
     Int64s,
     UInt32s,
     UInt64s,
@@ -88,7 +89,7 @@ def character_class(character: str) -> int:
 
 
 @lru_cache(maxsize=1)
-def _letters() -> UInt32s:
+def letter_table() -> UInt32s:
     """Tabulate what `shingle_lists` sees in each code point: lower case and class in one number."""
     return np.fromiter(map(_letter, map(chr, range(0x110000))), np.uint32, 0x110000)
 
@@ -125,12 +126,9 @@ def reference_shingles(text: str, ngram: int) -> set[tuple[str, ...]]:
 
 
 def _composed(text: str) -> str:
-    """Return the text in NFC, and in lower case where a table of characters could not lower it.
-
-    Only the dotted capital I becomes two characters, and only sigma looks at its neighbours.
-    """
+    """Return the text in NFC, and in lower case where a table of characters could not lower it."""
     composed = unicodedata.normalize("NFC", text)
-    if not composed.isascii() and ("\u0130" in composed or "\u03a3" in composed):
+    if not composed.isascii() and any(each in composed for each in SPECIAL_CAPITALS):
         return composed.lower()
     return composed
 
@@ -140,7 +138,7 @@ def shingle_sets(texts: list[str], ngram: int) -> tuple[UInt64s, Int64s]:
     encoded = [_composed(text).encode() for text in texts]
     ends = np.cumsum([0, *map(len, encoded)])
     data = np.frombuffer(b"".join(encoded), np.uint8)
-    shingles, offsets = shingle_lists(data, ends, _letters(), ngram)
+    shingles, offsets = shingle_lists(data, ends, letter_table(), ngram)
     bounds = offsets.tolist()
     for start, stop in pairwise(bounds):
         shingles[start:stop].sort()  # numpy's own sort is vectorised, numba's is not

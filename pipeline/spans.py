@@ -13,18 +13,23 @@ import pyarrow as pa
 from pipeline.kernels import Int64s, UInt8s
 
 
-def bytes_of(texts: pa.Array) -> tuple[UInt8s, Int64s]:
-    """Return the UTF-8 of an array of strings, not copied, and where texts end: [texts + 1].
+def bytes_of(texts: pa.Array | pa.ChunkedArray) -> tuple[UInt8s, Int64s]:
+    """Return the UTF-8 of an array of strings and where texts end: [texts + 1], both read-only.
 
-    Text n is data[ends[n] : ends[n + 1]]; the first number need not be 0.
+    Text n is data[ends[n] : ends[n + 1]]; the first number need not be 0. Nothing is copied but
+    a column of several chunks.
     """
     assert not texts.null_count, "a text is never null"
     large = texts if pa.types.is_large_string(texts.type) else texts.cast(pa.large_string())
-    if not len(large):
-        return np.empty(0, np.uint8), np.zeros(1, np.int64)
-    _, offsets, data = large.buffers()
-    ends = np.frombuffer(offsets, np.int64, len(large) + 1, 8 * large.offset)
-    held = np.empty(0, np.uint8) if data is None or not data.size else np.frombuffer(data, np.uint8)
+    if isinstance(large, pa.ChunkedArray):
+        large = large.combine_chunks()
+    held, ends = np.empty(0, np.uint8), np.zeros(1, np.int64)
+    if len(large):
+        _, offsets, data = large.buffers()
+        ends = np.frombuffer(offsets, np.int64, len(large) + 1, 8 * large.offset)
+        held = np.frombuffer(data, np.uint8) if data is not None and data.size else held
+    for each in (held, ends):
+        each.setflags(write=False)  # some buffers are, and kernels are compiled for one kind
     return held, ends
 
 

@@ -23,12 +23,11 @@ from pipeline.characters import (
     UNSPACED,
     class_table,
 )
-from pipeline.kernels import Int64s, UInt8s, UInt64s, _mix
+from pipeline.kernels import GOLDEN, Int64s, UInt8s, UInt64s, character_at, mix
 from pipeline.repetition import count_ngrams, count_repeated
 from pipeline.words import (
     BYTE,
     STOP_SLOTS,
-    character_at,
     character_before,
     classes_in,
     cut_words,
@@ -92,7 +91,6 @@ UNSPACED_WORDS, UNMARKED_WORDS, LINE_FIELDS = range(9, 12)
 # Bits of MARKS.
 BULLET, ELLIPSIS, MARKED, ENDED = 1, 2, 4, 8
 
-_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, see `pipeline/kernels.py`
 _BLOCK = 224  # bytes: less than 256, and whole vectors of 32
 _MOST_BYTES = 2**31 - 1  # offsets of bytes and characters share a signed 64-bit number
 _NEWLINE, _HASH_SIGN, _FULL_STOP = 0x0A, 0x23, 0x2E
@@ -236,8 +234,8 @@ def _describe(
         ended = ends_sentence(text, start, edge & BYTE, classes)
         longest = max(longest, length)
         characters += length
-        hashes[n] = _mix(hashes[n])
-        state = (state + hashes[n]) * np.uint64(_GOLDEN)
+        hashes[n] = mix(hashes[n])
+        state = (state + hashes[n]) * np.uint64(GOLDEN)
         stop_words |= stop_word_bit(text, start, edge & BYTE)
         kinds = classes_in(text, start, edge & BYTE, classes)
         alphabetic += 1 if kinds & ALPHABETIC else 0
@@ -265,15 +263,15 @@ def count_lines(lines: Int64s, keys: UInt64s, lengths: Int64s, counts: Int64s) -
         counts[_ELLIPSIS_LINES] += row[MARKS] & ELLIPSIS != 0
         counts[_MARKED_LINES] += row[MARKS] & MARKED != 0
         counts[_SHORT_LINES] += row[CHARACTERS] <= SHORT_LINE
-        keys[n], lengths[n] = _mix(np.uint64(row[HASH])), row[CHARACTERS]
+        keys[n], lengths[n] = mix(np.uint64(row[HASH])), row[CHARACTERS]
     counts[_LINES] = len(lines)
     count_repeated(keys[: len(lines)], lengths, counts[_DUPLICATE_LINES : _DUPLICATE_LINES + 2])
     for n in range(len(lines)):
         if lines[n, OPENS_PARAGRAPH]:
             keys[paragraphs], lengths[paragraphs] = 0, -1
             paragraphs += 1
-        state = keys[paragraphs - 1] + _mix(np.uint64(lines[n, HASH]))
-        keys[paragraphs - 1] = _mix(state * np.uint64(_GOLDEN))
+        state = keys[paragraphs - 1] + mix(np.uint64(lines[n, HASH]))
+        keys[paragraphs - 1] = mix(state * np.uint64(GOLDEN))
         lengths[paragraphs - 1] += lines[n, CHARACTERS] + 1
     counts[_PARAGRAPHS] = paragraphs
     count_repeated(keys[:paragraphs], lengths, counts[_PARAGRAPHS + 1 : _PARAGRAPHS + 3])

@@ -19,10 +19,11 @@ from corpus.recipe import Clean, Recipe
 from corpus.records import Record
 from corpus.snapshots import Input, Tree
 from pipeline.chain import open_chain, record_id
-from pipeline.clean import batches, input_name, read_table, write_table
+from pipeline.clean import batches, input_name
 from pipeline.inputs import find_inputs
 from pipeline.jobs import Output, Stages, Task
 from pipeline.judging import statistics_table
+from pipeline.parquet import read_table, write_table
 from pipeline.refresh import with_absolute_store
 from pipeline.rules import BY_NAME, PRESETS, thresholds
 from pipeline.settled import keep_lists, settle
@@ -42,7 +43,7 @@ def survey(recipe: Recipe, out: str) -> Iterator[str]:
         done = stages.run(
             "statistics",
             [
-                Task(f"{input_name(each)}", describe_file, (each, recipe.store, config))
+                Task(f"{input_name(each)}", measure_file, (each, recipe.store, config))
                 for each in inputs
             ],
         )
@@ -62,7 +63,7 @@ def _without_verdicts(config: Clean) -> Clean:
     return config.model_copy(update={**everything, "decontaminate": (), "user_rules": ()})
 
 
-def describe_file(tree: Tree, _task: str, source: Input, store: str, config: Clean) -> Output:
+def measure_file(tree: Tree, _task: str, source: Input, store: str, config: Clean) -> Output:
     """Write the statistics of one raw file."""
     chain = open_chain(store, config)
     every = config.model_copy(update={"rules": PRESETS})

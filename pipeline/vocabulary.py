@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 
 from corpus.documents import deal_hash
-from corpus.encoding import flat_texts, text_buffer
+from corpus.encoding import flat_texts
 from corpus.files import create, join
 from corpus.recipe import Tokenizer as TokenizerConfig
 from corpus.snapshots import Tree, tokenizer_root
@@ -28,10 +28,12 @@ from corpus.tokenizer import (
     tokenizer_files,
 )
 from pipeline.bpe import learn_merges
-from pipeline.clean import kept_mask, read_table
+from pipeline.clean import kept_mask
 from pipeline.index import column_values, open_arrow
 from pipeline.jobs import Output
+from pipeline.parquet import read_table
 from pipeline.signatures import write_arrow
+from pipeline.spans import bytes_of
 from pipeline.word_counts import Words
 
 # Raised by hand when the same text gives another tokenizer.
@@ -82,7 +84,7 @@ def count_part(tree: Tree, task: str, name: str, below: int = SAMPLE_RANGE) -> O
         sampled = [sampling_hash(each) < below for each in documents["id"].to_pylist()]
         documents = documents.filter(pa.array(sampled, pa.bool_()))
     words = Words()
-    data, offsets = text_buffer(documents["text"])
+    data, offsets = bytes_of(documents["text"])
     words.count_texts(data, offsets)
     path = words_path(task)
     write_arrow(tree.own(path), words_table(words))
@@ -123,7 +125,7 @@ def _add_up(tree: Tree, counted: Sequence[str]) -> Words:
     words = Words()
     for task in counted:
         table = open_arrow(tree.own(words_path(task)))
-        words.add(*text_buffer(table["word"]), column_values(table, "count"))
+        words.add(*bytes_of(table["word"]), column_values(table, "count"))
     return words
 
 

@@ -10,12 +10,9 @@ from functools import cache
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
 from corpus.tokenizer import split_words
-
-UInt8s = npt.NDArray[np.uint8]
-Int64s = npt.NDArray[np.int64]
+from pipeline.kernels import Int64s, UInt8s, character_at
 
 _UNKNOWN, _LETTER, _DIGIT, _SIGN, _SPACE = range(5)
 _CODE_POINTS = 0x110000
@@ -101,25 +98,10 @@ def _kind_of(char: str) -> int:
 
 
 @numba.njit(cache=True)
-def _point_at(data, i):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Decode the character at i of valid UTF-8: its code point and its bytes."""
-    first = np.int64(data[i])
-    if first < 0x80:
-        return first, 1
-    second = np.int64(data[i + 1] & 0x3F)
-    if first < 0xE0:
-        return (first & 0x1F) << 6 | second, 2
-    third = np.int64(data[i + 2] & 0x3F)
-    if first < 0xF0:
-        return (first & 0x0F) << 12 | second << 6 | third, 3
-    return (first & 0x07) << 18 | second << 12 | third << 6 | np.int64(data[i + 3] & 0x3F), 4
-
-
-@numba.njit(cache=True)
 def _mark_points(data, start, stop, seen):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     i = start
     while i < stop:
-        point, width = _point_at(data, i)
+        point, width = character_at(data, i)
         seen[point] = True
         i += width
 
@@ -141,16 +123,16 @@ def _word_end(data, i, stop, kinds):  # type: ignore[no-untyped-def]  # noqa: AN
         if a == ord("l") and b == ord("l"):
             return i + 3
     begin = last = i
-    point, width = _point_at(data, i)
+    point, width = character_at(data, i)
     kind = kinds[point]
     i += width
     if first == ord(" ") and i < stop:
-        point, width = _point_at(data, i)
+        point, width = character_at(data, i)
         if kinds[point] != _SPACE:
             kind = kinds[point]
             i += width
     while i < stop:
-        point, width = _point_at(data, i)
+        point, width = character_at(data, i)
         if kinds[point] != kind:
             break
         last = i

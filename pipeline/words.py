@@ -16,11 +16,10 @@ from pipeline.characters import (
     TERMINAL,
     UNSPACED,
 )
-from pipeline.kernels import Int64s, UInt8s, UInt64s, _mix, decode
+from pipeline.kernels import GOLDEN, SEED, Int64s, UInt8s, UInt64s, character_at, mix
 from pipeline.wide import eight, first_bytes, plain_bytes
 
 BYTE = 2**32 - 1  # of an edge of a word: the offset of its byte; the character's is above
-_SEED, _GOLDEN = 0xCBF29CE484222325, 0x9E3779B97F4A7C15  # FNV's offset; 2^64 over the golden ratio
 
 # Stop words have up to four ASCII letters, so they are 32-bit numbers; this factor, found by trying
 # odd ones, sends them to different slots of 16. Of a longer word no byte is kept.
@@ -30,15 +29,6 @@ for _word in STOP_WORDS:
     _packed = int.from_bytes(_word.encode(), "little")
     STOP_SLOTS[(_packed * int(_STOP_FACTOR) & 0xFFFFFFFF) >> 28] = _packed
 _KEPT = np.array([0, 0xFF, 0xFFFF, 0xFFFFFF, 0xFFFFFFFF, 0], np.uint32)
-
-
-@numba.njit(cache=True, forceinline=True)
-def character_at(text: UInt8s, i: int) -> tuple[int, int]:
-    """Return the character that starts at byte i, and its bytes."""
-    if text[i] < 0x80:
-        return int(text[i]), 1
-    code, width = decode(text, i)
-    return int(code), width
 
 
 @numba.njit(cache=True, forceinline=True)
@@ -67,7 +57,7 @@ def _cut_unspaced(text: UInt8s, classes: UInt8s, hashes: UInt64s, edges: Int64s)
     Without a branch on where words end: see `pipeline/kernels.py`.
     """
     i = position = count = inside = after = 0
-    state = np.uint64(_SEED)
+    state = np.uint64(SEED)
     while i < len(text):
         code, width = character_at(text, i)
         kind = classes[code]
@@ -81,13 +71,13 @@ def _cut_unspaced(text: UInt8s, classes: UInt8s, hashes: UInt64s, edges: Int64s)
                     hashes[count >> 1] = state
                     edges[count] = edges[count + 1] = edge
                     count += 2
-                    state = np.uint64(_SEED)
+                    state = np.uint64(SEED)
                 after = int(kind & UNSPACED)
         joined = 0 if kind & SPACE else 1
         hashes[count >> 1], edges[count] = state, edge  # stands only where the next line counts it
         count += joined ^ inside
-        longer = (state ^ np.uint64(code)) * np.uint64(_GOLDEN)
-        state = longer if joined else np.uint64(_SEED)
+        longer = (state ^ np.uint64(code)) * np.uint64(GOLDEN)
+        state = longer if joined else np.uint64(SEED)
         inside = joined
         i, position = i + width, position + 1
     hashes[count >> 1], edges[count] = state, i | position << 32
@@ -111,13 +101,13 @@ def cut_words(text: UInt8s, classes: UInt8s, hashes: UInt64s, edges: Int64s) -> 
         if i == len(text):
             return count
         edges[2 * count] = i | (i - hidden) << 32
-        state = np.uint64(_SEED)
+        state = np.uint64(SEED)
         while i < len(text):
             chunk = eight(text, i)
             plain = plain_bytes(chunk)
             i += plain
             if plain == 8:
-                state = _mix(state ^ chunk)
+                state = mix(state ^ chunk)
                 continue
             state ^= first_bytes(chunk, plain)
             if i == len(text):
@@ -127,7 +117,7 @@ def cut_words(text: UInt8s, classes: UInt8s, hashes: UInt64s, edges: Int64s) -> 
                 break
             if classes[code] & UNSPACED:
                 return _cut_unspaced(text, classes, hashes, edges)
-            state = _mix(_mix(state) ^ np.uint64(code))
+            state = mix(mix(state) ^ np.uint64(code))
             i, hidden = i + width, hidden + width - 1
         hashes[count], edges[2 * count + 1] = state, i | (i - hidden) << 32
         count += 1

@@ -17,8 +17,8 @@ from corpus.files import create
 from corpus.recipe import Dedup, Recipe
 from corpus.snapshots import Snapshot, open_snapshot
 from pipeline import canaries
-from pipeline.clean import read_table
 from pipeline.forget import Request, forget
+from pipeline.parquet import read_table
 from pipeline.preference import preferences, scope_of
 from pipeline.refresh import rebuild, refresh
 from pipeline.signatures import reference_shingles, sign

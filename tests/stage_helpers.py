@@ -1,5 +1,6 @@
 """Ways to run the stages of the pipeline in this process, without Ray."""
 
+import random
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,12 +14,14 @@ from corpus.recipe import Clean, Dedup, Languages
 from corpus.records import Record
 from corpus.snapshots import Part, Tree
 from pipeline.chain import open_chain
-from pipeline.clean import Cleaner, Origin, read_table, write_part
-from pipeline.dedup import resolve
+from pipeline.clean import Cleaner, Origin, write_part
+from pipeline.components import Found
+from pipeline.dedup import judge_share, resolve_parts
 from pipeline.index import Corpus
 from pipeline.jobs import Stages, Task, run_task
 from pipeline.normalize import normalize_text
 from pipeline.pairs import group_partition, verify_share
+from pipeline.parquet import read_table
 from pipeline.signatures import reference_shingles, sign
 
 # Four agents or a busy CI machine share two cores: how long an example takes proves nothing.
@@ -70,6 +73,20 @@ def spread(documents: Sequence[Given], cuts: Sequence[int]) -> list[list[tuple[i
     return [numbered[start:stop] for start, stop in pairwise(bounds)]
 
 
+def random_texts(rng: random.Random, count: int) -> list[Given]:
+    """Draw texts of few words, many of them changed a little, some with another's id."""
+    words = "abcdefgh"
+    texts = [" ".join(rng.choices(words, k=rng.randint(1, 9)))]
+    for _ in range(count - 1):
+        parts = rng.choice(texts).split() if rng.random() < 0.6 else rng.choices(words, k=6)
+        parts[rng.randrange(len(parts))] = rng.choice(words)
+        texts.append(" ".join(parts))
+    return [
+        Given(str(rng.randrange(count) if rng.random() < 0.1 else n), text)
+        for n, text in enumerate(texts)
+    ]
+
+
 def deduplicate(tree: Tree, names: list[str], config: Dedup) -> dict[Place, Dropped]:
     """Run group, verify and resolve on clean parts; return what was dropped."""
     corpus = corpus_of(names)
@@ -79,8 +96,14 @@ def deduplicate(tree: Tree, names: list[str], config: Dedup) -> dict[Place, Drop
     checks = ["v0", "v1"]
     for number, check in enumerate(checks):
         verify_share(tree, check, config, corpus, (number, len(checks), groups))
-    resolve(tree, "resolve", config, corpus, (groups, checks))
+    decide(tree, config, corpus, Found(tuple(groups), tuple(checks)))
     return read_dropped(tree, names)
+
+
+def decide(tree: Tree, config: Dedup, corpus: Corpus, found: Found) -> None:
+    """Run judge and resolve in one task each."""
+    judge_share(tree, "j0", config, corpus, (found, 0))
+    resolve_parts(tree, "r0", config, corpus, ((0, len(corpus.parts)), ["j0"]))
 
 
 def read_dropped(tree: Tree, names: Sequence[str]) -> dict[Place, Dropped]:

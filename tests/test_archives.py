@@ -13,7 +13,8 @@ import zstandard
 
 from corpus import archives
 from corpus.archives import CorruptArchiveError, InputFile, codec_of
-from corpus.readers import Damage, read_records
+from corpus.readers import read_records
+from corpus.records import Damage
 
 CODECS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,

@@ -26,7 +26,6 @@ from pipeline.canaries import (
     WARN_CHANCE,
     Bin,
     Search,
-    UInt8s,
     canaries,
     candidate_pairs,
     check,
@@ -39,7 +38,7 @@ from pipeline.canaries import (
     two_sided_tails,
 )
 from pipeline.index import column_values, open_arrow
-from pipeline.kernels import UInt32s, UInt64s
+from pipeline.kernels import UInt8s, UInt32s, UInt64s
 from pipeline.keys import INDEX_SCHEMA, KEY_SCHEMA
 from pipeline.pairs import group_partition
 from pipeline.signatures import (

@@ -73,7 +73,7 @@ def test_edges_to_survivors_alone_are_noticed(
     judge = cascade.Cascade._judge
 
     def without_dropped(self: cascade.Cascade, node: Node, around: list[Edge]) -> list[Node]:
-        seen = [e for e in around if e.node.document not in self._witness_of]
+        seen = [e for e in around if not self._is_dropped(e.node.document)]
         return judge(self, node, seen)
 
     monkeypatch.setattr(cascade.Cascade, "_judge", without_dropped)

@@ -20,8 +20,9 @@ from corpus.records import Damage, Record
 from corpus.snapshots import Input, Tree
 from pipeline import clean
 from pipeline.chain import Chain
-from pipeline.clean import Cleaner, Lineage, Origin, Rows, clean_file, input_name, read_table
+from pipeline.clean import Cleaner, Lineage, Origin, Rows, clean_file, input_name
 from pipeline.jobs import Output
+from pipeline.parquet import read_table
 from pipeline.settled import Lists
 
 DEDUP = Dedup(bands=2, rows=2)

@@ -19,7 +19,7 @@ from corpus.recipe import Tokenizer as TokenizerConfig
 from corpus.snapshots import Tree
 from corpus.tokenizer import Tokenizer, build_definition
 from pipeline import encode
-from pipeline.clean import kept_mask, read_table
+from pipeline.clean import kept_mask
 from pipeline.encode import (
     CHECKED_BYTES,
     Encoder,
@@ -30,6 +30,7 @@ from pipeline.encode import (
 )
 from pipeline.index import open_arrow
 from pipeline.normalize import normalize_text
+from pipeline.parquet import read_table
 from pipeline.sentences import split_sentences
 
 # Merges over every boundary that a cut could harm: spaces, newlines, full stops.

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import orjson
 import psutil
-import pyarrow as pa
 import pytest
 import zstandard
 from hypothesis import example, given, settings
@@ -20,7 +19,7 @@ from stage_helpers import unhurried
 from test_tokenizer import MERGES, NASTY
 
 from corpus import encoding
-from corpus.encoding import FlatEncoder, encode_by_reference, flat_texts, text_buffer
+from corpus.encoding import FlatEncoder, encode_by_reference, flat_texts
 from corpus.tokenizer import Tokenizer, build_definition, open_tokenizer
 
 TOKENIZER = Tokenizer(build_definition(MERGES))
@@ -144,16 +143,6 @@ def test_offsets_need_not_begin_at_zero() -> None:
 def test_flat_texts_by_hand() -> None:
     data, offsets = flat_texts(["ab", "", "\u00e9"])
     assert (data.tobytes(), offsets.tolist()) == (b"ab\xc3\xa9", [0, 2, 2, 4])
-
-
-@pytest.mark.parametrize("chunks", [[], [["a", ""], ["\u00e9b"]], [["x"]]])
-def test_a_column_as_a_buffer(chunks: list[list[str]]) -> None:
-    column = pa.chunked_array(chunks, pa.string())
-    texts = [text for chunk in chunks for text in chunk]
-    for start in range(len(texts) + 1):
-        data, offsets = text_buffer(column[start:])
-        found = [data[slice(*offsets[n : n + 2])].tobytes() for n in range(len(offsets) - 1)]
-        assert found == [text.encode() for text in texts[start:]]
 
 
 def test_without_the_library_ids_are_the_same(

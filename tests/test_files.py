@@ -9,6 +9,7 @@ from threading import Barrier
 import pytest
 
 from corpus.files import (
+    absolute,
     check_absolute_in_job,
     checksum,
     create,
@@ -49,6 +50,15 @@ def test_written_bytes_are_read_back(root: str) -> None:
     assert size_bytes(path) == 18
     with open_reader(path) as stream:
         assert stream.read(3) == b"the"
+
+
+def test_an_absolute_path_keeps_its_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.chdir(tmp_path)
+    assert absolute("link/x") == f"{tmp_path}/link/x"
+    assert absolute(f"{tmp_path}/link/./y/../x") == f"{tmp_path}/link/x"
+    assert absolute("s3://bucket/x") == "s3://bucket/x"
 
 
 def test_an_exception_inside_leaves_nothing(root: str) -> None:

@@ -11,7 +11,7 @@ from stage_helpers import unhurried
 
 from benchmarks import fuzz
 from corpus import archives
-from corpus.readers import Damage
+from corpus.records import Damage
 
 
 @pytest.fixture(autouse=True)

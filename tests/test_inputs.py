@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from corpus.files import checksum, remove_tree, write_bytes
-from corpus.readers import ReadOptions
 from corpus.recipe import Recipe, Source
+from corpus.records import ReadOptions
 from corpus.snapshots import Input
 from pipeline import inputs
 from pipeline.inputs import find_inputs, note_inputs

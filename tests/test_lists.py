@@ -16,8 +16,8 @@ from pipeline.lists import filter_of, fingerprint_of, may_hold, place_of, plain_
     ("name", "data"),
     [
         ("a.txt", b"text"),
-        ("a.gz", gzip.compress(b"text")),
-        ("a.gz", gzip.compress(b"te") + gzip.compress(b"xt")),
+        ("a.gz", gzip.compress(b"text", mtime=0)),
+        ("a.gz", gzip.compress(b"te", mtime=0) + gzip.compress(b"xt", mtime=0)),
         ("a.zst", zstandard.compress(b"text")),
     ],
 )

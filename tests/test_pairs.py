@@ -13,7 +13,7 @@ from stage_helpers import Given, clean_parts, corpus_of, deduplicate, spread
 from corpus.recipe import Dedup
 from corpus.snapshots import Tree
 from pipeline import index, pairs
-from pipeline.clean import kept_mask, write_table
+from pipeline.clean import kept_mask
 from pipeline.index import (
     ROW_BITS,
     Corpus,
@@ -25,6 +25,7 @@ from pipeline.index import (
 )
 from pipeline.keys import SET_BAND
 from pipeline.pairs import MEMBER_SCHEMA, PAIR_SCHEMA, group_partition, read_rows, verify_share
+from pipeline.parquet import write_table
 from pipeline.signatures import write_arrow
 
 CONFIG = Dedup(bands=4, rows=1, ngram=2, threshold=0.5, partitions=4)

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from stage_helpers import unhurried
 
 from corpus import archives, readers
+from corpus.archives import InputFile
 from corpus.files import checksum, write_bytes
-from corpus.readers import Damage, InputFile, Record, detect_format, read_records
+from corpus.readers import detect_format, read_records
+from corpus.records import Damage, Record
 
 LIMIT = 10_000
 

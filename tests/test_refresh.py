@@ -26,7 +26,7 @@ from pipeline.refresh import summarize
 
 pytestmark = pytest.mark.slow
 
-STAGES = ("clean", "canaries", "group", "verify", "resolve", "tokenizer", "encode", "pack")
+STAGES = ("clean", "canaries", "group", "verify", "judge", "resolve", "tokenizer", "encode", "pack")
 
 
 def count_tasks(workers: int) -> dict[str, int]:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from stage_helpers import table_rows, unhurried
 
 from corpus.recipe import load_recipe
-from pipeline import clean, dedup_report, report
+from pipeline import clean, dedup_report, parquet, report
 from pipeline.clusters import cluster_sizes
 from pipeline.explain import Store, open_store
 from pipeline.forget import Request
@@ -284,7 +284,7 @@ def test_cost_is_bounded(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def counted(path: str, **options: list[str]) -> pa.Table:
         next(reads)
-        return clean.read_table(path, **options)
+        return parquet.read_table(path, **options)
 
     monkeypatch.setattr(report, "read_table", counted)
     snapshot = made.second.snapshot

@@ -20,6 +20,7 @@ from stage_helpers import (
     clean_parts,
     corpus_of,
     deduplicate,
+    random_texts,
     run_stages_here,
     spread,
 )
@@ -186,19 +187,6 @@ def test_large_buckets_come_to_the_verdicts_of_all_pairs(threshold: float) -> No
         dropped += sum(verdict.method == "minhash" for verdict in expected.values())
     assert dropped > 100
     assert apart > (0 if threshold == 1.0 else 20)
-
-
-def random_texts(rng: random.Random, count: int) -> list[Given]:
-    words = "abcdefgh"
-    texts = [" ".join(rng.choices(words, k=rng.randint(1, 9)))]
-    for _ in range(count - 1):
-        parts = rng.choice(texts).split() if rng.random() < 0.6 else rng.choices(words, k=6)
-        parts[rng.randrange(len(parts))] = rng.choice(words)
-        texts.append(" ".join(parts))
-    return [
-        Given(str(rng.randrange(count) if rng.random() < 0.1 else n), text)
-        for n, text in enumerate(texts)
-    ]
 
 
 @pytest.mark.parametrize("verify", ["exact", "signature"])

@@ -11,8 +11,8 @@ from corpus_helpers import random_text
 
 from corpus.recipe import Clean, Recipe, load_recipe
 from corpus.snapshots import open_snapshot
-from pipeline.clean import read_table
 from pipeline.explain import open_store
+from pipeline.parquet import read_table
 from pipeline.proofs import audit
 from pipeline.refresh import rebuild, refresh
 from pipeline.settled import open_lists, settle

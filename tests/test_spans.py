@@ -27,6 +27,16 @@ def test_a_slice_is_read_where_it_lies(
     assert len(ends) == len(given_texts) + 1
 
 
+@pytest.mark.parametrize("chunks", [[], [["a", ""], ["\u00e9b"]], [["x"]]])
+def test_a_column_as_a_buffer(chunks: list[list[str]]) -> None:
+    column = pa.chunked_array(chunks, pa.string())
+    given_texts = [text for chunk in chunks for text in chunk]
+    for start in range(len(given_texts) + 1):
+        data, offsets = bytes_of(column[start:])
+        found = [data[slice(*offsets[n : n + 2])].tobytes() for n in range(len(offsets) - 1)]
+        assert found == [text.encode() for text in given_texts[start:]]
+
+
 @unhurried
 @given(texts, st.integers(0, 2), st.data())
 def test_spans_are_replaced_where_they_lie(

@@ -17,8 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stage_helpers import unhurried
 
+from corpus.archives import InputFile
 from corpus.files import checksum
-from corpus.readers import Damage, InputFile, Record, read_records, sniff_format
+from corpus.readers import read_records, sniff_format
+from corpus.records import Damage, Record
 from corpus.splits import open_piece, read_piece, survey
 
 LIMIT = 200

@@ -14,9 +14,10 @@ from corpus.archives import InputFile
 from corpus.recipe import Clean
 from pipeline import lines, reference, statistics
 from pipeline.characters import POLICIES, STOP_WORDS
-from pipeline.judging import flat, judge_batch, statistics_table
+from pipeline.judging import judge_batch, statistics_table
 from pipeline.normalize import normalize_text
 from pipeline.rules import BY_NAME, RULES
+from pipeline.spans import bytes_of
 
 ALL = ("gopher_repetition", "gopher_quality", "c4", "fineweb")
 # Thresholds near which made-up texts lie, so that every set is reached and passed.
@@ -58,7 +59,7 @@ def arrow(texts: list[str]) -> pa.LargeStringArray:
 
 
 def counted(texts: list[str]) -> list[dict[str, int]]:
-    counts = statistics.scan(*flat(arrow(texts)), ngrams=True).counts
+    counts = statistics.scan(*bytes_of(arrow(texts)), ngrams=True).counts
     return [dict(zip(statistics.COUNTS, row.tolist(), strict=True)) for row in counts]
 
 

@@ -11,7 +11,9 @@ import pytest
 import zstandard
 
 from corpus import tables
-from corpus.readers import Damage, InputFile, ReadOptions, Record, read_records
+from corpus.archives import InputFile
+from corpus.readers import read_records
+from corpus.records import Damage, ReadOptions, Record
 
 LIMIT = 1000
 

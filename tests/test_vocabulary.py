@@ -17,9 +17,10 @@ from corpus.recipe import Dedup
 from corpus.recipe import Tokenizer as TokenizerConfig
 from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import Tokenizer, byte_alphabet, open_tokenizer, split_words
-from pipeline.clean import kept_mask, read_table
+from pipeline.clean import kept_mask
 from pipeline.index import open_arrow
 from pipeline.jobs import Output
+from pipeline.parquet import read_table
 from pipeline.vocabulary import (
     SAMPLE_RANGE,
     count_part,

@@ -3,7 +3,9 @@
 from collections import Counter
 from pathlib import Path
 
-from corpus.readers import Damage, InputFile, Record, read_records
+from corpus.archives import InputFile
+from corpus.readers import read_records
+from corpus.records import Damage, Record
 
 
 def page(body: str) -> str:

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.clean import write_table
-from pipeline.index import read_row, rows_where
+from pipeline.parquet import read_row, rows_where, write_table
 
 LONG = "x" * 5000  # more than Parquet's writer keeps statistics of
 
