@@ -20,6 +20,8 @@ from pipeline.kernels import UInt8s
 _HIGH, _LOW = np.uint64(0x8080808080808080), np.uint64(0x7F7F7F7F7F7F7F7F)
 _FROM_SPACE = np.uint64(0x6060606060606060)  # with 0x1F it makes 0x7F: more reaches the high bit
 _BEFORE_DELETE = np.uint64(0x0101010101010101)
+_CASE = np.uint64(0x2020202020202020)  # the bit in which an ASCII letter's cases differ
+_FROM_A, _BEYOND_Z = np.uint64(0x1F1F1F1F1F1F1F1F), np.uint64(0x0505050505050505)
 _ABOVE_SPACE = np.uint64(0x5F5F5F5F5F5F5F5F)  # with 0x20 it makes 0x7F: more reaches the high bit
 
 
@@ -82,6 +84,14 @@ def printed_end(text: UInt8s, i: int) -> int:
         width = printed_bytes(eight(text, i))
         i += width
     return i
+
+
+@numba.njit(cache=True, forceinline=True)
+def letter_bytes(chunk: np.uint64) -> int:
+    """Return how many bytes come before the first that is no ASCII letter: 0 to 8."""
+    small = (chunk | _CASE) & _LOW
+    odd = (~(small + _FROM_A) | (small + _BEYOND_Z) | chunk) & _HIGH
+    return int(_trailing_zeros(odd) >> 3)
 
 
 @numba.njit(cache=True, forceinline=True)
