@@ -74,11 +74,7 @@ def _learn(symbols, starts, counts, limits):  # type: ignore[no-untyped-def]  # 
             return learned[:step]
         left, right = table[0][entry] >> _SHIFT, table[0][entry] & ((1 << _SHIFT) - 1)
         learned[step, 0], learned[step, 1] = left, right
-        # A plain 0 would have its own type, and everything it goes into be compiled twice.
-        count = np.int64(0)
-        triple, tables = (left, right, tokens + step), (found, dense, table)
-        for place in range(table[2][entry], table[3][entry]):
-            count = _merge(np.int64(table[5][place]), triple, words, tables, count)
+        count = _merge(entry, (left, right, tokens + step), words, (found, dense, table))
         table = _keep(found, count, dense, table, heap, least)
     return learned
 
@@ -87,65 +83,78 @@ def _learn(symbols, starts, counts, limits):  # type: ignore[no-untyped-def]  # 
 def _find_all(words, found, dense, tokens):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Note every pair of neighbours; return how many are noted."""
     symbols, starts, stops, counts = words
+    (slots, keys, homes), (totals, _, last) = found, dense
     count = np.int64(0)
     for word in range(len(starts)):
         for i in range(starts[word] + 1, stops[word]):
             left, right = np.int64(symbols[i - 1]), np.int64(symbols[i])
-            pair = (left * tokens + right, left << _SHIFT | right)
-            count = _note(found, dense, pair, word, counts[word], count)
+            slot = left * tokens + right
+            slots[count], keys[count], homes[count] = slot, left << _SHIFT | right, word
+            count += _note(totals, last, slot, word, counts[word])
     return count
 
 
-@numba.njit(cache=True)
-def _note(found, dense, pair, word, weight, count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    slot, key = pair
-    dense[0][slot] += weight
-    if dense[2][slot] != word:
-        dense[2][slot] = word
-        found[0][count], found[1][count], found[2][count] = slot, key, word
-        count += 1
-    return count
+@numba.njit(cache=True, forceinline=True)
+def _note(totals, last, slot, word, weight):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Count a pair that is formed; return 1 where this word had none of it so far."""
+    totals[slot] += weight
+    first = last[slot] != word
+    last[slot] = word
+    return 1 if first else 0
 
 
 @numba.njit(cache=True)
-def _merge(word, triple, words, tables, count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Merge a pair in one word, from left to right; note what is formed, lower what is gone."""
+def _merge(entry, triple, words, tables):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Merge a pair in all its words, from left to right; note what is formed, lower what is gone.
+
+    Arrays are taken out of their tuples once: that costs more than the merging of one word.
+    """
     left, right, merged = triple
     symbols, starts, stops, counts = words
-    found, dense, table = tables
-    weight, start, stop = counts[word], starts[word], stops[word]
-    out = i = start
-    while i < stop:
-        if i + 1 == stop or symbols[i] != left or symbols[i + 1] != right:
-            symbols[out] = symbols[i]
+    (slots, new_keys, new_words), (totals, _, last), table = tables
+    keys, table_counts, begins, ends, index, places, _ = table
+    # A plain 0 would have its own type, and everything it goes into be compiled twice.
+    count = np.int64(0)
+    for at in range(begins[entry], ends[entry]):
+        word = places[at]
+        weight, stop = counts[word], stops[word]
+        out = i = starts[word]
+        start = out
+        while i < stop:
+            if i + 1 == stop or symbols[i] != left or symbols[i + 1] != right:
+                symbols[out] = symbols[i]
+                out += 1
+                i += 1
+                continue
+            if out > start:
+                before = np.int64(symbols[out - 1])
+                if before == merged:
+                    totals[2 * left + 1] -= weight
+                else:
+                    _lower(index, keys, table_counts, before << _SHIFT | left, weight)
+                slot = 2 * before
+                slots[count], new_keys[count] = slot, before << _SHIFT | merged
+                new_words[count] = word
+                count += _note(totals, last, slot, word, weight)
+            if i + 2 < stop:
+                after = np.int64(symbols[i + 2])
+                _lower(index, keys, table_counts, right << _SHIFT | after, weight)
+                slot = 2 * after + 1
+                slots[count], new_keys[count] = slot, merged << _SHIFT | after
+                new_words[count] = word
+                count += _note(totals, last, slot, word, weight)
+            symbols[out] = merged
             out += 1
-            i += 1
-            continue
-        if out > start:
-            before = np.int64(symbols[out - 1])
-            if before == merged:
-                dense[0][2 * left + 1] -= weight
-            else:
-                _lower(table, before << _SHIFT | left, weight)
-            pair = (2 * before, before << _SHIFT | merged)
-            count = _note(found, dense, pair, word, weight, count)
-        if i + 2 < stop:
-            after = np.int64(symbols[i + 2])
-            _lower(table, right << _SHIFT | after, weight)
-            pair = (2 * after + 1, merged << _SHIFT | after)
-            count = _note(found, dense, pair, word, weight, count)
-        symbols[out] = merged
-        out += 1
-        i += 2
-    stops[word] = out
+            i += 2
+        stops[word] = out
     return count
 
 
-@numba.njit(cache=True)
-def _lower(table, key, weight):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    entry = table[4][_find(table[4], table[0], key)]
+@numba.njit(cache=True, forceinline=True)
+def _lower(index, keys, counts, key, weight):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    entry = index[_find(index, keys, key)]
     if entry >= 0:
-        table[1][entry] -= weight
+        counts[entry] -= weight
 
 
 @numba.njit(cache=True)
@@ -201,8 +210,9 @@ def _keep(found, count, dense, table, heap, least):  # type: ignore[no-untyped-d
 @numba.njit(cache=True)
 def _find(index, keys, key):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return the place of the index that holds a pair's entry, or would."""
-    place = (np.uint64(key) * np.uint64(GOLDEN)) >> np.uint64(16)
-    at = np.int64(place % np.uint64(len(index)))
+    # The upper half of the product, as a share of the index: no division.
+    place = (np.uint64(key) * np.uint64(GOLDEN)) >> np.uint64(32)
+    at = np.int64((place * np.uint64(len(index))) >> np.uint64(32))
     while index[at] >= 0 and keys[index[at]] != key:
         at += 1
         if at == len(index):
