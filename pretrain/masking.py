@@ -159,12 +159,20 @@ def mask_rows(
     word_starts_BS: Bools | None = None,
 ) -> Masked:  # fmt: skip
     """Draw the masks of rows; `word_starts_BS` is for whole words and spans."""
+    return mask_in_place(tokens_BS.copy(), lengths_B, keys_B, rule, word_starts_BS)
+
+
+def mask_in_place(
+    tokens_BS: Int32s, lengths_B: Int32s, keys_B: UInt64s, rule: MaskRule,
+    word_starts_BS: Bools | None = None,
+) -> Masked:  # fmt: skip
+    """Draw the masks of rows that nobody else needs: they become the inputs."""
     if word_starts_BS is None:
         if rule.needs_words:
             raise ValueError(f"masking {rule.masking} needs to know where words begin")
         word_starts_BS = np.empty((0, 0), np.bool_)
     drawn = Masked(
-        tokens_BS.copy(),
+        tokens_BS,
         np.zeros((len(tokens_BS), rule.slots), np.int64),
         np.full((len(tokens_BS), rule.slots), IGNORED, np.int64),
     )
