@@ -1,11 +1,11 @@
 """Tokens per CPU second of drawing masks, beside transformers, and the statistics of the draw.
 
-`python -m benchmarks.masking [--rows 16384] [--peers PYTHON] [--million 10]` draws masks for rows
-of 512 random ids in batches of 2,048, on one core, in every way of masking, and in torch on a GPU
+`python -m benchmarks.masking [--rows 2048] [--peers PYTHON] [--million 10]` draws masks for rows
+of 512 random ids in batches of 512, on one core, in every way of masking, and in torch on a GPU
 where there is one. The peer is transformers' `DataCollatorForLanguageModeling` (torch tensors,
-batches of 32, its defaults, one thread). Each figure is the best of five passes. Then it draws that
-many million positions and compares shares, positions and correlations with what chance allows
-(`benchmarks.mask_statistics` says which and how), and prints each beside its bound.
+batches of 32, its defaults, one thread). Each figure is the best of 50 passes, of the peer five.
+Then it draws that many million positions and compares shares, positions and correlations with what
+chance allows (`benchmarks.mask_statistics` says which and how), and prints each beside its bound.
 
 PYTHON is the interpreter of an environment with transformers and torch.
 """
@@ -24,7 +24,7 @@ from pretrain.draw import MASKINGS
 from pretrain.masking import ONE, MaskRule, mask_rows, train_keys
 from pretrain.masking_torch import mask_tensors
 
-_LENGTH, _BATCH, _VOCABULARY, _PASSES = 512, 2048, 50_265, 5
+_LENGTH, _BATCH, _VOCABULARY, _PASSES = 512, 512, 50_265, 50
 
 _PEERS = """
 import json, sys, time, torch
@@ -104,7 +104,7 @@ def measure_all(rows: int) -> dict[str, float]:
 def main() -> int:
     """Measure and print the two tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=16_384)
+    parser.add_argument("--rows", type=int, default=2048)
     parser.add_argument("--peer_rows", type=int, default=2048)
     parser.add_argument("--peers", help="interpreter with transformers")
     parser.add_argument("--million", type=float, default=10, help="positions to check")

@@ -173,8 +173,8 @@ def mask_in_place(
         word_starts_BS = np.empty((0, 0), np.bool_)
     drawn = Masked(
         tokens_BS,
-        np.zeros((len(tokens_BS), rule.slots), np.int64),
-        np.full((len(tokens_BS), rule.slots), IGNORED, np.int64),
+        np.empty((len(tokens_BS), rule.slots), np.int64),
+        np.empty((len(tokens_BS), rule.slots), np.int64),
     )
     shares = (rule.mask_parts, rule.leave_parts, rule.leave_parts + rule.random_parts)
     draw_masks(
@@ -183,5 +183,6 @@ def mask_in_place(
         np.array([*shares, rule.mask_id], np.uint64),
         np.array(span_thresholds(), np.uint64),
         (drawn.inputs_BS, drawn.slots_BM, drawn.labels_BM),
+        IGNORED,
     )
     return drawn
