@@ -52,7 +52,7 @@ def explain_step(run: str, step: int) -> str:
         f"step {step} of {run}",
         f"snapshot    {snapshot.label} ({snapshot.fingerprint})",
         f"data plan   {stream.plan.hash}",
-        *_show_place(stream, step),
+        *show_place(stream, step),
         f"tokens      {sum(batch.token_count for batch in batches):,}",
         f"labels      {sum(batch.label_count for batch in batches):,}",
         f"masks       {_show_masking(stream, step)}",
@@ -63,7 +63,7 @@ def explain_step(run: str, step: int) -> str:
     return "\n".join(lines)
 
 
-def _show_place(stream: Stream, step: int) -> list[str]:
+def show_place(stream: Stream, step: int) -> list[str]:
     """Say which batch a step takes, which sequences those are, and of which pass."""
     plan, order = stream.plan, stream.order
     number, first, sequences = plan.batch_of(step)
@@ -71,7 +71,7 @@ def _show_place(stream: Stream, step: int) -> list[str]:
     lines = []
     if plan.skipped_batches:
         skipped = [each for each in plan.skipped_batches if each < number]
-        lines.append(f"batch       {number:,}, batches left out before it: {skipped or 'none'}")
+        lines.append(f"batch       {number:,}, left out before it: {skipped or 'none'}")
     if not plan.mixing:
         passed = f"pass {first // stream.train.count} of {stream.train.count:,} rows"
         return [*lines, f"sequences   {first:,} to {last:,}, {passed}"]

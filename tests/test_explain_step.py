@@ -11,7 +11,7 @@ from corpus.shards import PAIRED, REORDERED
 from pretrain.batches import open_stream
 from pretrain.config import data_plan
 from pretrain.dataset import Shares
-from pretrain.explain import explain_step
+from pretrain.explain import explain_step, show_place
 
 
 def explain(store: Path, step: int, **changes: Any) -> tuple[list[str], Recipe]:  # noqa: ANN401
@@ -65,3 +65,15 @@ def test_rows_name_their_documents(tmp_path: Path, packing: str) -> None:
             assert starts == pieces.starts[here].tolist()[int(first) :]
     halves = Counter(line for line in lines if line.startswith("second half: "))
     assert halves.total() == (3 if packing in PAIRED else 0)
+
+
+def test_batches_left_out_are_named(tmp_path: Path) -> None:
+    snapshot = write_snapshot(tmp_path)
+    recipe = make_recipe(tmp_path, tmp_path, batch_sequences=10)
+    plan = data_plan(recipe.pretrain, snapshot, skipped_batches=(2, 3, 8))
+    stream = open_stream(str(tmp_path), snapshot, plan)
+    assert show_place(stream, 3) == [
+        "batch       5, left out before it: [2, 3]",
+        "sequences   50 to 59, pass 0 of 97 rows",
+    ]
+    assert show_place(stream, 1)[0] == "batch       1, left out before it: none"
