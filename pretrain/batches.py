@@ -27,7 +27,7 @@ from pretrain.kernels import find_starts
 from pretrain.masking import (
     IGNORED,
     MaskRule,
-    mask_rows,
+    mask_in_place,
     mask_rule,
     rule_at,
     train_keys,
@@ -182,8 +182,6 @@ def _build(
     """Gather and mask rows, `given` as (numbers, rows, keys); fill up to `size` with surplus."""
     numbers, rows, keys = given
     tokens, lengths = data.gather(rows)
-    words = data.gather_word_starts(rows) if rule.needs_words else None
-    masked = mask_rows(tokens, lengths, keys, rule, words)
     surplus = size - len(rows)
     starts = next_sentence = None
     if plan.isolate_documents:
@@ -193,6 +191,8 @@ def _build(
     if plan.next_sentence and data.packing in PAIRED:
         follows = data.gather_next_sentence(rows)
         next_sentence = _extend(_NEXT_SENTENCE[follows], surplus, IGNORED)
+    words = data.gather_word_starts(rows) if rule.needs_words else None
+    masked = mask_in_place(tokens, lengths, keys, rule, words)
     batch = Batch(
         numbers=np.concatenate([numbers, np.full(surplus, -1, np.int64)]),
         rows=np.concatenate([rows, np.full(surplus, -1, np.int64)]),

@@ -183,6 +183,11 @@ class Rows:
         at = int(np.searchsorted(self._ends, row, side="right"))
         return self.entries[at], row - int(self._ends[at]) + self.entries[at].rows
 
+    def open(self, row: int) -> tuple[Shard, int]:
+        """Open the shard in which a row lies; the row of it comes along."""
+        at = int(np.searchsorted(self._ends, row, side="right"))
+        return self._shard(at), row - int(self._ends[at]) + self.entries[at].rows
+
     def gather(self, rows: Int64s) -> tuple[Int32s, Int32s]:
         """Copy rows out: token ids [len(rows), sequence_length] and real tokens [len(rows)]."""
         tokens = np.empty((len(rows), self.sequence_length), np.int32)

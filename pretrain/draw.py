@@ -4,8 +4,8 @@ Every draw is splitmix64 at a counter of the row's key, so no state goes from ro
 positions is a string of bits. What each way of masking means is told in masking.py; a plain version
 of all of them, which this one equals bit by bit, is tests/mask_reference.py.
 
-Cost, on one core of an AMD EPYC with AVX2, rows of 512 (benchmarks/masking.py, 2026-11): see
-BENCHMARKS.md.
+Cost a row of 512 on one core of an AMD EPYC with AVX2 (benchmarks/masking.py, other work beside it,
+2026-11): fixed 1.0 microseconds, Bernoulli 1.3, spans 3.6, whole words 4.4.
 """
 
 from typing import Any
@@ -178,7 +178,7 @@ def _choose_spans(key, given, left, lengths, bits, heads):  # type: ignore[no-un
 
 @numba.njit(cache=True, nogil=True)
 def _emit(key, bits, moved, rule, row, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Write slots, labels and what the model sees, in the order of positions.
+    """Write slots, labels and what the model sees, in the order of positions; return how many.
 
     `moved` is (skip, heads): bits are ranks among the positions that `skip` does not name, and the
     fate of a token is drawn at its head where there are any.
@@ -210,15 +210,16 @@ def _emit(key, bits, moved, rule, row, out):  # type: ignore[no-untyped-def]  # 
             shown = random if fate < change else mask_id
             shown = truth if fate < leave else shown
             inputs[row, at] = shown
+    return used
 
 
 @numba.njit(cache=True, nogil=True)
-def draw_masks(masking, rows, rule, lengths, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def draw_masks(masking, rows, rule, lengths, out, ignored):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Mask rows in place.
 
     rows: (lengths, keys, word starts), the last only for words and spans; rule: (mask, leave,
     leave + random parts of 2^32, id of <mask>), uint64; lengths: thresholds of span lengths; out:
-    (tokens that become inputs, slots, labels); unused slots stay as they are.
+    (tokens that become inputs, slots, labels); unused slots get position 0 and label `ignored`.
     """
     inputs = out[0]
     reals, keys, begins = rows
@@ -246,4 +247,6 @@ def draw_masks(masking, rows, rule, lengths, out):  # type: ignore[no-untyped-de
         elif masking != _BERNOULLI:
             _choose_fixed(key, real, count, bits)
         skip[specials] = size  # no position is past it
-        _emit(key, bits, (skip, heads), rule, at, out)
+        used = _emit(key, bits, (skip, heads), rule, at, out)
+        for slot in range(used, out[1].shape[1]):
+            out[1][at, slot], out[2][at, slot] = 0, ignored

@@ -10,17 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from corpus.recipe import Recipe
+from corpus.shards import REORDERED, ROWS_PER_BATCH
 from corpus.snapshots import open_snapshot, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
 from pretrain.batches import Batch, Stream, hash_batches, open_stream
 from pretrain.checkpoints import RECIPE
 from pretrain.config import data_plan
 from pretrain.dataset import Shares
-from pretrain.masking import IGNORED
+from pretrain.masking import IGNORED, ONE, rule_at
 from pretrain.metrics import read_metrics
+from pretrain.mixing import interleave
 from pretrain.spikes import listed_batches
 
 _ROWS_SHOWN = 3
+_SECOND_HALF = {0: "the next one", 1: "a random one", IGNORED: "none"}
 
 
 def open_recipe(run: str) -> Recipe:
@@ -51,15 +54,60 @@ def explain_step(run: str, step: int) -> str:
         f"step {step} of {run}",
         f"snapshot    {snapshot.label} ({snapshot.fingerprint})",
         f"data plan   {stream.plan.hash}",
-        f"sequences   {place.first:,} to {place.first + len(rows) - 1:,}, "
-        f"pass {place.first // stream.train.count} of {stream.train.count:,} rows",
+        *show_place(stream, step),
         f"tokens      {sum(batch.token_count for batch in batches):,}",
         f"labels      {sum(batch.label_count for batch in batches):,}",
+        f"masks       {_show_masking(stream, step)}",
         f"batch hash  {_compare(run, step, f'{hash_batches(batches):064x}')}",
         *(f"{count:>9,} rows of {path}" for path, count in sorted(shards.items())),
         *_show_rows(batches[0], stream, tokenizer),
     ]
     return "\n".join(lines)
+
+
+def show_place(stream: Stream, step: int) -> list[str]:
+    """Say which batch a step takes, which sequences those are, and of which pass."""
+    plan, order = stream.plan, stream.order
+    number, first, sequences = plan.batch_of(step)
+    last = first + sequences - 1
+    lines = []
+    if plan.skipped_batches:
+        skipped = [each for each in plan.skipped_batches if each < number]
+        lines.append(f"batch       {number:,}, left out before it: {skipped or 'none'}")
+    if not plan.mixing:
+        passed = f"pass {first // stream.train.count} of {stream.train.count:,} rows"
+        return [*lines, f"sequences   {first:,} to {last:,}, {passed}"]
+    lines.append(f"sequences   {first:,} to {last:,}")
+    homes, own = interleave(np.arange(first, last + 1), order.weights)
+    for home, (name, source) in enumerate(zip(order.names, order.sources, strict=True)):
+        mine = own[homes == home]
+        share = f"{len(mine):>9,} of {name}, weight {order.weights[home]} of {sum(order.weights)}"
+        passed = f", pass {mine[0] // source.count} of {source.count:,} rows" if len(mine) else ""
+        lines.append(share + passed)
+    return lines
+
+
+def _show_masking(stream: Stream, step: int) -> str:
+    plan = stream.plan
+    rate = rule_at(stream.rule, plan, step).mask_parts / ONE
+    copies = f", {plan.mask_copies} static copies" if plan.mask_copies else ""
+    return f"{plan.masking}, {rate:.2%} of real tokens{copies}"
+
+
+def _show_documents(stream: Stream, row: int) -> str:
+    """Name the documents of a row by their numbers in its shard, in the order of packing."""
+    shard, local = stream.train.open(row)
+    number, at = divmod(local, ROWS_PER_BATCH)
+    if shard.packing in REORDERED:
+        held = shard.batches[number].column("piece_documents")[at].values.to_pylist()
+        return ", ".join(str(document) for document in held)
+    begun = 0  # documents that begin in rows before this one
+    for batch in shard.batches[: number + 1]:
+        offsets = batch.column("document_starts").offsets.to_numpy()
+        begun += int(offsets[at if batch is shard.batches[number] else -1] - offsets[0])
+    starts = shard.document_starts(local).tolist()
+    parts = [f"{begun + each} from token {start}" for each, start in enumerate(starts)]
+    return ", ".join(parts if 1 in starts or not begun else [f"{begun - 1} continued", *parts])
 
 
 def _compare(run: str, step: int, found: str) -> str:
@@ -84,7 +132,10 @@ def _show_rows(batch: Batch, stream: Stream, tokenizer: Tokenizer) -> list[str]:
         lines += [
             "",
             f"sequence {batch.numbers[at]:,}: row {row:,} of {shard.path}",
+            f"documents of the shard: {_show_documents(stream, int(batch.rows[at]))}",
             tokenizer.decode(inputs),
             f"labels at {batch.slots[at][used].tolist()}: {truth}",
         ]
+        if batch.next_sentence is not None:
+            lines.append(f"second half: {_SECOND_HALF[int(batch.next_sentence[at])]}")
     return lines

@@ -159,14 +159,22 @@ def mask_rows(
     word_starts_BS: Bools | None = None,
 ) -> Masked:  # fmt: skip
     """Draw the masks of rows; `word_starts_BS` is for whole words and spans."""
+    return mask_in_place(tokens_BS.copy(), lengths_B, keys_B, rule, word_starts_BS)
+
+
+def mask_in_place(
+    tokens_BS: Int32s, lengths_B: Int32s, keys_B: UInt64s, rule: MaskRule,
+    word_starts_BS: Bools | None = None,
+) -> Masked:  # fmt: skip
+    """Draw the masks of rows that nobody else needs: they become the inputs."""
     if word_starts_BS is None:
         if rule.needs_words:
             raise ValueError(f"masking {rule.masking} needs to know where words begin")
         word_starts_BS = np.empty((0, 0), np.bool_)
     drawn = Masked(
-        tokens_BS.copy(),
-        np.zeros((len(tokens_BS), rule.slots), np.int64),
-        np.full((len(tokens_BS), rule.slots), IGNORED, np.int64),
+        tokens_BS,
+        np.empty((len(tokens_BS), rule.slots), np.int64),
+        np.empty((len(tokens_BS), rule.slots), np.int64),
     )
     shares = (rule.mask_parts, rule.leave_parts, rule.leave_parts + rule.random_parts)
     draw_masks(
@@ -175,5 +183,6 @@ def mask_rows(
         np.array([*shares, rule.mask_id], np.uint64),
         np.array(span_thresholds(), np.uint64),
         (drawn.inputs_BS, drawn.slots_BM, drawn.labels_BM),
+        IGNORED,
     )
     return drawn

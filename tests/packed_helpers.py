@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from pretrain_helpers import write_snapshot
 
-from corpus.files import checksum, size_bytes, writing
+from corpus.files import checksum, size_bytes, write_bytes, writing
 from corpus.shards import shard_schema, write_blocks
 from corpus.snapshots import ShardEntry, Snapshot, snapshot_root
 from pipeline.formats import Documents, lay_documents, write_rows
@@ -36,7 +36,11 @@ def write_packed(store: Path, packing: str, tokens: int = 6000) -> Snapshot:
         _pack(store, draft, entry, random_documents(tokens // (1 + at), seed=at), packing)
         for at, entry in enumerate(draft.shards)
     )
-    return draft.model_copy(update={"shards": entries})
+    packed = draft.model_copy(update={"shards": entries})
+    packed = packed.model_copy(update={"fingerprint": packed.compute_fingerprint()})
+    manifest = f"{snapshot_root(str(store), draft.label)}/snapshot.json"
+    write_bytes(manifest, packed.model_dump_json().encode())
+    return packed
 
 
 def _pack(

@@ -199,3 +199,28 @@ def test_the_hash_sees_what_only_some_batches_have(tmp_path: Path, name: str) ->
     before = hash_batches([batch])
     getattr(batch, name)[4] += 1
     assert hash_batches([batch]) != before
+
+
+def test_validation_can_be_on_another_snapshot(tmp_path: Path) -> None:
+    other = write_snapshot(tmp_path, label="zero", shards=(("news", "validation", 9),))
+    snapshot = write_snapshot(tmp_path)
+    recipe = make_recipe(tmp_path, tmp_path, batch_sequences=10, validation_snapshot="zero")
+    plan = data_plan(recipe.pretrain, snapshot)
+    stream = open_stream(str(tmp_path), snapshot, plan, recipe.pretrain)
+    assert stream.validation.count == 9
+    assert [entry.path for entry in stream.validation.entries] == [other.shards[0].path]
+    own = open_stream(str(tmp_path), snapshot, plan)
+    assert own.validation.count == 17
+    # It decides no batch.
+    assert global_hash(stream, 3, 1, 10) == global_hash(own, 3, 1, 10)
+    assert plan == data_plan(make_recipe(tmp_path, tmp_path, batch_sequences=10).pretrain, snapshot)
+
+
+def test_validation_on_rows_of_another_shape_is_refused(tmp_path: Path) -> None:
+    write_snapshot(tmp_path, label="zero", sequence_length=32)
+    snapshot = write_snapshot(tmp_path)
+    recipe = make_recipe(tmp_path, tmp_path, validation_snapshot="zero")
+    plan = data_plan(recipe.pretrain, snapshot)
+    message = r"validation_snapshot zero has \(tokenizer, sequence length\) \(.*, 32\), the run's"
+    with pytest.raises(ValueError, match=message):
+        open_stream(str(tmp_path), snapshot, plan, recipe.pretrain)

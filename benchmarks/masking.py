@@ -1,0 +1,126 @@
+"""Tokens per CPU second of drawing masks, beside transformers, and the statistics of the draw.
+
+`python -m benchmarks.masking [--rows 2048] [--peers PYTHON] [--million 10]` draws masks for rows
+of 512 random ids in batches of 512, on one core, in every way of masking, and in torch on a GPU
+where there is one. The peer is transformers' `DataCollatorForLanguageModeling` (torch tensors,
+batches of 32, its defaults, one thread). Each figure is the best of 50 passes, of the peer five.
+Then it draws that many million positions and compares shares, positions and correlations with what
+chance allows (`benchmarks.mask_statistics` says which and how), and prints each beside its bound.
+
+PYTHON is the interpreter of an environment with transformers and torch.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from benchmarks.mask_statistics import check_masks
+from benchmarks.peers import run_peer
+from pretrain.config import DataPlan
+from pretrain.draw import MASKINGS
+from pretrain.masking import ONE, MaskRule, mask_rows, train_keys
+from pretrain.masking_torch import mask_tensors
+
+_LENGTH, _BATCH, _VOCABULARY, _PASSES = 512, 512, 50_265, 50
+
+_PEERS = """
+import json, sys, time, torch
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models
+torch.set_num_threads(1)
+names = ["<s>", "<pad>", "</s>", "<unk>"] + [f"t{at}" for at in range(50260)] + ["<mask>"]
+tokenizer = PreTrainedTokenizerFast(
+    tokenizer_object=Tokenizer(models.WordLevel({name: at for at, name in enumerate(names)})),
+    bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>", mask_token="<mask>")
+collate = DataCollatorForLanguageModeling(tokenizer)
+rows = torch.randint(4, 50264, (int(sys.argv[1]), 512))
+rows[:, 0], rows[:, -1] = 0, 2
+batches = [[{"input_ids": row} for row in part] for part in rows.split(32)]
+best = 0.0
+for _ in range(5):
+    start = time.process_time()
+    for batch in batches:
+        collate(batch)
+    best = max(best, rows.numel() / (time.process_time() - start))
+print(json.dumps({"DataCollatorForLanguageModeling": best}))
+"""
+
+
+def make_rule(masking: str) -> MaskRule:
+    """Masks as in the paper."""
+    tenth = round(0.1 * ONE)
+    return MaskRule(round(0.15 * ONE), tenth, tenth, _VOCABULARY, _LENGTH, masking)
+
+
+def measure(draw: Callable[[], object], tokens: int, clock: Callable[[], float]) -> float:
+    """Return tokens per second, the best of some passes."""
+    draw()
+    found = []
+    for _ in range(_PASSES):
+        start = clock()
+        draw()
+        found.append(tokens / (clock() - start))
+    return max(found)
+
+
+def measure_all(rows: int) -> dict[str, float]:
+    """Measure every way of masking."""
+    random = np.random.default_rng(0)
+    tokens = random.integers(4, _VOCABULARY - 1, (rows, _LENGTH)).astype(np.int32)
+    tokens[:, 0], tokens[:, -1], tokens[::2, 200] = 0, 2, 2
+    lengths, words = np.full(rows, _LENGTH, np.int32), random.random(tokens.shape) < 0.75
+    plan = DataPlan(
+        version=0, snapshot="", seed=0, batch_sequences=_BATCH, mask_prob=0.15,
+        leave_unmasked_prob=0.1, random_token_prob=0.1,
+    )  # fmt: skip
+    numbers = np.arange(rows)
+    keys = train_keys(plan, numbers, numbers, numbers // rows)
+    parts = [slice(first, first + _BATCH) for first in range(0, rows, _BATCH)]
+    found = {}
+    for masking in MASKINGS:
+        rule = make_rule(masking)
+
+        def draw(rule: MaskRule = rule) -> None:
+            for part in parts:
+                mask_rows(tokens[part], lengths[part], keys[part], rule, words[part])
+
+        found[f"ours, {masking}"] = measure(draw, tokens.size, time.process_time)
+    if torch.cuda.is_available():
+        arrays = (tokens, lengths, keys.view(np.int64))
+        given = [torch.from_numpy(each).cuda() for each in arrays]
+
+        def draw_there() -> None:
+            mask_tensors(given[0], given[1], given[2], make_rule("fixed"))
+            torch.cuda.synchronize()
+
+        name = f"ours, fixed, {torch.cuda.get_device_name()} (wall time)"
+        found[name] = measure(draw_there, tokens.size, time.perf_counter)
+    return found
+
+
+def main() -> int:
+    """Measure and print the two tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=2048)
+    parser.add_argument("--peer_rows", type=int, default=2048)
+    parser.add_argument("--peers", help="interpreter with transformers")
+    parser.add_argument("--million", type=float, default=10, help="positions to check")
+    parsed = parser.parse_args()
+    found = measure_all(parsed.rows)
+    if parsed.peers:
+        found |= run_peer(parsed.peers, _PEERS, str(parsed.peer_rows))
+    for name, speed in found.items():
+        print(f"{name:>48} {speed / 1e6:9.2f} million tokens per CPU second")
+    for check in check_masks(make_rule("fixed"), round(parsed.million * 1e6 / _LENGTH)):
+        verdict = "inside" if check.is_inside else "OUTSIDE"
+        print(
+            f"{check.name:>48} {check.found:12.6f} {check.low:12.6f} {check.high:12.6f} {verdict}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

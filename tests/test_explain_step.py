@@ -1,0 +1,79 @@
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packed_helpers import FORMATS, write_packed
+from pretrain_helpers import make_recipe, write_snapshot
+
+from corpus.recipe import Recipe
+from corpus.shards import PAIRED, REORDERED
+from pretrain.batches import open_stream
+from pretrain.config import data_plan
+from pretrain.dataset import Shares
+from pretrain.explain import explain_step, show_place
+
+
+def explain(store: Path, step: int, **changes: Any) -> tuple[list[str], Recipe]:  # noqa: ANN401
+    """Explain a step that no run has taken."""
+    recipe = make_recipe(store, store / "run", max_steps=100, batch_sequences=10, **changes)
+    (store / "run").mkdir()
+    (store / "run" / "recipe.json").write_text(recipe.model_dump_json())
+    return explain_step(str(store / "run"), step).splitlines(), recipe
+
+
+def test_mixing_shows_what_comes_of_each_source(tmp_path: Path) -> None:
+    write_snapshot(tmp_path)
+    lines, _ = explain(tmp_path, 20, mixing={"books": 0.2, "wiki": 0.8})
+    assert "sequences   200 to 209" in lines
+    # Of wiki's 26 rows 160 were taken before: pass 6; of the 71 of books 40: pass 0.
+    assert "        2 of books, weight 1 of 5, pass 0 of 71 rows" in lines
+    assert "        8 of wiki, weight 4 of 5, pass 6 of 26 rows" in lines
+    assert "        8 rows of shards/one/wiki/train-00002.arrow" in lines
+
+
+def test_masks_and_ramps_are_those_of_the_step(tmp_path: Path) -> None:
+    write_snapshot(tmp_path)
+    ramps = {
+        "batch_ramp": {"from_sequences": 2, "batches": 4},
+        "mask_ramp": {"from_prob": 0.35, "steps": 4},
+    }
+    lines, _ = explain(tmp_path, 2, masking="span", mask_copies=10, **ramps)
+    # 2, 4 and 6 sequences; 35 % and two of four steps to 15 %.
+    assert "sequences   6 to 11, pass 0 of 97 rows" in lines
+    assert "masks       span, 25.00% of real tokens, 10 static copies" in lines
+
+
+@pytest.mark.parametrize("packing", FORMATS)
+def test_rows_name_their_documents(tmp_path: Path, packing: str) -> None:
+    snapshot = write_packed(tmp_path, packing)
+    lines, recipe = explain(tmp_path, 3)
+    stream = open_stream(str(tmp_path), snapshot, data_plan(recipe.pretrain, snapshot))
+    (batch,) = stream.train_batches(Shares(10, 1, 10), 3, 0)
+    shown = [line for line in lines if line.startswith("documents of the shard: ")]
+    assert len(shown) == 3
+    for line, row in zip(shown, batch.rows, strict=False):
+        shard, local = stream.train.open(int(row))
+        pieces = shard.pieces()
+        here = pieces.rows == local
+        named = [int(part.split()[0]) for part in line.split(": ")[1].split(", ")]
+        assert named == pieces.documents[here].tolist()
+        if packing not in REORDERED:
+            first = pieces.offsets[here][0] > 0
+            assert ("continued" in line) == first
+            starts = [int(part.split()[-1]) for part in line.split(", ") if "from token" in part]
+            assert starts == pieces.starts[here].tolist()[int(first) :]
+    halves = Counter(line for line in lines if line.startswith("second half: "))
+    assert halves.total() == (3 if packing in PAIRED else 0)
+
+
+def test_batches_left_out_are_named(tmp_path: Path) -> None:
+    snapshot = write_snapshot(tmp_path)
+    recipe = make_recipe(tmp_path, tmp_path, batch_sequences=10)
+    plan = data_plan(recipe.pretrain, snapshot, skipped_batches=(2, 3, 8))
+    stream = open_stream(str(tmp_path), snapshot, plan)
+    assert show_place(stream, 3) == [
+        "batch       5, left out before it: [2, 3]",
+        "sequences   50 to 59, pass 0 of 97 rows",
+    ]
+    assert show_place(stream, 1)[0] == "batch       1, left out before it: none"
