@@ -182,7 +182,7 @@ class Head(nn.Module):
 
     def forward(self, x_BMD: Tensor, words_VD: Tensor) -> Tensor:
         """Give logits over the vocabulary and its padding, which has minus infinity."""
-        bias_V = self.bias
+        bias_V: Tensor = self.bias
         if self.padding:  # a padding of nothing would be a copy
             words_VD = functional.pad(words_VD, (0, 0, 0, self.padding))
             bias_V = functional.pad(bias_V, (0, self.padding), value=-math.inf)
