@@ -110,8 +110,8 @@ class Pretrain(Section):
         False, description="less memory for a third more work: only layer inputs are kept"
     )
     compile: bool = Field(False, description="by torch.compile; needs a C++ compiler")
-    vocabulary_multiple: int = Field(
-        64, ge=1, description="logits are computed over a vocabulary rounded up to this"
+    vocabulary_multiple: int | None = Field(
+        None, ge=1, description="logits are over a vocabulary rounded up to it; absent: 64 on a GPU"
     )
     mask_prob: float = Field(0.15, gt=0, le=0.5, description="share of real tokens to predict")
     leave_unmasked_prob: float = Field(0.1, ge=0, le=1, description="of those, left as they are")

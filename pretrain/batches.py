@@ -86,6 +86,11 @@ class Stream:
     rule: MaskRule
     cache: ShardCache | None = None
 
+    @property
+    def has_pairs(self) -> bool:
+        """Tell whether batches have next-sentence labels."""
+        return self.plan.next_sentence and self.train.packing in PAIRED
+
     def close(self) -> None:
         """End what is done in the background, and let go of cached shards."""
         if self.cache is not None:

@@ -55,16 +55,22 @@ def saved_bytes(shape: ModelShape, config: Pretrain, rows: int, slots: int) -> i
 
     A token in a layer: its input, three projections, their mixture, the two sums and the norm
     between them, the feed-forward width before and after its activation; the norms' means
-    and deviations, a logarithm a head; a byte for each element of a dropout.
+    and deviations, a logarithm a head; a byte for each element of a dropout. Behind the last
+    attention there are only the slots. Recomputed layers keep their input, one at a time the rest.
     """
     size = _BF16 if config.precision == "bf16" else _FP32
-    width, tokens = shape.width, rows * shape.sequence_length
-    elements = 8 * width + 2 * shape.feedforward_width
+    width, tokens, places = shape.width, rows * shape.sequence_length, rows * slots
     masks = 2 * width if config.dropout else 0
-    layer = elements * size + masks + (4 + shape.heads) * _FP32
-    ends = 2 * width * size + (width if config.dropout else 0) + 2 * _FP32
+    mixing = 5 * width * size + shape.heads * _FP32
+    rest = (3 * width + 2 * shape.feedforward_width) * size + masks + 4 * _FP32
+    layer = tokens * (mixing + rest)
+    last = tokens * mixing + places * (rest + width * size)
+    layers = (shape.layers - 1) * layer + last
+    if config.recompute_activations:
+        layers = shape.layers * tokens * width * size + layer
+    ends = width * size + (width if config.dropout else 0) + 2 * _FP32
     head = 4 * width * size + shape.vocab_size * _FP32
-    return tokens * (shape.layers * layer + ends) + rows * slots * head
+    return layers + tokens * ends + places * head
 
 
 def activation_bytes(shape: ModelShape, config: Pretrain, rows: int, slots: int) -> int:

@@ -32,6 +32,8 @@ from pretrain.attention import Reach, attend, reach_of
 from pretrain.config import ModelShape
 
 NORM_EPSILON = 1e-5  # RoBERTa's released configuration
+# Rows of a bf16 matrix that NVIDIA's kernels take whole: "Matrix Multiplication Background", 2023.
+_GPU_MULTIPLE = 64
 INITIAL_DEVIATION = 0.02  # Devlin et al. 2019; RoBERTa's released configuration
 
 
@@ -180,8 +182,10 @@ class Head(nn.Module):
 
     def forward(self, x_BMD: Tensor, words_VD: Tensor) -> Tensor:
         """Give logits over the vocabulary and its padding, which has minus infinity."""
-        words_VD = functional.pad(words_VD, (0, 0, 0, self.padding))
-        bias_V = functional.pad(self.bias, (0, self.padding), value=-math.inf)
+        bias_V: Tensor = self.bias
+        if self.padding:  # a padding of nothing would be a copy
+            words_VD = functional.pad(words_VD, (0, 0, 0, self.padding))
+            bias_V = functional.pad(bias_V, (0, self.padding), value=-math.inf)
         x_BMD = self.layer_norm(functional.gelu(self.dense(x_BMD)))
         return functional.linear(x_BMD, words_VD, bias_V)
 
@@ -297,7 +301,7 @@ def make_model(shape: ModelShape, config: Pretrain) -> MaskedLanguageModel:
         config.seed,
         config.attention_dropout,
         config.recompute_activations,
-        config.vocabulary_multiple,
+        config.vocabulary_multiple or (_GPU_MULTIPLE if torch.cuda.is_available() else 1),
     )
 
 

@@ -41,7 +41,7 @@ from pretrain.engine import Engine, deepspeed_config, pair_count
 from pretrain.flops import attended_pairs, device_name, peak_flops, train_flops
 from pretrain.initial import fingerprint_start, read_start
 from pretrain.metrics import Reporter, perplexity
-from pretrain.model import make_model
+from pretrain.model import is_exported, make_model
 from pretrain.preemption import Notice, PreemptedError
 from pretrain.prefetch import Prefetch
 from pretrain.spikes import Spike, answer_spike, log_skipped, skipped_batches, watch_losses
@@ -279,10 +279,11 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
     newest = _newest(root, world)
     known = newest[1].identity.plan.skipped_batches if newest else ()
-    identity = _identify(config, snapshot, newest, skipped_batches(run, known, world))
+    plan = data_plan(config, snapshot, skipped_batches(run, known, world))
+    stream = open_stream(recipe.store, snapshot, plan, config)
+    identity = _identify(config, snapshot, stream, newest)
     if config.cache is None or not is_remote(recipe.store):  # a cache verifies what it takes
         verify_shards(recipe.store, snapshot, world.rank, world.size)
-    stream = open_stream(recipe.store, snapshot, identity.plan, config)
     if stream.validation.count == 0 and world.is_first:
         logger.warning("snapshot %s has no validation sequences: none is made", snapshot.label)
     shares = Shares(config.batch_sequences, world.size, config.microbatch_sequences)
@@ -299,8 +300,9 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
     if state:
         model.load_state_dict({name: kinds["weight"] for name, kinds in state.items()})
     elif config.init_from and identity.start:
-        wanted = dict(model.named_parameters())
-        model.load_state_dict(read_start(config.init_from, identity.start, wanted))
+        wanted = {name: one for name, one in model.named_parameters() if is_exported(name)}
+        start = read_start(config.init_from, identity.start, wanted)
+        model.load_state_dict(start, strict=False)  # a next-sentence head begins anew
     engine = Engine(model, config, shares, world)
     first_step = newest[1].step if newest else 0
     if state:
@@ -311,11 +313,11 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
 def _identify(
     config: Pretrain,
     snapshot: Snapshot,
+    stream: Stream,
     newest: tuple[str, CheckpointState] | None,
-    skipped: tuple[int, ...],
 ) -> Identity:
     """Say what the run is made of; a checkpoint made of something else is refused."""
-    shape, start = model_shape(config.preset, snapshot), None
+    shape, start = model_shape(config.preset, snapshot, stream.has_pairs), None
     if config.init_from:
         start = newest[1].identity.start if newest else None
         start = start or fingerprint_start(config.init_from, shape, snapshot.tokenizer)
@@ -323,7 +325,7 @@ def _identify(
         snapshot_label=snapshot.label,
         tokenizer=snapshot.tokenizer,
         model=shape,
-        plan=data_plan(config, snapshot, skipped),
+        plan=stream.plan,
         start=start,
     )
     if newest and not newest[1].identity.agrees(identity, newest[1].step):

@@ -78,7 +78,7 @@ def test_every_option_gives_the_gradients_of_one_whole_batch(store: Path, stage:
     """Isolated documents, pairs, recomputation, padded vocabulary, clipping: all at once."""
     settings: dict[str, Any] = {
         "zero_stage": stage, "batch_sequences": 5,
-        "recompute_activations": True, "max_gradient_norm": 0.5,
+        "recompute_activations": True, "max_gradient_norm": 0.5, "vocabulary_multiple": 64,
     }  # fmt: skip
     config = make_recipe(store, store, **settings).pretrain
     snapshot = open_snapshot(str(store))

@@ -1,5 +1,6 @@
 """An exported checkpoint is the trained model, and loads with nothing of ours."""
 
+import math
 import subprocess
 import sys
 import warnings
@@ -8,10 +9,11 @@ from pathlib import Path
 import orjson
 import pytest
 import torch
-from pretrain_helpers import make_recipe, write_snapshot
+from packed_helpers import write_packed
+from pretrain_helpers import column, make_recipe, write_snapshot
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
-from corpus.snapshots import open_snapshot, tokenizer_root
+from corpus.snapshots import commit_snapshot, open_snapshot, snapshot_root, tokenizer_root
 from corpus.tokenizer import open_tokenizer
 from pretrain.checkpoints import load_weights, newest_checkpoint
 from pretrain.config import model_shape
@@ -137,3 +139,44 @@ def test_explain_step_finds_a_batch_that_was_another(exported: tuple[Path, Path,
 def test_explain_step_of_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no training run"):
         explain_step(str(tmp_path), 0)
+
+
+def commit_packed(store: Path, packing: str) -> None:
+    """Write a store in a packing format, with the manifest that belongs to it."""
+    draft = write_packed(store, packing)
+    snapshot = draft.model_copy(update={"fingerprint": draft.compute_fingerprint()})
+    Path(snapshot_root(str(store), snapshot.label), "snapshot.json").unlink()
+    commit_snapshot(str(store), snapshot)
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_pairs_train_a_head_that_is_not_exported(tmp_path: Path, stage: int) -> None:
+    store, run = tmp_path / "store", tmp_path / "run"
+    commit_packed(store, "sentence-pair")
+    recipe = make_recipe(store, run, zero_stage=stage, max_steps=3)
+    run_training(recipe)
+    losses = column(run, "next_sentence_loss")
+    assert len(losses) == 3
+    assert abs(losses[0] - math.log(2)) < 0.1
+    newest = newest_checkpoint(str(run))
+    assert newest is not None
+    assert "next_sentence_head.out_proj.weight" in load_weights(*newest)
+    export(str(run), str(tmp_path / "model"))
+    _, found = AutoModelForMaskedLM.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert not found["unexpected_keys"]
+    assert not found["missing_keys"]
+
+    again = make_recipe(store, tmp_path / "again", init_from=str(tmp_path / "model"), max_steps=2)
+    run_training(again)
+    assert len(column(tmp_path / "again", "next_sentence_loss")) == 2
+
+
+def test_a_run_with_isolated_documents_sees_other_losses(tmp_path: Path) -> None:
+    commit_packed(tmp_path / "store", "full-sentences")
+    for name, isolated in (("joint", False), ("apart", True)):
+        run_training(make_recipe(
+            tmp_path / "store", tmp_path / name, max_steps=2, isolate_documents=isolated
+        ))  # fmt: skip
+    joint, apart = (column(tmp_path / name, "loss") for name in ("joint", "apart"))
+    assert all(abs(a - b) < 0.1 for a, b in zip(joint, apart, strict=True))
+    assert joint != apart

@@ -94,5 +94,16 @@ def test_activations_are_what_autograd_keeps(preset: str, length: int, precision
 def test_dropout_and_logits_cost_more() -> None:
     shape = make_shape("tiny", 3000, 64)
     none, some = Pretrain(dropout=0.0), Pretrain(dropout=0.1)
-    assert saved_bytes(shape, some, 1, 10) - saved_bytes(shape, none, 1, 10) == 64 * 128 * 5
+    # Of the last layer, only the slots go on behind attention.
+    difference = saved_bytes(shape, some, 1, 10) - saved_bytes(shape, none, 1, 10)
+    assert difference == (64 * 3 + 10 * 2) * 128
     assert activation_bytes(shape, some, 2, 10) - saved_bytes(shape, some, 2, 10) == 20 * 3000 * 6
+
+
+def test_recomputed_layers_keep_their_inputs_and_one_layer_at_a_time() -> None:
+    shape = make_shape("base", 3000, 64)
+    kept, again = (Pretrain(dropout=0.0, recompute_activations=flag) for flag in (False, True))
+    two_layers = shape.model_copy(update={"layers": 2})
+    difference = saved_bytes(shape, again, 1, 10) - saved_bytes(two_layers, again, 1, 10)
+    assert difference == 10 * 64 * 768 * 2
+    assert saved_bytes(shape, again, 1, 10) < saved_bytes(shape, kept, 1, 10) / 4
