@@ -91,6 +91,28 @@ class Pretrain(Section):
     weight_decay: float = Field(0.01, ge=0, description="decoupled, not on biases and norms")
     adam_betas: tuple[float, float] = Field((0.9, 0.98), description="decay of the moments")
     adam_epsilon: float = Field(1e-6, gt=0, description="added to the root of the variance")
+    optimizer: Literal["adamw", "muon", "lamb", "stableadamw"] = Field(
+        "adamw", description="all but adamw need zero_stage 0"
+    )
+    schedule: Literal["linear", "cosine", "trapezoidal"] = Field(
+        "linear", description="of the learning rate after warmup, down to 0"
+    )
+    decay_steps: int | None = Field(
+        None, ge=1, description="last steps of a trapezoidal schedule; absent: a tenth of max_steps"
+    )
+    max_gradient_norm: float | None = Field(
+        None, gt=0, description="longer gradients are scaled down to it; absent: none are"
+    )
+    attention_dropout: float | None = Field(
+        None, ge=0, lt=1, description="of attention weights; absent: that of dropout"
+    )
+    recompute_activations: bool = Field(
+        False, description="less memory for a third more work: only layer inputs are kept"
+    )
+    compile: bool = Field(False, description="by torch.compile; needs a C++ compiler")
+    vocabulary_multiple: int = Field(
+        64, ge=1, description="logits are computed over a vocabulary rounded up to this"
+    )
     mask_prob: float = Field(0.15, gt=0, le=0.5, description="share of real tokens to predict")
     leave_unmasked_prob: float = Field(0.1, ge=0, le=1, description="of those, left as they are")
     random_token_prob: float = Field(0.1, ge=0, le=1, description="of those, a random token")
@@ -172,3 +194,37 @@ class Pretrain(Section):
                 "take stage 1 or precision fp32"
             )
         return self
+
+    @model_validator(mode="after")
+    def _optimizer_sees_whole_tensors(self) -> "Pretrain":
+        if self.optimizer != "adamw" and self.zero_stage > 0:
+            raise ValueError(
+                f"optimizer {self.optimizer} needs zero_stage 0: it works on whole tensors, and "
+                f"zero_stage {self.zero_stage} gives it pieces that depend on the world size"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_model_is_whole(self) -> "Pretrain":
+        if self.compile and self.zero_stage == 3:
+            raise ValueError(
+                "compile needs zero_stage 2 or lower: 3 gathers the parameters of every layer "
+                "while it runs, which cannot be compiled"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> "Pretrain":
+        if self.decay_steps is not None and self.schedule != "trapezoidal":
+            raise ValueError(f"decay_steps is for schedule trapezoidal, not {self.schedule}")
+        if self.schedule == "trapezoidal" and self.warmup_steps + self.last_steps > self.max_steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} and decay_steps {self.last_steps} are more than "
+                f"max_steps {self.max_steps}"
+            )
+        return self
+
+    @property
+    def last_steps(self) -> int:
+        """Steps over which a trapezoidal schedule decays."""
+        return self.decay_steps or -(-self.max_steps // 10)

@@ -6,6 +6,7 @@ stage, learning rate and model size are not in it, so they may change when a run
 """
 
 import hashlib
+import math
 from typing import Literal, NamedTuple
 
 import orjson
@@ -34,6 +35,7 @@ class ModelShape(Section):
     feedforward_width: int = Field(ge=1, description="inner size of the feed-forward layers")
     vocab_size: int = Field(ge=6, description="entries of the tokenizer")
     sequence_length: int = Field(ge=1, description="tokens a row")
+    next_sentence: bool = Field(False, description="a head for next sentences is trained along")
 
     @property
     def max_positions(self) -> int:
@@ -41,7 +43,7 @@ class ModelShape(Section):
         return self.sequence_length + 2
 
 
-def model_shape(preset: str, snapshot: Snapshot) -> ModelShape:
+def model_shape(preset: str, snapshot: Snapshot, next_sentence: bool = False) -> ModelShape:
     """Fit a preset to the vocabulary and the sequence length of a snapshot."""
     layers, width, heads, feedforward_width = PRESETS[preset]
     return ModelShape(
@@ -51,6 +53,7 @@ def model_shape(preset: str, snapshot: Snapshot) -> ModelShape:
         feedforward_width=feedforward_width,
         vocab_size=snapshot.vocab_size,
         sequence_length=snapshot.sequence_length,
+        next_sentence=next_sentence,
     )
 
 
@@ -188,11 +191,18 @@ def _skipped_before(plan: DataPlan, step: int) -> tuple[int, ...]:
 
 
 def learning_rate_at(config: Pretrain, step: int) -> float:
-    """Give the learning rate of a step, counted from 0: linear warmup, then linear decay to 0.
+    """Give the learning rate of a step, counted from 0: linear warmup, then decay to 0.
 
-    Peak 1, 2 warmup steps, 6 steps in all -> [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    Peak 1, 2 warmup steps, 6 steps in all:
+    linear -> [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]; cosine -> [0.5, 1.0, 1.0, 0.85, 0.5, 0.15];
+    trapezoidal with 2 steps of decay -> [0.5, 1.0, 1.0, 1.0, 1.0, 0.5]
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    left = (config.max_steps - step) / max(1, config.max_steps - config.warmup_steps)
+    decay = config.max_steps - config.warmup_steps
+    if config.schedule == "trapezoidal":
+        decay = config.last_steps
+    left = min(1.0, (config.max_steps - step) / max(1, decay))
+    if config.schedule == "cosine":
+        left = (1 - math.cos(math.pi * left)) / 2
     return config.learning_rate * left

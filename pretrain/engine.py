@@ -1,20 +1,23 @@
 """DeepSpeed ZeRO behind five verbs, and the only file that knows it.
 
-One derived configuration (`deepspeed_config`, saved with the run); torch's AdamW as the optimizer;
-the learning rate is set by us at every step. Stage 1 in bf16 runs DeepSpeed's BF16_Optimizer, which
-accumulates gradients in fp32 and communicates once a step.
+One derived configuration (`deepspeed_config`, saved with the run); optimizer (optimizers.py) and
+learning rate are ours, the latter set at every step. Stage 1 in bf16 runs DeepSpeed's
+BF16_Optimizer, which accumulates gradients in fp32 and communicates once a step.
 
 The loss is exact: each microbatch's *sum* over labels is scaled by ranks / global labels, without
 DeepSpeed's division by the accumulation steps, and DeepSpeed averages gradients over ranks. So
-every label of the global batch has the same weight 1 / global labels.
+every label of the global batch has the same weight 1 / global labels. The next-sentence loss, where
+there is one, is the mean over the labels of its own.
 
 The state leaves and enters by parameter name as full fp32 tensors, whatever the stage: that is what
-makes checkpoints free of world size and stage. Nothing is offloaded, clipped or scaled.
+makes checkpoints free of world size and stage. Nothing is offloaded or scaled. Where a gradient is
+not finite DeepSpeed makes no update, in fp32 at stage 0 excepted; `skipped_steps` counts these.
 """
 
 import importlib
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from types import ModuleType
@@ -27,10 +30,11 @@ from torch.nn import functional
 from corpus.training import Pretrain
 from pretrain.batches import Batch
 from pretrain.dataset import Shares
-from pretrain.model import MaskedLanguageModel, decays
+from pretrain.masking import IGNORED
+from pretrain.model import Extras, MaskedLanguageModel
+from pretrain.optimizers import ADAM_MOMENTS, make_optimizer, moments_of
 from pretrain.world import World
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 _NEVER = 2**62  # steps between DeepSpeed's own progress prints
 
 
@@ -49,7 +53,7 @@ def deepspeed_config(config: Pretrain, shares: Shares) -> dict[str, Any]:
         "bf16": {"enabled": is_bf16},
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
-        "gradient_clipping": 0.0,
+        "gradient_clipping": config.max_gradient_norm or 0.0,  # 0: none
         "steps_per_print": _NEVER,
     }
 
@@ -62,7 +66,14 @@ class Engine:
     ) -> None:
         """Hand the model to DeepSpeed; torch.distributed must be initialized."""
         self._parameters = dict(model.named_parameters())
+        self._moments = {name: moments_of(name, config) for name in self._parameters}
         self._world = world
+        self._norm: float | None = None
+        self.begin_step(shares)
+        if config.compile:
+            _check_compiler(world.device)
+            # Within DeepSpeed, whose own `compile` compiles its hooks too and fails (0.19.8).
+            model.forward = torch.compile(model.forward, dynamic=False)  # type: ignore[method-assign]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it imports is deprecated in many places
             deepspeed = _import_deepspeed()
@@ -71,7 +82,7 @@ class Engine:
                 deepspeed.zero.register_external_parameter(model, model.decoder_weight)
             self._engine, *_ = deepspeed.initialize(
                 model=model.to(world.device),
-                optimizer=_optimizer(model, config),
+                optimizer=make_optimizer(model, config),
                 config=deepspeed_config(config, shares),
                 dist_init_required=False,
             )
@@ -79,22 +90,38 @@ class Engine:
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
         self._tools = importlib.import_module("deepspeed.utils")
 
-    def train(self, batch: Batch, global_labels: int, dropout_seed: int) -> Tensor:
-        """Add a microbatch's gradients, updating after a step's last; return its loss sum."""
+    def begin_step(self, shares: Shares) -> None:
+        """Expect the microbatches of these shares; needed where they differ from the last ones."""
+        self._microbatches, self._seen = shares.microbatches, 0
+
+    def train(
+        self, batch: Batch, global_labels: int, dropout_seed: int, global_pairs: int = 0
+    ) -> Tensor:
+        """Add a microbatch's gradients, updating after a step's last; return its loss sums.
+
+        They are one or two, as the model's. `global_pairs` counts next-sentence labels.
+        """
         self._engine.train()
+        self._seen += 1
+        is_last = self._seen == self._microbatches
+        self._engine.set_gradient_accumulation_boundary(is_last)
         torch.manual_seed(dropout_seed)
-        loss: Tensor = self._engine(*self._arguments(batch))
-        scale = self._world.size / max(1, global_labels)
-        self._engine.backward(loss * scale, scale_wrt_gas=False)
+        sums: Tensor = self._engine(*self._arguments(batch))
+        totals = torch.tensor([global_labels, global_pairs][: len(sums)], device=sums.device)
+        loss = (sums * (self._world.size / totals.clamp_min(1))).sum()
+        self._engine.backward(loss, scale_wrt_gas=False)
+        if is_last:
+            self._seen = 0
+            self._norm = self._plain_norm() if self._is_plain else None
         self._engine.step()
-        return loss.detach()
+        return sums.detach()
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Tensor:
-        """Return a microbatch's loss sum, without dropout and gradients."""
+        """Return a microbatch's loss sum over masked tokens, without dropout and gradients."""
         self._engine.eval()
-        loss: Tensor = self._engine(*self._arguments(batch))
-        return loss
+        sums: Tensor = self._engine(*self._arguments(batch))
+        return sums[0]
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Use this learning rate from now on."""
@@ -102,18 +129,24 @@ class Engine:
             group["lr"] = learning_rate
 
     def gradient_norm(self) -> float | None:
-        """Return the norm of the last step's gradient; stage 0 does not compute it."""
-        norm = self._engine.get_global_grad_norm()
+        """Return the norm of the last step's gradient, before clipping."""
+        norm = self._norm if self._is_plain else self._engine.get_global_grad_norm()
         return None if norm is None else float(norm)
+
+    def skipped_steps(self) -> int:
+        """Count the steps without an update, as their gradient was not finite."""
+        return int(self._engine.skipped_steps)
 
     def gather_state(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """Give every parameter's weight and moments in fp32; all ranks must take part."""
         self._link_moments()
         for name, parameter in self._parameters.items():
-            yield name, {kind: self._full(parameter, kind) for kind in ("weight", *MOMENTS)}
+            kinds = ("weight", *self._moments[name])
+            yield name, {kind: self._full(parameter, kind) for kind in kinds}
 
     def restore_state(self, state: Mapping[str, Mapping[str, Tensor]], step: int) -> None:
         """Take over full weights and moments by name, and the count of updates made."""
+        self._check_moments(state)
         self._create_moments(step)
         self._link_moments()
         for name, parameter in self._parameters.items():
@@ -125,11 +158,27 @@ class Engine:
         self._engine.destroy()
 
     def _arguments(self, batch: Batch) -> tuple[Any, ...]:
-        tensors = (batch.inputs, batch.lengths, batch.slots, batch.labels)
+        needed = (batch.inputs, batch.lengths, batch.slots, batch.labels)
         has_padding = bool((batch.lengths < batch.inputs.shape[1]).any())
-        return *(
-            tensor.to(self._world.device, non_blocking=True) for tensor in tensors
-        ), has_padding
+        extras = Extras(*(self._put(tensor) for tensor in (batch.starts, batch.next_sentence)))
+        return *map(self._put, needed), has_padding, extras if extras != (None, None) else None
+
+    def _put(self, tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.to(self._world.device, non_blocking=True)
+
+    def _plain_norm(self) -> float:
+        """Return the norm of the gradient at stage 0, which no one else computes."""
+        gradients = [each.grad for each in self._parameters.values() if each.grad is not None]
+        return float(nn.utils.get_total_norm(gradients))
+
+    def _check_moments(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        for name, kinds in self._moments.items():
+            found = sorted(set(state[name]) - {"weight"})
+            if found != sorted(kinds):
+                raise ValueError(
+                    f"the checkpoint holds the moments {found} of {name}, the optimizer needs "
+                    f"{sorted(kinds)}: give pretrain.optimizer what the run began with"
+                )
 
     def _full(self, parameter: nn.Parameter, kind: str) -> Tensor:
         if self._is_plain:
@@ -165,12 +214,16 @@ class Engine:
             self._tools.safe_set_local_optimizer_state(parameter, mine, kind)
 
     def _create_moments(self, step: int) -> None:
-        """Make the moments that AdamW would make at its first step, with its count set."""
+        """Make the moments that the optimizer would make at its first step, with its count set."""
         optimizer = self._engine.basic_optimizer
+        names = {id(parameter): name for name, parameter in self._parameters.items()}
         for partition in self._partitions():
+            name = names.get(id(partition))
+            kinds = ADAM_MOMENTS if name is None else self._moments[name]
             optimizer.state[partition] = {
-                "step": torch.tensor(float(step)),
-                **{kind: torch.zeros_like(partition) for kind in MOMENTS},
+                # Where a fused AdamW, the only one to mind, wants it.
+                "step": torch.tensor(float(step), device=partition.device),
+                **{kind: torch.zeros_like(partition) for kind in kinds},
             }
 
     def _link_moments(self) -> None:
@@ -205,21 +258,17 @@ class Engine:
         return state
 
 
-def _optimizer(model: nn.Module, config: Pretrain) -> torch.optim.Optimizer:
-    named = list(model.named_parameters())
-    groups = [
-        {
-            "params": [parameter for name, parameter in named if decays(name)],
-            "weight_decay": config.weight_decay,
-        },
-        {
-            "params": [parameter for name, parameter in named if not decays(name)],
-            "weight_decay": 0.0,
-        },
-    ]
-    return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=config.adam_betas, eps=config.adam_epsilon
-    )
+def pair_count(batch: Batch) -> int:
+    """Count the next-sentence labels of a microbatch."""
+    return 0 if batch.next_sentence is None else int((batch.next_sentence != IGNORED).sum())
+
+
+def _check_compiler(device: torch.device) -> None:
+    compilers = (os.environ.get("CXX"), "g++", "clang++")
+    if device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
+        raise ValueError(
+            "pretrain.compile needs a C++ compiler and found none: install g++ or set it to false"
+        )
 
 
 def _import_deepspeed() -> ModuleType:

@@ -23,7 +23,7 @@ from pretrain.checkpoints import (
 )
 from pretrain.config import ModelShape
 from pretrain.metrics import read_metrics
-from pretrain.model import INITIAL_DEVIATION, NORM_EPSILON
+from pretrain.model import INITIAL_DEVIATION, NORM_EPSILON, is_exported
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,8 @@ def export(run: str, directory: str) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{directory} is not empty: export writes into a new directory")
     checkpoint, state = newest
-    weights = load_weights(checkpoint, state)
+    loaded = load_weights(checkpoint, state)
+    weights = {name: weight for name, weight in loaded.items() if is_exported(name)}
     tokenizer = open_tokenizer(tokenizer_root(state.recipe["store"], state.identity.tokenizer))
     if tokenizer.fingerprint != state.identity.tokenizer:
         raise ValueError(
@@ -57,7 +58,8 @@ def export(run: str, directory: str) -> None:
 
 
 def _model_config(state: CheckpointState) -> dict[str, Any]:
-    shape, dropout = state.identity.model, state.recipe["pretrain"]["dropout"]
+    shape, recipe = state.identity.model, state.recipe["pretrain"]
+    attention_dropout = recipe.get("attention_dropout")
     return {
         "model_type": "roberta",
         "architectures": ["RobertaForMaskedLM"],
@@ -72,8 +74,10 @@ def _model_config(state: CheckpointState) -> dict[str, Any]:
         "hidden_act": "gelu",
         "layer_norm_eps": NORM_EPSILON,
         "initializer_range": INITIAL_DEVIATION,
-        "hidden_dropout_prob": dropout,
-        "attention_probs_dropout_prob": dropout,
+        "hidden_dropout_prob": recipe["dropout"],
+        "attention_probs_dropout_prob": (
+            recipe["dropout"] if attention_dropout is None else attention_dropout
+        ),
         "bos_token_id": BOS_ID,
         "pad_token_id": PAD_ID,
         "eos_token_id": EOS_ID,

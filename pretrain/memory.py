@@ -27,7 +27,8 @@ def parameter_count(shape: ModelShape) -> int:
     attention = 4 * (width * width + width) + norm
     feedforward = width * inner + inner + inner * width + width + norm
     head = width * width + width + norm + shape.vocab_size
-    return embeddings + shape.layers * (attention + feedforward) + head
+    pairs = width * width + width + 2 * width + 2 if shape.next_sentence else 0
+    return embeddings + shape.layers * (attention + feedforward) + head + pairs
 
 
 def state_bytes(parameters: int, config: Pretrain, ranks: int) -> dict[str, int]:
@@ -53,18 +54,25 @@ def state_bytes(parameters: int, config: Pretrain, ranks: int) -> dict[str, int]
 def saved_bytes(shape: ModelShape, config: Pretrain, rows: int, slots: int) -> int:
     """Count the bytes that the forward pass keeps for the backward pass.
 
-    A token in a layer: its input, three projections, their mixture, the two sums and the norm
-    between them, the feed-forward width before and after its activation; the norms' means
-    and deviations, a logarithm a head; a byte for each element of a dropout.
+    A token in a layer: its input, three projections, their mixture and a logarithm a head; then the
+    two sums and the norm between them, the feed-forward width before and after its activation, the
+    norms' means and deviations, a byte for each element of a dropout. The last layer has the second
+    half only at the slots. Recomputed, only the inputs of layers are kept, and one layer's all. The
+    head has a padded copy of the word embedding.
     """
     size = _BF16 if config.precision == "bf16" else _FP32
-    width, tokens = shape.width, rows * shape.sequence_length
-    elements = 8 * width + 2 * shape.feedforward_width
-    masks = 2 * width if config.dropout else 0
-    layer = elements * size + masks + (4 + shape.heads) * _FP32
-    ends = 2 * width * size + (width if config.dropout else 0) + 2 * _FP32
-    head = 4 * width * size + shape.vocab_size * _FP32
-    return tokens * (shape.layers * layer + ends) + rows * slots * head
+    width, tokens, places = shape.width, rows * shape.sequence_length, rows * slots
+    dropped = width if config.dropout else 0
+    first = 5 * width * size + shape.heads * _FP32
+    second = (3 * width + 2 * shape.feedforward_width) * size + 4 * _FP32 + 2 * dropped
+    ends = tokens * (width * size + 2 * _FP32 + dropped)
+    head = places * (4 * width * size + shape.vocab_size * _FP32) + shape.vocab_size * width * size
+    if config.recompute_activations:
+        layers = tokens * (shape.layers * width * size + first + second)
+    else:
+        layers = tokens * (shape.layers * first + (shape.layers - 1) * second)
+        layers += places * (width * size + second)
+    return ends + layers + head
 
 
 def activation_bytes(shape: ModelShape, config: Pretrain, rows: int, slots: int) -> int:

@@ -1,21 +1,34 @@
 """RoBERTa for masked language modelling (Liu et al. 2019), in plain torch.
 
 Parameter names and shapes are those of `transformers.RobertaForMaskedLM`, so that export is a copy;
-the decoder is the word embedding, as there. Two things differ in cost, not in result: logits exist
-only at the masked slots (of 512 positions 77: at 50k entries a quarter of a base model's work is
-saved), and attention gets no S x S mask: full rows need none, others a row of S bits.
+the decoder is the word embedding, as there. Some things differ in cost, not in result:
 
-It does not isolate the documents of a row from each other.
+- logits exist only at the masked slots (of 512 positions 77: at 50k entries a quarter of a base
+  model's work), and so does all that follows the last layer's attention (1/20 of it);
+- attention gets no S x S mask (attention.py);
+- the vocabulary is padded to a multiple that matrix kernels like on its way into the logits, with a
+  bias of minus infinity: no parameter is padded, and no padded entry can be predicted.
 
-Shapes: B rows, S tokens a row, M slots a row, D width, H heads, K width of a head, V vocabulary,
-F feed-forward width.
+A run on sentence pairs adds BERT's next-sentence head, which is not exported.
+
+Documents of a row are isolated from each other where their starts are given; positions go on
+through the row all the same, as in rows that are not isolated.
+
+Shapes: B rows, S tokens a row, M slots a row, P documents a row, D width, H heads, K width of a
+head, V vocabulary, F feed-forward width.
 """
+
+import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from corpus.tokenizer import PAD_ID
+from corpus.training import Pretrain
+from pretrain.attention import Reach, attend, reach_of
 from pretrain.config import ModelShape
 
 NORM_EPSILON = 1e-5  # RoBERTa's released configuration
@@ -46,7 +59,7 @@ class Embeddings(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention over the real tokens of a row."""
+    """Multi-head attention."""
 
     def __init__(self, shape: ModelShape, dropout: float) -> None:
         """Make the three projections."""
@@ -57,21 +70,12 @@ class SelfAttention(nn.Module):
         self.key = nn.Linear(shape.width, shape.width)
         self.value = nn.Linear(shape.width, shape.width)
 
-    def forward(self, x_BSD: Tensor, keys_B11S: Tensor | None) -> Tensor:
-        """Attend; `keys_B11S` says which keys are real, None that all are."""
+    def forward(self, x_BSD: Tensor, reach: Reach) -> Tensor:
+        """Attend to what is in reach."""
+        parts = (self.query(x_BSD), self.key(x_BSD), self.value(x_BSD))
+        query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in parts)
         dropout = self.dropout if self.training else 0.0
-        out_BHSK = functional.scaled_dot_product_attention(
-            self._split(self.query(x_BSD)),
-            self._split(self.key(x_BSD)),
-            self._split(self.value(x_BSD)),
-            attn_mask=keys_B11S,
-            dropout_p=dropout,
-        )
-        return out_BHSK.transpose(1, 2).flatten(2)
-
-    def _split(self, x_BSD: Tensor) -> Tensor:
-        rows, length, _ = x_BSD.shape
-        return x_BSD.view(rows, length, self.heads, -1).transpose(1, 2)
+        return attend(query, key, value, reach, dropout).flatten(2)
 
 
 class Residual(nn.Module):
@@ -92,70 +96,138 @@ class Residual(nn.Module):
 class Layer(nn.Module):
     """One post-norm transformer layer; the containers exist for their names."""
 
-    def __init__(self, shape: ModelShape, dropout: float) -> None:
+    def __init__(self, shape: ModelShape, dropout: float, attention_dropout: float) -> None:
         """Make attention and feed-forward."""
         super().__init__()
         self.attention = nn.ModuleDict(
-            {"self": SelfAttention(shape, dropout), "output": Residual(shape.width, shape, dropout)}
+            {
+                "self": SelfAttention(shape, attention_dropout),
+                "output": Residual(shape.width, shape, dropout),
+            }
         )
         self.intermediate = nn.ModuleDict(
             {"dense": nn.Linear(shape.width, shape.feedforward_width)}
         )
         self.output = Residual(shape.feedforward_width, shape, dropout)
 
-    def forward(self, x_BSD: Tensor, keys_B11S: Tensor | None) -> Tensor:
-        """Attend, then feed forward with the exact GELU."""
-        x_BSD = self.attention["output"](self.attention["self"](x_BSD, keys_B11S), x_BSD)
+    def forward(self, x_BSD: Tensor, reach: Reach, places_BM: Tensor | None) -> Tensor:
+        """Attend, then feed forward with the exact GELU, at all places or at the given ones."""
+        mixed_BSD = self.attention["self"](x_BSD, reach)
+        if places_BM is not None:
+            mixed_BSD, x_BSD = _at(mixed_BSD, places_BM), _at(x_BSD, places_BM)
+        x_BSD = self.attention["output"](mixed_BSD, x_BSD)
         inner_BSF = functional.gelu(self.intermediate["dense"](x_BSD))
         return self.output(inner_BSF, x_BSD)  # type: ignore[no-any-return]
+
+
+def _at(x_BSD: Tensor, places_BM: Tensor) -> Tensor:
+    """Pick places of each row: [B, M, D]."""
+    rows_B = torch.arange(len(x_BSD), device=x_BSD.device) * x_BSD.shape[1]
+    flat = (places_BM + rows_B[:, None]).flatten()
+    return x_BSD.flatten(0, 1).index_select(0, flat).view(*places_BM.shape, -1)
 
 
 class Encoder(nn.Module):
     """Embeddings and layers."""
 
-    def __init__(self, shape: ModelShape, dropout: float) -> None:
-        """Stack the layers."""
+    def __init__(
+        self, shape: ModelShape, dropout: float, attention_dropout: float, recompute: bool
+    ) -> None:
+        """Stack the layers; with `recompute` their activations are made again going backward."""
         super().__init__()
+        self.recompute = recompute
         self.embeddings = Embeddings(shape, dropout)
-        layers = nn.ModuleList([Layer(shape, dropout) for _ in range(shape.layers)])
-        self.encoder = nn.ModuleDict({"layer": layers})
+        layers = [Layer(shape, dropout, attention_dropout) for _ in range(shape.layers)]
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(layers)})
 
-    def forward(self, inputs_BS: Tensor, lengths_B: Tensor, has_padding: bool) -> Tensor:
-        """Encode rows of which the first `lengths_B` tokens are real."""
-        places_S = torch.arange(inputs_BS.shape[1], device=inputs_BS.device)
-        real_BS = places_S < lengths_B[:, None]
-        keys_B11S = real_BS[:, None, None, :] if has_padding else None
+    def forward(
+        self,
+        inputs_BS: Tensor,
+        lengths_B: Tensor,
+        places_BM: Tensor,
+        has_padding: bool,
+        starts_BP: Tensor | None,
+    ) -> Tensor:
+        """Encode rows of which the first `lengths_B` tokens are real; give `places_BM`: [B, M, D].
+
+        `has_padding` may be False where all rows are full; `starts_BP` isolates documents.
+        """
+        length = inputs_BS.shape[1]
+        real_BS = torch.arange(length, device=inputs_BS.device) < lengths_B[:, None]
+        reach = reach_of(lengths_B, starts_BP, length, has_padding)
         x_BSD = self.embeddings(inputs_BS, real_BS)
-        for layer in self.encoder["layer"].children():
-            x_BSD = layer(x_BSD, keys_B11S)
-        return x_BSD  # type: ignore[no-any-return]
+        *layers, last = self.encoder["layer"].children()
+        for layer in layers:
+            x_BSD = self._run(layer, x_BSD, reach, None)
+        return self._run(last, x_BSD, reach, places_BM)
+
+    def _run(self, layer: nn.Module, x_BSD: Tensor, reach: Reach, places: Tensor | None) -> Tensor:
+        if self.recompute and self.training:
+            return checkpoint(layer, x_BSD, reach, places, use_reentrant=False)  # type: ignore[no-any-return]
+        return layer(x_BSD, reach, places)  # type: ignore[no-any-return]
 
 
 class Head(nn.Module):
     """From hidden states to logits, with the word embedding as decoder."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, shape: ModelShape, vocabulary_multiple: int) -> None:
         """Make the transform and the bias."""
         super().__init__()
         self.dense = nn.Linear(shape.width, shape.width)
         self.layer_norm = nn.LayerNorm(shape.width, NORM_EPSILON)
         self.bias = nn.Parameter(torch.zeros(shape.vocab_size))
+        self.padding = -shape.vocab_size % vocabulary_multiple
 
     def forward(self, x_BMD: Tensor, words_VD: Tensor) -> Tensor:
-        """Give logits over the vocabulary: [B, M, V]."""
-        return functional.linear(
-            self.layer_norm(functional.gelu(self.dense(x_BMD))), words_VD, self.bias
-        )
+        """Give logits over the vocabulary and its padding, which has minus infinity."""
+        words_VD = functional.pad(words_VD, (0, 0, 0, self.padding))
+        bias_V = functional.pad(self.bias, (0, self.padding), value=-math.inf)
+        x_BMD = self.layer_norm(functional.gelu(self.dense(x_BMD)))
+        return functional.linear(x_BMD, words_VD, bias_V)
+
+
+class NextSentenceHead(nn.Module):
+    """From the hidden state of <s> to two logits, as BERT's pooler and classifier."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        """Make the two projections."""
+        super().__init__()
+        self.dense = nn.Linear(shape.width, shape.width)
+        self.out_proj = nn.Linear(shape.width, 2)
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        """Give the logits: [B, 2]."""
+        return self.out_proj(torch.tanh(self.dense(x_BD)))  # type: ignore[no-any-return]
+
+
+class Extras(NamedTuple):
+    """What the batches of some runs have besides: where documents start, and pair labels."""
+
+    starts_BP: Tensor | None = None
+    next_sentence_B: Tensor | None = None
 
 
 class MaskedLanguageModel(nn.Module):
     """RoBERTa with its masked-language-model head."""
 
-    def __init__(self, shape: ModelShape, dropout: float, seed: int) -> None:
-        """Make the model with weights drawn from `seed`."""
+    def __init__(
+        self,
+        shape: ModelShape,
+        dropout: float,
+        seed: int,
+        attention_dropout: float | None = None,
+        recompute: bool = False,
+        vocabulary_multiple: int = 1,
+    ) -> None:
+        """Make the model with weights drawn from `seed`; attention drops out like the rest."""
         super().__init__()
-        self.roberta = Encoder(shape, dropout)
-        self.lm_head = Head(shape)
+        if attention_dropout is None:
+            attention_dropout = dropout
+        self.vocab_size = shape.vocab_size
+        self.roberta = Encoder(shape, dropout, attention_dropout, recompute)
+        self.lm_head = Head(shape, vocabulary_multiple)
+        # Last, so that the other weights are those of a model without it.
+        self.next_sentence_head = NextSentenceHead(shape) if shape.next_sentence else None
         self._initialize(torch.Generator().manual_seed(seed))
 
     @torch.no_grad()
@@ -176,12 +248,16 @@ class MaskedLanguageModel(nn.Module):
         return self.roberta.embeddings.word_embeddings.weight  # type: ignore[return-value]
 
     def logits(
-        self, inputs_BS: Tensor, lengths_B: Tensor, slots_BM: Tensor, has_padding: bool = True
+        self,
+        inputs_BS: Tensor,
+        lengths_B: Tensor,
+        slots_BM: Tensor,
+        has_padding: bool = True,
+        starts_BP: Tensor | None = None,
     ) -> Tensor:
         """Give the logits at the slots: [B, M, V]."""
-        x_BSD = self.roberta(inputs_BS, lengths_B, has_padding)
-        x_BMD = torch.take_along_dim(x_BSD, slots_BM[:, :, None], 1)
-        return self.lm_head(x_BMD, self.decoder_weight)  # type: ignore[no-any-return]
+        x_BMD = self.roberta(inputs_BS, lengths_B, slots_BM, has_padding, starts_BP)
+        return self.lm_head(x_BMD, self.decoder_weight)[..., : self.vocab_size]  # type: ignore[no-any-return]
 
     def forward(
         self,
@@ -190,12 +266,48 @@ class MaskedLanguageModel(nn.Module):
         slots_BM: Tensor,
         labels_BM: Tensor,
         has_padding: bool = True,
+        extras: Extras | None = None,
     ) -> Tensor:
-        """Sum the cross-entropy over all labels, in fp32 and nats; the caller divides."""
-        logits_BMV = self.logits(inputs_BS, lengths_B, slots_BM, has_padding)
-        return functional.cross_entropy(
-            logits_BMV.flatten(0, 1).float(), labels_BM.flatten(), reduction="sum"
-        )
+        """Sum cross-entropies in fp32 and nats, [1] or [2]; the caller divides.
+
+        The first is over the labels of masked tokens, the second over those of next sentences,
+        where `extras` has them.
+        """
+        starts_BP, next_sentence_B = extras or Extras()
+        if next_sentence_B is not None:
+            slots_BM = functional.pad(slots_BM, (1, 0))  # <s> before the slots
+        x_BMD = self.roberta(inputs_BS, lengths_B, slots_BM, has_padding, starts_BP)
+        if next_sentence_B is None:
+            return self._masked_loss(x_BMD, labels_BM)[None]
+        assert self.next_sentence_head is not None
+        pair_logits_B2 = self.next_sentence_head(x_BMD[:, 0])
+        masked = self._masked_loss(x_BMD[:, 1:], labels_BM)
+        return torch.stack([masked, _summed_loss(pair_logits_B2, next_sentence_B)])
+
+    def _masked_loss(self, x_BMD: Tensor, labels_BM: Tensor) -> Tensor:
+        logits_BMV = self.lm_head(x_BMD, self.decoder_weight)
+        return _summed_loss(logits_BMV.flatten(0, 1), labels_BM.flatten())
+
+
+def make_model(shape: ModelShape, config: Pretrain) -> MaskedLanguageModel:
+    """Make the model of a recipe."""
+    return MaskedLanguageModel(
+        shape,
+        config.dropout,
+        config.seed,
+        config.attention_dropout,
+        config.recompute_activations,
+        config.vocabulary_multiple,
+    )
+
+
+def _summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+def is_exported(name: str) -> bool:
+    """Tell whether a parameter is one of `RobertaForMaskedLM`."""
+    return not name.startswith("next_sentence_head.")
 
 
 def decays(name: str) -> bool:

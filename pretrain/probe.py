@@ -26,7 +26,7 @@ from pretrain.config import ModelShape
 from pretrain.dataset import Shares
 from pretrain.engine import Engine
 from pretrain.memory import activation_bytes, parameter_count, state_bytes
-from pretrain.model import MaskedLanguageModel
+from pretrain.model import make_model
 from pretrain.world import World
 
 _TIMES = 3  # measured steps of a size, after one that warms up
@@ -108,8 +108,7 @@ def _time(shape: ModelShape, config: Pretrain, world: World, rows: int) -> Timin
         torch.cuda.reset_peak_memory_stats()
     engine = None
     try:
-        model = MaskedLanguageModel(shape, config.dropout, config.seed)
-        engine = Engine(model, config, Shares(2 * rows, 1, rows), world)
+        engine = Engine(make_model(shape, config), config, Shares(2 * rows, 1, rows), world)
         alone, updating = _time_steps(engine, made_up(shape, config, rows), world)
     except torch.OutOfMemoryError:
         return None

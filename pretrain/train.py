@@ -37,11 +37,11 @@ from pretrain.checkpoints import (
 )
 from pretrain.config import Identity, data_plan, learning_rate_at, model_shape
 from pretrain.dataset import Shares, derive_keys, verify_shards
-from pretrain.engine import Engine, deepspeed_config
+from pretrain.engine import Engine, deepspeed_config, pair_count
 from pretrain.flops import attended_pairs, device_name, peak_flops, train_flops
 from pretrain.initial import fingerprint_start, read_start
 from pretrain.metrics import Reporter, perplexity
-from pretrain.model import MaskedLanguageModel
+from pretrain.model import make_model
 from pretrain.preemption import Notice, PreemptedError
 from pretrain.prefetch import Prefetch
 from pretrain.spikes import Spike, answer_spike, log_skipped, skipped_batches, watch_losses
@@ -177,29 +177,36 @@ def _take_step(
     config, world, engine = session.config, session.world, session.engine
     learning_rate = learning_rate_at(config, step)
     start = time.monotonic()
+    shares = session.stream.shares_at(step, world.size, config.microbatch_sequences)
     batches, batch_hash = drawn.take(step)
-    labels, tokens, pairs, waited = world.sum_floats(
+    labels, tokens, pairs, attended, waited = world.sum_floats(
         sum(batch.label_count for batch in batches),
         sum(batch.token_count for batch in batches),
+        sum(map(pair_count, batches)),
         sum(map(attended_pairs, batches)),
         drawn.wait_seconds,
     )
     engine.set_learning_rate(learning_rate)
-    losses = [
-        engine.train(batch, int(labels), _dropout_seed(session, step, at))
+    engine.begin_step(shares)
+    sums = [
+        engine.train(batch, int(labels), _dropout_seed(session, step, at), int(pairs))
         for at, batch in enumerate(batches)
     ]
-    loss = world.sum_floats(math.fsum(map(float, losses)))[0] / max(1.0, labels)
+    columns = zip(*(each.tolist() for each in sums), strict=True)
+    loss_sum, *pair_sum = world.sum_floats(*map(math.fsum, columns))
+    pair_loss = {"next_sentence_loss": pair_sum[0] / max(1.0, pairs)} if pair_sum else {}
     plan = session.identity.plan
     return {
-        "loss": loss,
+        "loss": loss_sum / max(1.0, labels),
+        **pair_loss,
         "learning_rate": learning_rate,
         "gradient_norm": engine.gradient_norm(),
         "batch": plan.batch_of(step).number,
         "skipped_batches": len(plan.skipped_batches),
+        "skipped_steps": engine.skipped_steps(),
         "labels": int(labels),
         "tokens": int(tokens),
-        "flops": train_flops(session.identity.model, int(tokens), int(pairs), int(labels)),
+        "flops": train_flops(session.identity.model, int(tokens), int(attended), int(labels)),
         "data_wait_seconds": round(waited / world.size, 6),
         "batch_hash": f"{world.sum_integer(batch_hash, HASH_BITS):064x}",
         "seconds": round(time.monotonic() - start, 6),
@@ -285,7 +292,7 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
         writer = CheckpointWriter(root, config, recipe.model_dump(mode="json"))
         if newest:
             restore_metrics(*newest, run)
-    model = MaskedLanguageModel(identity.model, config.dropout, config.seed)
+    model = make_model(identity.model, config)
     state = load_training_state(*newest) if newest else None
     if state:
         model.load_state_dict({name: kinds["weight"] for name, kinds in state.items()})

@@ -35,6 +35,30 @@ def test_learning_rate_of_warmup_only() -> None:
     assert [learning_rate_at(config, step) for step in range(2)] == [0.5, 1.0]
 
 
+def test_cosine_falls_by_half_a_wave() -> None:
+    config = Pretrain(learning_rate=1.0, warmup_steps=2, max_steps=6, schedule="cosine")
+    rates = [learning_rate_at(config, step) for step in range(7)]
+    half = 0.5**0.5 / 2  # cos(pi / 4) / 2
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.5 + half, 0.5, 0.5 - half, 0.0])
+
+
+def test_a_trapezoidal_schedule_holds_and_then_decays() -> None:
+    shape: dict[str, Any] = {"learning_rate": 1.0, "max_steps": 6, "schedule": "trapezoidal"}
+    config = Pretrain(warmup_steps=2, decay_steps=2, **shape)
+    rates = [learning_rate_at(config, step) for step in range(7)]
+    assert rates == [0.5, 1.0, 1.0, 1.0, 1.0, 0.5, 0.0]
+    by_default = Pretrain(warmup_steps=0, **shape | {"max_steps": 21})
+    rates = [learning_rate_at(by_default, step) for step in range(17, 22)]
+    assert rates == pytest.approx([1.0, 1.0, 2 / 3, 1 / 3, 0.0])
+
+
+def test_a_schedule_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="decay_steps is for schedule trapezoidal, not cosine"):
+        Pretrain(schedule="cosine", decay_steps=3)
+    with pytest.raises(ValueError, match="warmup_steps 6 and decay_steps 5 are more than"):
+        Pretrain(schedule="trapezoidal", warmup_steps=6, decay_steps=5, max_steps=10)
+
+
 def test_the_plan_holds_what_decides_batches_and_nothing_else(tmp_path: Path) -> None:
     snapshot = write_snapshot(tmp_path)
 

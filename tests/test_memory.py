@@ -24,9 +24,10 @@ def make_shape(preset: str, vocab_size: int, sequence_length: int) -> ModelShape
     )
 
 
-@pytest.mark.parametrize("preset", ["tiny", "small"])
-def test_the_count_is_the_models(preset: str) -> None:
+@pytest.mark.parametrize(("preset", "pairs"), [("tiny", False), ("small", True)])
+def test_the_count_is_the_models(preset: str, pairs: bool) -> None:
     shape = make_shape(preset, 300, 64)
+    shape = shape.model_copy(update={"next_sentence": pairs})
     model = MaskedLanguageModel(shape, 0.0, 0)
     assert parameter_count(shape) == sum(one.numel() for one in model.parameters())
 
@@ -94,5 +95,13 @@ def test_activations_are_what_autograd_keeps(preset: str, length: int, precision
 def test_dropout_and_logits_cost_more() -> None:
     shape = make_shape("tiny", 3000, 64)
     none, some = Pretrain(dropout=0.0), Pretrain(dropout=0.1)
-    assert saved_bytes(shape, some, 1, 10) - saved_bytes(shape, none, 1, 10) == 64 * 128 * 5
+    # A byte each: the embedding, twice the first layer, twice the second at 10 slots.
+    more = 64 * 128 * 3 + 10 * 128 * 2
+    assert saved_bytes(shape, some, 1, 10) - saved_bytes(shape, none, 1, 10) == more
     assert activation_bytes(shape, some, 2, 10) - saved_bytes(shape, some, 2, 10) == 20 * 3000 * 6
+
+
+def test_recomputation_keeps_less_but_the_logits() -> None:
+    shape = make_shape("base", 3000, 512)
+    kept, again = (Pretrain(recompute_activations=value) for value in (False, True))
+    assert saved_bytes(shape, again, 8, 77) < saved_bytes(shape, kept, 8, 77) / 4

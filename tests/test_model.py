@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ from pretrain.batches import Batch, open_stream
 from pretrain.config import ModelShape, data_plan
 from pretrain.dataset import Shares
 from pretrain.masking import IGNORED
-from pretrain.model import MaskedLanguageModel, decays
+from pretrain.model import Extras, MaskedLanguageModel, decays, is_exported
 
 SHAPE = ModelShape(
     layers=3, width=48, heads=4, feedforward_width=96, vocab_size=267, sequence_length=64
@@ -54,44 +57,133 @@ def test_names_and_shapes_are_those_of_transformers(reference: RobertaForMaskedL
     assert set(model.state_dict()) == set(ours)
 
 
-def run_both(reference: RobertaForMaskedLM, batch: Batch) -> tuple[MaskedLanguageModel, Any]:
-    model = MaskedLanguageModel(SHAPE, 0.0, seed=1)
-    # Biases and norms too: at their initial values some mistakes would not show.
+Reference = tuple[list[torch.Tensor], float, dict[str, torch.Tensor]]
+# Every option of the model that must not show in its results.
+OPTIONS: list[dict[str, Any]] = [{}, {"recompute": True}, {"vocabulary_multiple": 64}]
+
+
+def make_model(seed: int = 1, **options: Any) -> MaskedLanguageModel:  # noqa: ANN401
+    """A model whose biases and norms too are random: neutral ones would hide some mistakes."""
+    shape = SHAPE.model_copy(update={"next_sentence": options.pop("next_sentence", False)})
+    model = MaskedLanguageModel(shape, 0.0, seed, **options)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
-    reference.load_state_dict(model.state_dict(), strict=False)
+    return model
+
+
+def pieces_of(batch: Batch) -> list[tuple[int, int, int]]:
+    """List (row, start, stop) of what attention may mix: rows or, isolated, their documents."""
+    pieces = []
+    for row, length in enumerate(batch.lengths.tolist()):
+        starts = [0] if batch.starts is None else batch.starts[row].tolist()
+        bounds = [min(start, length) for start in [*starts, length]]
+        pieces += [(row, *pair) for pair in pairwise(bounds)]
+    return [piece for piece in pieces if piece[1] < piece[2]]
+
+
+def run_reference(
+    reference: RobertaForMaskedLM, model: MaskedLanguageModel, batch: Batch
+) -> Reference:
+    """Run every piece through transformers alone, at the positions it has in its row."""
+    weights = {name: value for name, value in model.state_dict().items() if is_exported(name)}
+    reference.load_state_dict(weights, strict=False)
     reference.tie_weights()
     reference.zero_grad()
-    labels = torch.full(batch.inputs.shape, IGNORED)
     used = batch.labels != IGNORED
-    rows = torch.arange(len(labels))[:, None].expand_as(batch.slots)
-    labels[rows[used], batch.slots[used]] = batch.labels[used]
-    attention = (torch.arange(64) < batch.lengths[:, None]).long()
-    theirs = reference(input_ids=batch.inputs.long(), attention_mask=attention, labels=labels)
-    return model, theirs
+    logits, total = [], torch.zeros(())
+    for row, start, stop in pieces_of(batch):
+        slots, labels = batch.slots[row][used[row]], batch.labels[row][used[row]]
+        inside = (slots >= start) & (slots < stop)
+        output = reference(
+            input_ids=batch.inputs[row : row + 1, start:stop].long(),
+            position_ids=torch.arange(start + 2, stop + 2)[None],
+        )
+        logits.append(output.logits[0, slots[inside] - start])
+        total = total + torch.nn.functional.cross_entropy(
+            logits[-1], labels[inside], reduction="sum"
+        )
+    loss = total / batch.label_count
+    torch.autograd.backward(loss)
+    gradients = {name: value.grad for name, value in reference.named_parameters()}
+    return logits, loss.item(), gradients  # type: ignore[return-value]
 
 
-def test_logits_loss_and_gradients_equal_those_of_transformers(
-    reference: RobertaForMaskedLM, batch: Batch
-) -> None:
-    model, theirs = run_both(reference, batch)
-    logits = model.logits(batch.inputs, batch.lengths, batch.slots)
-    expected = torch.take_along_dim(theirs.logits, batch.slots[:, :, None], 1)
+def check_against(expected: Reference, model: MaskedLanguageModel, batch: Batch) -> None:
+    """Compare logits, loss and every gradient."""
+    logits, loss, gradients = expected
+    has_padding = bool((batch.lengths < SHAPE.sequence_length).any())
     used = batch.labels != IGNORED
-    assert (logits - expected)[used].abs().max() < 1e-5
-
-    loss = model(batch.inputs, batch.lengths, batch.slots, batch.labels) / batch.label_count
-    assert abs(loss.item() - theirs.loss.item()) < 1e-5
-    loss.backward()
-    theirs.loss.backward()
-    wanted = dict(reference.named_parameters())
+    found = model.logits(batch.inputs, batch.lengths, batch.slots, has_padding, batch.starts)
+    assert found.shape[-1] == SHAPE.vocab_size
+    assert (found[used] - torch.cat(logits)).abs().max() < 1e-5
+    tensors = (batch.inputs, batch.lengths, batch.slots, batch.labels)
+    sums = model(*tensors, has_padding, Extras(batch.starts))
+    assert sums.shape == (1,)
+    ours = sums[0] / batch.label_count
+    assert abs(ours.item() - loss) < 1e-5
+    ours.backward()
     for name, parameter in model.named_parameters():
-        found, exact = parameter.grad, wanted[name].grad
-        assert found is not None
-        assert exact is not None
-        assert (found - exact).abs().max() < 1e-5, name
+        assert parameter.grad is not None
+        assert (parameter.grad - gradients[name]).abs().max() < 1e-5, name
+
+
+def full_rows(batch: Batch) -> Batch:
+    """The rows of a batch that have no padding."""
+    full = batch.lengths == SHAPE.sequence_length
+    values = {name: getattr(batch, name)[full] for name in ("inputs", "lengths", "slots", "labels")}
+    return replace(batch, **values)
+
+
+def isolated(batch: Batch) -> Batch:
+    """The same rows with documents: none, one or two begin within a row."""
+    starts = torch.tensor([[0, 64, 64], [0, 9, 40], [0, 1, 64], [0, 30, 31]])[: len(batch.lengths)]
+    starts = torch.where(starts < batch.lengths[:, None], starts, 64)
+    return replace(batch, starts=starts.to(torch.int32))
+
+
+ROWS: dict[str, Callable[[Batch], Batch]] = {
+    "padded": lambda batch: batch, "packed": full_rows, "isolated": isolated,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("rows", ROWS)
+def test_logits_loss_and_gradients_equal_those_of_transformers(
+    reference: RobertaForMaskedLM, batch: Batch, rows: str, options: dict[str, Any]
+) -> None:
+    chosen = ROWS[rows](batch)
+    assert chosen.label_count > 5
+    model = make_model(**options)
+    check_against(run_reference(reference, model, chosen), model, chosen)
+
+
+def test_isolated_documents_do_not_see_each_other(batch: Batch) -> None:
+    model, rows = make_model(), isolated(batch)
+    assert rows.starts is not None
+    row = int((rows.starts < 64).sum(1).argmax())
+    start = int(rows.starts[row, 1])
+    slots = torch.arange(64).expand(len(rows.inputs), 64)
+    before = model.logits(rows.inputs, rows.lengths, slots, True, rows.starts)
+    changed = rows.inputs.clone()
+    changed[row, start] = 100
+    after = model.logits(changed, rows.lengths, slots, True, rows.starts)
+    differs = (before != after).any(-1)
+    assert not differs[row, :start].any()
+    assert differs[row, start]
+    # Without starts the same change reaches the whole row.
+    joint = (model.logits(each, rows.lengths, slots) for each in (rows.inputs, changed))
+    assert torch.ne(*joint).any(-1)[row, : int(rows.lengths[row])].all()
+
+
+def test_padded_entries_are_never_predicted_and_hold_nothing(batch: Batch) -> None:
+    model = make_model(vocabulary_multiple=64)
+    assert all(320 not in parameter.shape for parameter in model.parameters())
+    logits = model.lm_head(torch.randn(3, SHAPE.width), model.decoder_weight)
+    assert logits.shape == (3, 320)
+    assert (logits[:, SHAPE.vocab_size :] == -torch.inf).all()
+    assert logits[:, : SHAPE.vocab_size].isfinite().all()
 
 
 def test_full_rows_need_no_key_mask() -> None:
@@ -149,3 +241,56 @@ def test_weight_decay_spares_biases_and_norms() -> None:
     matrices = [name for name in names if decays(name)]
     assert len(spared) == 2 + 3 * 10 + 4
     assert all(name.endswith(".weight") and "orm" not in name for name in matrices)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_the_next_sentence_loss_is_that_of_its_formula(
+    batch: Batch, options: dict[str, Any]
+) -> None:
+    model, plain = make_model(next_sentence=True, **options), make_model()
+    pairs = torch.tensor([1, 0, 1, IGNORED])
+    tensors = (batch.inputs, batch.lengths, batch.slots, batch.labels)
+    sums = model(*tensors, True, Extras(None, pairs))
+    assert sums.shape == (2,)
+    assert (sums[0] - plain(*tensors)[0]).abs() < 1e-4  # a sum of some thirty
+
+    head = model.next_sentence_head
+    assert head is not None
+    first_B1 = torch.zeros(len(pairs), 1, dtype=torch.int64)
+    x_BD = plain.roberta(batch.inputs, batch.lengths, first_B1, True, None)[:, 0]
+    pooled = torch.tanh(x_BD @ head.dense.weight.T + head.dense.bias)
+    scores = (pooled @ head.out_proj.weight.T + head.out_proj.bias).log_softmax(-1)
+    assert (sums[1] + scores[0, 1] + scores[1, 0] + scores[2, 1]).abs() < 1e-5
+    sums[1].backward()
+    assert all(parameter.grad is not None for parameter in head.parameters())
+
+
+def test_the_next_sentence_head_changes_no_other_weight() -> None:
+    other = SHAPE.model_copy(update={"next_sentence": True})
+    with_head = MaskedLanguageModel(other, 0.0, seed=1).state_dict()
+    for name, value in MaskedLanguageModel(SHAPE, 0.0, seed=1).state_dict().items():
+        assert torch.equal(value, with_head.pop(name)), name
+    assert with_head
+    assert not any(map(is_exported, with_head))
+
+
+def test_attention_may_drop_out_otherwise_than_the_rest(batch: Batch) -> None:
+    arguments = (batch.inputs, batch.lengths, batch.slots, batch.labels)
+    model = MaskedLanguageModel(SHAPE, 0.0, seed=1, attention_dropout=0.5)
+    assert model(*arguments).item() != model(*arguments).item()
+    model = MaskedLanguageModel(SHAPE, 0.5, seed=1, attention_dropout=0.0)
+    layer = model.roberta.encoder["layer"][0]  # type: ignore[index]
+    assert layer.attention["self"].dropout == 0.0
+    assert model(*arguments).item() != model(*arguments).item()
+
+
+def test_recomputation_repeats_the_dropout(batch: Batch) -> None:
+    gradients = []
+    for recompute in (False, True):
+        model = MaskedLanguageModel(SHAPE, 0.3, seed=1, recompute=recompute)
+        torch.manual_seed(3)
+        model(batch.inputs, batch.lengths, batch.slots, batch.labels).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        assert one is not None
+        assert torch.equal(one, other)

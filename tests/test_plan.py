@@ -32,12 +32,12 @@ TABLE_9: dict[str, tuple[dict[str, Any], dict[str, int], float]] = {
     "base": (
         {"learning_rate": 6e-4, "warmup_steps": 24_000},
         {"layers": 12, "width": 768, "heads": 12, "feedforward_width": 3072},
-        1.26e21,
+        1.19e21,
     ),
     "large": (
         {"learning_rate": 4e-4, "warmup_steps": 30_000},
         {"layers": 24, "width": 1024, "heads": 16, "feedforward_width": 4096},
-        4.22e21,
+        4.10e21,
     ),
 }
 
@@ -59,6 +59,7 @@ def test_the_papers_presets(preset: str, capsys: pytest.CaptureFixture[str]) -> 
     assert {name: plan["model"][name] for name in shape} == shape
     assert plan["model"]["vocab_size"] == 50_265
     assert plan["run"]["tokens"] == 500_000 * 8192 * 512
+    # 1.26e21 and 4.22e21 with a whole last layer (test_flops.py).
     assert plan["run"]["flops"] == pytest.approx(flops, rel=0.005)
     assert plan["microbatch_is_measured"] is False
     # With 1,024 ranks, as the paper's 1,024 V100, each takes 8 rows of the batch.

@@ -89,9 +89,7 @@ def test_files_of_no_known_format_are_refused_by_name(shared_data: Path) -> None
     strange = [path for path in files if path.startswith(NOT_DOCUMENTS) or path.endswith(".zip")]
     assert len(strange) == 7
     for path in strange:
-        with pytest.raises(
-            ValueError, match=r"cannot tell the format of .*set the source's"
-        ):
+        with pytest.raises(ValueError, match=r"cannot tell the format of .*set the source's"):
             sniff_format(str(shared_data / path))
 
 

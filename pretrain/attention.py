@@ -1,0 +1,104 @@
+"""Attention of the tokens of a row over its real tokens, or over those of their own document.
+
+No S x S mask is ever made. Full rows need no mask; padded rows take a row of S bits, or on a GPU in
+bf16 without dropout their bounds, as isolated documents do. These are laid end to end and cut at
+their bounds: by torch's variable-length kernel on such a GPU, else by one call a document (a matter
+of correctness, not of speed: the kernel knows neither fp32 nor dropout, and no CPU).
+
+Shapes: B rows, S tokens a row, H heads, K width of a head, P documents a row, padded with S,
+N bounds of documents, T = B x S tokens.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention.varlen import varlen_attn
+
+
+class Reach(NamedTuple):
+    """What the tokens of some rows attend to; all of their row where both are absent."""
+
+    keys_B11S: Tensor | None
+    bounds_N: Tensor | None
+
+
+def reach_of(
+    lengths_B: Tensor, starts_BP: Tensor | None, row_length: int, has_padding: bool
+) -> Reach:
+    """Tell what tokens attend to, from row lengths and, to isolate them, document starts."""
+    if starts_BP is not None:
+        return Reach(None, _bounds(lengths_B, starts_BP, row_length))
+    if not has_padding:
+        return Reach(None, None)
+    places_S = torch.arange(row_length, device=lengths_B.device)
+    keys_B11S = (places_S < lengths_B[:, None])[:, None, None, :]
+    whole_B1 = torch.zeros_like(lengths_B)[:, None]
+    return Reach(keys_B11S, _bounds(lengths_B, whole_B1, row_length))
+
+
+def _bounds(lengths_B: Tensor, starts_BP: Tensor, row_length: int) -> Tensor:
+    """Give where documents begin among the tokens of all rows; the padding of a row is one too.
+
+    Their number is that of the tensors' shapes alone; some documents are empty.
+    Length 8, rows of 6 and 8 tokens, starts [[0, 4], [0, 8]] -> [0, 0, 4, 6, 8, 8, 16, 16, 16]
+    """
+    lengths_B1 = lengths_B[:, None].to(torch.int32)
+    starts_BP = torch.minimum(starts_BP.to(torch.int32), lengths_B1)
+    rows_B = torch.arange(len(lengths_B), dtype=torch.int32, device=lengths_B.device) * row_length
+    zero_B1 = torch.zeros_like(lengths_B1)
+    begins = torch.cat([zero_B1, starts_BP, lengths_B1], dim=1) + rows_B[:, None]
+    return functional.pad(begins.flatten(), (0, 1), value=len(lengths_B) * row_length)
+
+
+def attend(
+    query_BSHK: Tensor, key_BSHK: Tensor, value_BSHK: Tensor, reach: Reach, dropout: float
+) -> Tensor:
+    """Attend: [B, S, H, K]. What padding gets is unspecified, but finite."""
+    rows, length = query_BSHK.shape[:2]
+    parts = (query_BSHK, key_BSHK, value_BSHK)
+    if reach.bounds_N is not None and _has_kernel(query_BSHK, dropout):
+        query_THK, key_THK, value_THK = (part.flatten(0, 1) for part in parts)
+        bounds = reach.bounds_N
+        out = varlen_attn(query_THK, key_THK, value_THK, bounds, bounds, length, length)
+        assert isinstance(out, Tensor)
+        return out.view(rows, length, *out.shape[1:])
+    if reach.bounds_N is not None and reach.keys_B11S is None:
+        out = _attend_each(*(part.flatten(0, 1) for part in parts), reach.bounds_N, dropout)
+        return out.view(rows, length, *out.shape[1:])  # type: ignore[no-any-return]
+    return _attend_rows(*parts, reach.keys_B11S, dropout)
+
+
+def _has_kernel(query: Tensor, dropout: float) -> bool:
+    return query.is_cuda and query.dtype == torch.bfloat16 and dropout == 0
+
+
+def _attend_rows(
+    query: Tensor, key: Tensor, value: Tensor, keys_B11S: Tensor | None, dropout: float
+) -> Tensor:
+    out_BHSK = functional.scaled_dot_product_attention(
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attn_mask=keys_B11S,
+        dropout_p=dropout,
+    )
+    return out_BHSK.transpose(1, 2)
+
+
+# Sizes differ from batch to batch: compiled, every batch would be compiled anew.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _attend_each(
+    query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, bounds_N: Tensor, dropout: float
+) -> Tensor:
+    sizes = [size for size in bounds_N.diff().tolist() if size]
+    # Split and joined once: slices would each fill a gradient of the whole size.
+    parts = (query_THK, key_THK, value_THK)
+    documents = zip(*(torch.split(part, sizes) for part in parts), strict=True)
+    return torch.cat(
+        [
+            _attend_rows(query[None], key[None], value[None], None, dropout)[0]
+            for query, key, value in documents
+        ]
+    )

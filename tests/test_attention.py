@@ -1,0 +1,87 @@
+"""Attention reaches what it should, whichever way it is computed."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from stage_helpers import unhurried
+from torch import Tensor
+
+from pretrain.attention import attend, reach_of
+
+LENGTH = 8
+
+
+def test_bounds_by_hand() -> None:
+    starts = torch.tensor([[0, 4], [0, 8]])
+    bounds = reach_of(torch.tensor([6, 8]), starts, LENGTH, True).bounds_N
+    assert bounds is not None
+    assert bounds.tolist() == [0, 0, 4, 6, 8, 8, 16, 16, 16]
+    assert bounds.dtype == torch.int32
+
+
+def test_full_rows_need_nothing() -> None:
+    assert reach_of(torch.tensor([8, 8]), None, LENGTH, False) == (None, None)
+
+
+def test_no_mask_is_square() -> None:
+    reach = reach_of(torch.tensor([6, 8]), None, LENGTH, True)
+    assert reach.keys_B11S is not None
+    assert reach.keys_B11S.shape == (2, 1, 1, LENGTH)
+    isolated = reach_of(torch.tensor([6, 8]), torch.zeros(2, 1), LENGTH, True)
+    assert isolated.keys_B11S is None
+
+
+def by_hand(parts: list[Tensor], lengths: list[int], starts: list[list[int]] | None) -> Tensor:
+    """Attention by its formula, with the square mask that the code under test avoids."""
+    query, key, value = parts
+    scores = torch.einsum("bqhk,bshk->bhqs", query, key) / query.shape[-1] ** 0.5
+    for row, length in enumerate(lengths):
+        begins = starts[row] if starts else [0]
+        homes = torch.tensor([sum(place >= begin for begin in begins) for place in range(LENGTH)])
+        allowed = (homes[:, None] == homes[None, :]) & (torch.arange(LENGTH) < length)
+        scores[row].masked_fill_(~allowed, -torch.inf)
+    return torch.einsum("bhqs,bshk->bqhk", scores.softmax(-1), value)
+
+
+@given(st.data())
+@unhurried
+def test_tokens_reach_what_the_formula_lets_them(data: st.DataObject) -> None:
+    lengths = data.draw(st.lists(st.integers(1, LENGTH), min_size=1, max_size=3))
+    isolated = data.draw(st.booleans())
+    starts = None
+    if isolated:
+        inner = st.sets(st.integers(1, LENGTH - 1), max_size=4)
+        starts = [
+            [0, *sorted(start for start in data.draw(inner) if start < length)]
+            for length in lengths
+        ]
+    seed = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    parts = [torch.randn(len(lengths), LENGTH, 2, 4, generator=seed) for _ in range(3)]
+    padded = None
+    if starts:
+        width = max(map(len, starts))
+        padded = torch.tensor([one + [LENGTH] * (width - len(one)) for one in starts])
+    sizes = torch.tensor(lengths, dtype=torch.int32)
+    reach = reach_of(sizes, padded, LENGTH, min(lengths) < LENGTH)
+    query, key, value = parts
+    found = attend(query, key, value, reach, 0.0)
+    expected = by_hand(parts, lengths, starts)
+    real = torch.arange(LENGTH) < sizes[:, None]
+    assert (found - expected)[real].abs().max() < 1e-6
+    assert found.isfinite().all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("starts", [None, [[0, 3, 5], [0, 8, 8]]])
+def test_the_kernel_of_a_gpu_agrees(starts: list[list[int]] | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, LENGTH, 2, 64, generator=generator) for _ in range(3))
+    lengths = torch.tensor([6, 8])
+    places = None if starts is None else torch.tensor(starts)
+    expected = attend(query, key, value, reach_of(lengths, places, LENGTH, True), 0.0)
+    query, key, value = (part.to("cuda", torch.bfloat16) for part in (query, key, value))
+    where = None if places is None else places.cuda()
+    found = attend(query, key, value, reach_of(lengths.cuda(), where, LENGTH, True), 0.0)
+    real = torch.arange(LENGTH) < lengths[:, None]
+    assert (found.float().cpu() - expected)[real].abs().max() < 0.03

@@ -1,0 +1,100 @@
+"""With two processes each rank holds half of what its ZeRO stage divides."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pretrain_helpers import make_recipe, write_snapshot
+from rank_helpers import run_ranks
+
+from corpus.snapshots import open_snapshot
+from pretrain.batches import open_stream
+from pretrain.config import data_plan, model_shape
+from pretrain.dataset import Shares
+from pretrain.engine import Engine
+from pretrain.model import make_model
+from pretrain.world import World
+
+RANKS = 2
+
+
+def held_bytes(world: World, store: str, stage: int) -> dict[str, int]:
+    """Train a step of two microbatches and measure what this rank holds, in bytes.
+
+    Parameters outside of forward and backward, gradients between two microbatches, moments after
+    the update; gradients where each stage keeps them in DeepSpeed 0.19.8.
+    """
+    shares = Shares(8, world.size, 2)
+    config = make_recipe(
+        Path(store), Path(store), zero_stage=stage, batch_sequences=8, microbatch_sequences=2
+    ).pretrain
+    snapshot = open_snapshot(store)
+    stream = open_stream(store, snapshot, data_plan(config, snapshot))
+    engine = Engine(make_model(model_shape("tiny", snapshot), config), config, shares, world)
+    first, *others = stream.train_batches(shares, 0, world.rank)
+    assert others
+    engine.train(first, global_labels=50, dropout_seed=0)
+    zero, parameters = engine._engine.optimizer, list(engine._parameters.values())
+    held = {
+        "gradients": sum(size_of(each.grad) for each in parameters),
+        "parameters": sum(size_of(getattr(each, "ds_tensor", each)) for each in parameters),
+    }
+    for attribute in ("all_grad_tensors", "grad_partitions_flat_buffer"):  # stages 2 and 3
+        held["gradients"] += size_of(getattr(zero, attribute, None))
+    for batch in others:
+        engine.train(batch, global_labels=50, dropout_seed=0)
+    states = engine._engine.basic_optimizer.state.values()
+    held["moments"] = sum(
+        size_of(value) for state in states for kind, value in state.items() if kind != "step"
+    )
+    return held
+
+
+def size_of(value: Any) -> int:  # noqa: ANN401
+    """Bytes of a tensor, of the tensors in a list or mapping, or of nothing."""
+    if value is None:
+        return 0
+    if isinstance(value, dict):
+        return sum(map(size_of, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(size_of, value))
+    return int(value.numel() * value.element_size())
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("store")
+    write_snapshot(root)
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "divided"),
+    [
+        (0, set()),
+        (1, {"moments"}),
+        (2, {"moments", "gradients"}),
+        (3, {"moments", "gradients", "parameters"}),
+    ],
+)
+def test_ranks_hold_half_of_what_their_stage_divides(
+    store: Path, tmp_path: Path, stage: int, divided: set[str]
+) -> None:
+    snapshot = open_snapshot(str(store))
+    config = make_recipe(store, store).pretrain
+    model = make_model(model_shape("tiny", snapshot), config)
+    size = sum(parameter.numel() * 4 for parameter in model.parameters())
+    whole = {"parameters": size, "gradients": size, "moments": 2 * size}
+    # Padding of less than 64 bytes a parameter and rank; between microbatches stage 2 keeps the
+    # gradient of a tensor that is cut in two on both ranks, one in each of two groups.
+    padding = 64 * len(list(model.parameters()))
+    cut = sum(
+        max(each.numel() * 4 for each in model.parameters() if each.ndim == n) for n in (1, 2)
+    )
+    for held in run_ranks(RANKS, tmp_path / "meeting", held_bytes, str(store), stage):
+        assert held.keys() == whole.keys()
+        for kind, found in held.items():
+            slack = cut if (stage, kind) == (2, "gradients") else padding
+            expected = whole[kind] / (RANKS if kind in divided else 1)
+            assert abs(found - expected) <= slack, (kind, found, expected)
