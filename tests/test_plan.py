@@ -32,7 +32,7 @@ TABLE_9: dict[str, tuple[dict[str, Any], dict[str, int], float]] = {
     "base": (
         {"learning_rate": 6e-4, "warmup_steps": 24_000},
         {"layers": 12, "width": 768, "heads": 12, "feedforward_width": 3072},
-        1.19e21,
+        1.205e21,
     ),
     "large": (
         {"learning_rate": 4e-4, "warmup_steps": 30_000},
