@@ -34,6 +34,8 @@ from transformers import (
     RobertaForMaskedLM,
     Trainer,
     TrainerCallback,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
 )
 
@@ -41,12 +43,11 @@ from corpus.recipe import Recipe, Source
 from corpus.snapshots import open_snapshot, tokenizer_root
 from corpus.training import Pretrain
 from pretrain.batches import open_stream
-from pretrain.config import data_plan, model_shape
+from pretrain.config import data_plan, learning_rate_at, model_shape
 from pretrain.dataset import Shares, open_rows
 from pretrain.engine import Engine
 from pretrain.launch import join
 from pretrain.model import make_model
-from pretrain.train import learning_rate_at
 
 WARMUP = 2  # steps not counted
 
@@ -127,12 +128,18 @@ class _Rows(Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": self.tokens[at], "attention_mask": self.real[at]}
 
 
-class _Clock(TrainerCallback):  # type: ignore[misc]
+class _Clock(TrainerCallback):
     """The time of the last step that is not counted."""
 
     start = (0.0, 0.0)
 
-    def on_step_end(self, _: Any, state: Any, __: Any, **___: Any) -> None:  # noqa: ANN401
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
         if state.global_step == WARMUP:
             self.start = now()
 
@@ -157,7 +164,9 @@ def trainer_rate(parsed: argparse.Namespace) -> Rates:
     )
     path = Path(tokenizer_root(parsed.store, snapshot.tokenizer)) / "tokenizer.json"
     specials = {"mask_token": "<mask>", "pad_token": "<pad>", "bos_token": "<s>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), eos_token="</s>", **specials)
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_file=str(path), eos_token="</s>", **specials
+    )
     clock, steps = _Clock(), parsed.steps + WARMUP
     rows = _Rows(parsed.store, steps * parsed.batch)
     with tempfile.TemporaryDirectory() as directory:

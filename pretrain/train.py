@@ -164,10 +164,12 @@ def _is_due(config: Pretrain, step: int, every_steps: int) -> bool:
 
 def _draw(session: Session, step: int) -> tuple[list[Batch], int]:
     """Draw this rank's microbatches of a step, with their hash."""
-    config, world = session.config, session.world
-    shares = session.stream.shares_at(step, world.size, config.microbatch_sequences)
-    batches = session.stream.train_batches(shares, step, world.rank)
+    batches = session.stream.train_batches(_shares(session, step), step, session.world.rank)
     return batches, hash_batches(batches)
+
+
+def _shares(session: Session, step: int) -> Shares:
+    return session.stream.shares_at(step, session.world.size, session.config.microbatch_sequences)
 
 
 def _take_step(
@@ -177,7 +179,6 @@ def _take_step(
     config, world, engine = session.config, session.world, session.engine
     learning_rate = learning_rate_at(config, step)
     start = time.monotonic()
-    shares = session.stream.shares_at(step, world.size, config.microbatch_sequences)
     batches, batch_hash = drawn.take(step)
     labels, tokens, pairs, attended, waited = world.sum_floats(
         sum(batch.label_count for batch in batches),
@@ -187,23 +188,24 @@ def _take_step(
         drawn.wait_seconds,
     )
     engine.set_learning_rate(learning_rate)
-    engine.begin_step(shares)
+    engine.begin_step(_shares(session, step))
     sums = [
         engine.train(batch, int(labels), _dropout_seed(session, step, at), int(pairs))
         for at, batch in enumerate(batches)
     ]
     columns = zip(*(each.tolist() for each in sums), strict=True)
     loss_sum, *pair_sum = world.sum_floats(*map(math.fsum, columns))
+    loss = loss_sum / max(1.0, labels)
     pair_loss = {"next_sentence_loss": pair_sum[0] / max(1.0, pairs)} if pair_sum else {}
     plan = session.identity.plan
     return {
-        "loss": loss_sum / max(1.0, labels),
+        "loss": loss,
         **pair_loss,
         "learning_rate": learning_rate,
         "gradient_norm": engine.gradient_norm(),
+        "skipped_steps": engine.skipped_steps(),
         "batch": plan.batch_of(step).number,
         "skipped_batches": len(plan.skipped_batches),
-        "skipped_steps": engine.skipped_steps(),
         "labels": int(labels),
         "tokens": int(tokens),
         "flops": train_flops(session.identity.model, int(tokens), int(attended), int(labels)),
