@@ -203,7 +203,8 @@ def test_mistakes_are_one_line(
 
 def test_a_store_that_is_not_there_is_named(tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path / "nowhere", tmp_path / "run")
-    assert main(["plan", str(write_recipe(recipe, tmp_path / "r.yaml")), "--without-probe"]) == 2
+    with pytest.raises(ValueError, match=r"nowhere holds no .*, or plan --without-store"):
+        describe_run(recipe, Question())
 
 
 def test_joining_twice_is_one_group() -> None:
