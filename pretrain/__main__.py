@@ -73,7 +73,11 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pretrain", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m pretrain",
+        description="A snapshot becomes a model: `plan` says what it needs, `train` makes it, "
+        "`export` hands it to transformers, `explain-step` shows any batch.",
+    )
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher gives it
     commands = parser.add_subparsers(dest="command", required=True)
     plan = commands.add_parser(

@@ -36,7 +36,7 @@ class Question:
 def describe_run(recipe: Recipe, question: Question) -> tuple[dict[str, Any], ModelShape]:
     """Count what a recipe makes of its snapshot, or of its own numbers alone."""
     config = recipe.pretrain
-    snapshot = open_snapshot(recipe.store, recipe.snapshot) if question.with_store else None
+    snapshot = _open(recipe) if question.with_store else None
     shape = model_shape(config.preset, snapshot) if snapshot else _shape_without_store(recipe)
     sequences = _sequences(config, snapshot)
     row = row_flops(shape, config.mask_prob * shape.sequence_length)
@@ -62,6 +62,13 @@ def describe_run(recipe: Recipe, question: Question) -> tuple[dict[str, Any], Mo
         "warnings": _warnings(config, snapshot),
     }
     return found, shape
+
+
+def _open(recipe: Recipe) -> Snapshot:
+    try:
+        return open_snapshot(recipe.store, recipe.snapshot)
+    except ValueError as error:
+        raise ValueError(f"{error}: refresh the store first, or plan --without-store") from None
 
 
 def _shape_without_store(recipe: Recipe) -> ModelShape:

@@ -32,12 +32,12 @@ TABLE_9: dict[str, tuple[dict[str, Any], dict[str, int], float]] = {
     "base": (
         {"learning_rate": 6e-4, "warmup_steps": 24_000},
         {"layers": 12, "width": 768, "heads": 12, "feedforward_width": 3072},
-        1.26e21,
+        1.205e21,
     ),
     "large": (
         {"learning_rate": 4e-4, "warmup_steps": 30_000},
         {"layers": 24, "width": 1024, "heads": 16, "feedforward_width": 4096},
-        4.22e21,
+        4.10e21,
     ),
 }
 
@@ -59,6 +59,7 @@ def test_the_papers_presets(preset: str, capsys: pytest.CaptureFixture[str]) -> 
     assert {name: plan["model"][name] for name in shape} == shape
     assert plan["model"]["vocab_size"] == 50_265
     assert plan["run"]["tokens"] == 500_000 * 8192 * 512
+    # 1.26e21 and 4.22e21 with a whole last layer (test_flops.py).
     assert plan["run"]["flops"] == pytest.approx(flops, rel=0.005)
     assert plan["microbatch_is_measured"] is False
     # With 1,024 ranks, as the paper's 1,024 V100, each takes 8 rows of the batch.
@@ -202,7 +203,8 @@ def test_mistakes_are_one_line(
 
 def test_a_store_that_is_not_there_is_named(tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path / "nowhere", tmp_path / "run")
-    assert main(["plan", str(write_recipe(recipe, tmp_path / "r.yaml")), "--without-probe"]) == 2
+    with pytest.raises(ValueError, match=r"nowhere holds no .*, or plan --without-store"):
+        describe_run(recipe, Question())
 
 
 def test_joining_twice_is_one_group() -> None:

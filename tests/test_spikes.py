@@ -180,17 +180,24 @@ def test_a_resumed_run_knows_what_it_leaves_out(
     assert newest.identity.plan.skipped_batches == (POISONED,)
 
 
-def test_a_gradient_without_a_norm_shows_a_step_later(
+def test_the_batch_before_and_what_was_saved_of_it_go_too(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Stage 0 computes no norm: the update of batch 6 makes the loss of step 7 no number. Both go,
-    # and the checkpoint of step 7, which has the update in it, goes too.
-    poison(monkeypatch, store, bad_gradient, 6)
-    settings = SETTINGS | {"zero_stage": 0, "spike_batches": 2, "checkpoint_every_steps": 1}
+    # The checkpoint of step 7 holds the update of batch 6, which is suspected too: it goes.
+    poison(monkeypatch, store, no_number, 7)
+    settings = SETTINGS | {"spike_batches": 2, "checkpoint_every_steps": 1}
     run_training(make_recipe(store, tmp_path, **settings))
     (rollback,) = read_rollbacks(str(tmp_path))
     assert (rollback.step, rollback.batches, rollback.went_back_to) == (7, (6, 7), 6)
     assert column(tmp_path, "batch") == [*range(6), *range(8, STEPS + 2)]
+
+
+def test_a_gradient_that_is_no_number_is_seen_though_the_loss_is_well(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, store, bad_gradient, 6)
+    run_training(make_recipe(store, tmp_path, **SETTINGS | {"max_steps": 8}))
+    assert listed_batches(str(tmp_path)) == (6,)
 
 
 def test_before_the_first_checkpoint_a_run_begins_anew(
