@@ -3,10 +3,11 @@
 `python -m benchmarks.pretrain_cpu STORE [--preset P] [--steps N] [--batch B] [--fast]` runs one
 after the other in this process, with as many threads as OMP_NUM_THREADS says:
 
-- *ours*: batches drawn and masked from the store, a step of the engine at ZeRO stage 1, with all
-  that `python -m pretrain train` does in a step but its log line;
 - *Hugging Face*: `Trainer` with `RobertaForMaskedLM`, `DataCollatorForLanguageModeling` and its
-  fused AdamW, over the same rows as padded tensors.
+  fused AdamW, over the same rows as padded tensors; first, before a process group is there, as it
+  would wrap the model for one;
+- *ours*: batches drawn and masked from the store, a step of the engine at ZeRO stage 0, which is
+  all that one process needs, with all that `python -m pretrain train` does but its log line.
 
 Rates are by the clock and by CPU seconds; the latter stand where other programs run beside.
 
@@ -33,6 +34,8 @@ from transformers import (
     RobertaForMaskedLM,
     Trainer,
     TrainerCallback,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
 )
 
@@ -40,12 +43,11 @@ from corpus.recipe import Recipe, Source
 from corpus.snapshots import open_snapshot, tokenizer_root
 from corpus.training import Pretrain
 from pretrain.batches import open_stream
-from pretrain.config import data_plan, model_shape
+from pretrain.config import data_plan, learning_rate_at, model_shape
 from pretrain.dataset import Shares, open_rows
 from pretrain.engine import Engine
 from pretrain.launch import join
 from pretrain.model import make_model
-from pretrain.train import learning_rate_at
 
 WARMUP = 2  # steps not counted
 
@@ -73,6 +75,7 @@ def config_for(parsed: argparse.Namespace, **settings: Any) -> Pretrain:  # noqa
         "batch_sequences": parsed.batch,
         "microbatch_sequences": parsed.batch,
         "precision": "fp32",
+        "zero_stage": 0,
         "dropout": parsed.dropout,
     }
     return Pretrain.model_validate(fixed | settings)
@@ -125,12 +128,18 @@ class _Rows(Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": self.tokens[at], "attention_mask": self.real[at]}
 
 
-class _Clock(TrainerCallback):  # type: ignore[misc]
+class _Clock(TrainerCallback):
     """The time of the last step that is not counted."""
 
     start = (0.0, 0.0)
 
-    def on_step_end(self, _: Any, state: Any, __: Any, **___: Any) -> None:  # noqa: ANN401
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
         if state.global_step == WARMUP:
             self.start = now()
 
@@ -155,7 +164,9 @@ def trainer_rate(parsed: argparse.Namespace) -> Rates:
     )
     path = Path(tokenizer_root(parsed.store, snapshot.tokenizer)) / "tokenizer.json"
     specials = {"mask_token": "<mask>", "pad_token": "<pad>", "bos_token": "<s>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), eos_token="</s>", **specials)
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_file=str(path), eos_token="</s>", **specials
+    )
     clock, steps = _Clock(), parsed.steps + WARMUP
     rows = _Rows(parsed.store, steps * parsed.batch)
     with tempfile.TemporaryDirectory() as directory:
@@ -202,11 +213,13 @@ def main() -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     shape = f"{parsed.preset}, {parsed.batch} rows, {torch.get_num_threads()} threads"
     print(f"{shape}, {torch.backends.cpu.get_cpu_capability()}")
-    ours = our_rate(recipe(), parsed.profile)
     theirs = trainer_rate(parsed)
+    ours = our_rate(recipe(), parsed.profile)
     lines = {"ours, fp32": ours, "Hugging Face, fp32": theirs}
     if parsed.fast and has_bf16():
-        lines["ours, bf16 + compile"] = our_rate(recipe(precision="bf16", compile=True))
+        lines["ours, bf16 + compile"] = our_rate(
+            recipe(precision="bf16", compile=True, zero_stage=1)
+        )
     print(f"{'':22} {'tokens/s':>10} {'ratio':>6} {'a CPU s':>10} {'ratio':>6}")
     for name, rates in lines.items():
         columns = (

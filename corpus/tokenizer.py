@@ -6,7 +6,8 @@ as the characters it is, never as a special token. Decoding gives back the bytes
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +74,29 @@ class Tokenizer:
 
     def token_bytes(self) -> list[bytes]:
         """Return the bytes of every entry; special tokens as they are spelt."""
-        to_byte = {char: byte for byte, char in byte_alphabet().items()}
-        pieces = [b""] * self.vocab_size
-        for token, position in self._tokenizer.get_vocab(with_added_tokens=True).items():
-            special = position < 4 or position == self.mask_id
-            pieces[position] = token.encode() if special else bytes(map(to_byte.__getitem__, token))
+        return list(self._pieces)
+
+    @cached_property
+    def _pieces(self) -> list[bytes]:
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        specials = {*range(4), self.mask_id}
+        tokens = [""] * self.vocab_size
+        for token, position in vocabulary.items():
+            tokens[position] = token
+        # All in one go: a character of the alphabet is a byte.
+        plain = "".join(token for n, token in enumerate(tokens) if n not in specials)
+        data, place, pieces = plain.translate(_to_bytes()).encode("latin-1"), 0, []
+        for position, token in enumerate(tokens):
+            if position in specials:
+                pieces.append(token.encode())
+            else:
+                pieces.append(data[place : place + len(token)])
+                place += len(token)
         return pieces
 
     def spaces(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Tell of every entry whether it begins with white space, and whether it ends with it."""
-        pieces = self.token_bytes()
+        pieces = self._pieces
         begins = np.array([piece[:1].isspace() for piece in pieces])
         ends = np.array([piece[-1:].isspace() for piece in pieces])
         return begins, ends
@@ -95,6 +109,12 @@ def byte_alphabet() -> dict[int, str]:
     others = [byte for byte in range(256) if byte not in printable]
     stand_ins = {byte: chr(byte) for byte in printable}
     return stand_ins | {byte: chr(256 + n) for n, byte in enumerate(others)}
+
+
+@cache
+def _to_bytes() -> dict[int, int]:
+    """Return the table that turns GPT-2's alphabet back into bytes, as Latin-1 has them."""
+    return {ord(char): byte for byte, char in byte_alphabet().items()}
 
 
 def split_words(text: str) -> list[bytes]:
@@ -136,7 +156,10 @@ def roberta_definition(encoder: bytes, merges: bytes, dictionary: bytes) -> byte
 
 
 def _define(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> bytes:
-    tokenizer = FastTokenizer(models.BPE(vocab=dict(vocabulary), merges=list(merges)))
+    # Of the special tokens alone, and the rest put in as the library writes it: it takes ten times
+    # as long. What opens the definition checks that they fit together.
+    specials = {token: position for position, token in enumerate((*LEADING_SPECIALS, MASK))}
+    tokenizer = FastTokenizer(models.BPE(vocab=specials, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.RobertaProcessing(
@@ -145,7 +168,11 @@ def _define(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]) ->
     tokenizer.add_special_tokens(
         [*LEADING_SPECIALS, AddedToken(MASK, lstrip=True, special=True, normalized=False)]
     )
-    return canonical_definition(tokenizer.to_str().encode())
+    fields = orjson.loads(tokenizer.to_str())
+    fields["model"]["vocab"] = dict(sorted(vocabulary.items(), key=itemgetter(1)))
+    fields["model"]["merges"] = merges
+    fields["added_tokens"][-1]["id"] = vocabulary[MASK]
+    return orjson.dumps(fields)
 
 
 def canonical_definition(definition: bytes) -> bytes:

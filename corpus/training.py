@@ -72,6 +72,20 @@ class Pretrain(Section):
     validation_sequences: int = Field(
         1024, ge=1, description="at most this many validation rows, spread over all of them"
     )
+    on_spike: Literal["stop", "skip"] = Field(
+        "stop",
+        description="at a loss that is no number: stop; or go back to a checkpoint and leave the "
+        "guilty batches out, also where the loss leaps",
+    )
+    spike_sigmas: float = Field(
+        6.0, gt=0, description="a leap lies so many deviations above the last losses' median"
+    )
+    spike_window_steps: int = Field(128, ge=16, description="losses that median is of")
+    spike_batches: int = Field(2, ge=1, description="batches left out: the last ones, up to it")
+    max_rollbacks: int = Field(10, ge=1, description="rollbacks of a run; at the next it stops")
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        (), description="where the metrics go beside metrics.jsonl; each has to be installed"
+    )
     precision: Literal["fp32", "bf16"] = Field("bf16", description="of weights and activations")
     dropout: float = Field(0.1, ge=0, lt=1, description="hidden and attention dropout")
     weight_decay: float = Field(0.01, ge=0, description="decoupled, not on biases and norms")

@@ -42,7 +42,7 @@ import numpy.typing as npt
 from corpus.recipe import Dedup
 from corpus.snapshots import Tree
 from pipeline.jobs import Output
-from pipeline.kernels import UInt8s, UInt64s
+from pipeline.kernels import UInt8s, UInt32s, UInt64s
 from pipeline.signatures import sign
 
 logger = logging.getLogger(__name__)
@@ -261,6 +261,7 @@ def canaries(
     longest = least + least // 2
     # From similarity 1/2 up, at most a third of the shingles changes: no pair needs more words.
     stride = longest + longest // 2 + ngram
+    drawn = _draw(range(first, first + count), stride, seed)
     pairs = []
     for number in range(first, first + count):
         shingles = least + number % (longest - least + 1)
@@ -268,32 +269,33 @@ def canaries(
         fewest = shingles * (100 - high) // (100 + high) + 1
         most = shingles * (100 - low) // (100 + low)
         destroyed = fewest + number % (most - fewest + 1)
-        pairs.append(_canary(_Words(number, stride, seed), shingles, destroyed, ngram))
+        pairs.append(_canary(drawn[number], shingles, destroyed, ngram))
     return pairs
 
 
-class _Words(NamedTuple):
-    """The words of a pair: `stride` of them, no two alike."""
+def _draw(pairs: range, stride: int, seed: int) -> dict[int, UInt32s]:
+    """Return `stride` words of every pair, no two alike: code points [words, letters]."""
+    unspaced = [pair for pair in pairs if pair % _UNSPACED_EVERY == 0]
+    spaced = [pair for pair in pairs if pair % _UNSPACED_EVERY]
+    places = [pair // _UNSPACED_EVERY for pair in unspaced]
+    characters = _spell_characters(_numbers(places, stride, seed, _CHARACTER_PRIME))
+    words = _spell_words(_numbers(spaced, stride, seed, _WORD_PRIME))
+    drawn = zip((*unspaced, *spaced), (*characters, *words), strict=True)
+    return dict(drawn)
 
-    pair: int
-    stride: int
-    seed: int
 
-    @property
-    def unspaced(self) -> bool:
-        return self.pair % _UNSPACED_EVERY == 0
-
-    def take(self, count: int) -> list[str]:
-        """Return the first words of the pair."""
-        pair, prime = self.pair, _WORD_PRIME
-        if self.unspaced:
-            pair, prime = pair // _UNSPACED_EVERY, _CHARACTER_PRIME
+def _numbers(pairs: Sequence[int], stride: int, seed: int, prime: int) -> UInt64s:
+    """Return the numbers of the words of pairs: [pairs, stride]."""
+    factors, starts = [], []
+    for pair in pairs:
         # Once all words were had, the next lap steps over them otherwise: no neighbours meet again.
-        lap, place = divmod(pair, max(1, prime // self.stride))
-        factor = 1 + (_seed_number(self.seed) + lap) % (prime - 1)
-        start = place * self.stride
-        spell = _spell_character if self.unspaced else _spell_word
-        return [spell(number * factor % prime) for number in range(start, start + count)]
+        lap, place = divmod(pair, max(1, prime // stride))
+        factors.append([1 + (_seed_number(seed) + lap) % (prime - 1)])
+        starts.append([place * stride])
+    shape = (len(pairs), 1)
+    words = np.array(starts, np.uint64).reshape(shape) + np.arange(stride, dtype=np.uint64)
+    # Both are below 2^32 or about it, so no product is beyond 64 bits.
+    return words * np.array(factors, np.uint64).reshape(shape) % np.uint64(prime)
 
 
 @lru_cache(maxsize=8)
@@ -302,34 +304,38 @@ def _seed_number(seed: int) -> int:
 
 
 @lru_cache(maxsize=1)
-def _syllables() -> list[str]:
-    return [consonant + vowel for consonant in _CONSONANTS for vowel in _VOWELS]
+def _syllables() -> UInt32s:
+    syllables = [[ord(consonant), ord(vowel)] for consonant in _CONSONANTS for vowel in _VOWELS]
+    return np.array(syllables, np.uint32)
 
 
-def _spell_word(number: int) -> str:
-    table = _syllables()
-    return (
-        table[number >> 24]
-        + table[number >> 16 & 255]
-        + table[number >> 8 & 255]
-        + table[number & 255]
-    )
+def _spell_words(numbers: UInt64s) -> UInt32s:
+    """Spell words of four syllables and a space: [..., 9]."""
+    shifts = np.array([24, 16, 8, 0], np.uint64)
+    spelt = np.full((*numbers.shape, 9), ord(" "), np.uint32)
+    syllables = _syllables()[numbers[..., None] >> shifts & np.uint64(255)]
+    spelt[..., :8] = syllables.reshape(*numbers.shape, 8)
+    return spelt
 
 
-def _spell_character(number: int) -> str:
+def _spell_characters(numbers: UInt64s) -> UInt32s:
+    """Spell words of one character: [..., 1]."""
     first, second = _CHARACTER_BLOCKS
-    return chr(first[number] if number < len(first) else second[number - len(first)])
+    later = numbers + np.uint64(second.start - len(first))
+    found = np.where(numbers < len(first), numbers + np.uint64(first.start), later)
+    return found.astype(np.uint32)[..., None]
 
 
-def _canary(words: _Words, shingles: int, destroyed: int, ngram: int) -> Canary:
+def _canary(drawn: UInt32s, shingles: int, destroyed: int, ngram: int) -> Canary:
     places = replaced_places(shingles, destroyed, ngram)
     length = shingles + ngram - 1
-    drawn = words.take(length + len(places))
-    left, right = drawn[:length], drawn[:length]
-    for place, word in zip(places, drawn[length:], strict=True):
-        right[place] = word
-    space = "" if words.unspaced else " "
-    return Canary(space.join(left), space.join(right), shingles - destroyed, shingles + destroyed)
+    left, right = drawn[:length], drawn[:length].copy()
+    right[places] = drawn[length : length + len(places)]
+    return Canary(_text(left), _text(right), shingles - destroyed, shingles + destroyed)
+
+
+def _text(words: UInt32s) -> str:
+    return words.astype("<u4").tobytes().decode("utf-32-le").rstrip(" ")
 
 
 def replaced_places(shingles: int, destroyed: int, ngram: int) -> list[int]:

@@ -27,7 +27,7 @@ SEED, GOLDEN = 0xCBF29CE484222325, 0x9E3779B97F4A7C15  # FNV's offset; 2^64 over
 _BLOCK = 2048  # shingles of a pass over the permutations: 8 KiB of halves, to fit the cache. Guess
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def mix(value: np.uint64) -> np.uint64:
     """Scramble a number by the finalizer of splitmix64 (Steele, Lea, Flood 2014)."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -49,7 +49,7 @@ def decode(data: UInt8s, i: int) -> tuple[np.int64, int]:
     return (np.int64(first & 0x07) << 18) | (middle << 12) | tail, 4
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def character_at(data: UInt8s, i: int) -> tuple[int, int]:
     """Return the character that starts at byte i of valid UTF-8, and its bytes."""
     if data[i] < 0x80:

@@ -11,13 +11,17 @@ and both forms are counted together; Norwegian is `no` for Bokmål and `nn` for 
 """
 
 import re
+from functools import cache
 
+import numba
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pycld2
 
 from corpus.recipe import Languages
+from pipeline.kernels import Int64s, UInt8s
 from pipeline.rules import Failure
+from pipeline.spans import bytes_of
 
 # Raised by hand when a label or a score changes.
 VERSION = 1
@@ -54,31 +58,46 @@ _REFUSED = re.compile(
 
 def identify_batch(texts: pa.LargeStringArray | list[str]) -> list[tuple[str, int]]:
     """Return each text's language and the share of its beginning in that language, percent."""
-    if isinstance(texts, list):
-        beginnings = [text[:_MORE_CHARACTERS] for text in texts]
-    else:
-        beginnings = pc.utf8_slice_codeunits(texts, 0, _MORE_CHARACTERS).to_pylist()
-    return [_identify(text) for text in beginnings]
+    data, ends = bytes_of(pa.array(texts, pa.large_string()) if isinstance(texts, list) else texts)
+    stops, view = _beginnings(data, ends, _FIRST_CHARACTERS).tolist(), data.data
+    found = []
+    for start, stop, end in zip(ends[:-1].tolist(), stops, ends[1:].tolist(), strict=True):
+        answer = _detect(bytes(view[start:stop]))
+        if answer[0] == UNDETERMINED and stop < end:
+            more = str(view[start : min(end, start + 4 * _MORE_CHARACTERS)], "utf-8", "ignore")
+            answer = _detect(more[:_MORE_CHARACTERS].encode())
+        found.append(answer)
+    return found
 
 
-def _identify(text: str) -> tuple[str, int]:
-    label, share = _detect(text[:_FIRST_CHARACTERS])
-    if label == UNDETERMINED and len(text) > _FIRST_CHARACTERS:
-        return _detect(text)
-    return label, share
+@numba.njit(cache=True)
+def _beginnings(data: UInt8s, ends: Int64s, characters: int) -> Int64s:
+    """Return where the first so many characters of each text end."""
+    stops = np.empty(len(ends) - 1, np.int64)
+    for t in range(len(ends) - 1):
+        i, count = ends[t], 0
+        while i < ends[t + 1]:
+            count += (data[i] & 0xC0) != 0x80
+            if count > characters:
+                break
+            i += 1
+        stops[t] = i
+    return stops
 
 
-def _detect(text: str) -> tuple[str, int]:
+def _detect(text: bytes) -> tuple[str, int]:
     try:
         reliable, _, found = pycld2.detect(text, isPlainText=True)
     except pycld2.error:
-        reliable, _, found = pycld2.detect(_REFUSED.sub(" ", text), isPlainText=True)
+        allowed = _REFUSED.sub(" ", text.decode())
+        reliable, _, found = pycld2.detect(allowed, isPlainText=True)
     label = _iso_code(found[0][1])
     if not reliable or label == UNDETERMINED:
         return UNDETERMINED, 0
     return label, sum(share for _, code, share, _ in found if _iso_code(code) == label)
 
 
+@cache
 def _iso_code(code: str) -> str:
     base = code.partition("-")[0]
     return _ISO_CODES.get(code) or _ISO_CODES.get(base, base)

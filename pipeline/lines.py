@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pipeline.characters import POLICIES
 from pipeline.kernels import Int64s, UInt8s
 from pipeline.statistics import ENDED, LONGEST, MARKS, SENTENCES, START, STOP, WORDS, Scan
+from pipeline.wide import copy
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -34,7 +35,7 @@ _PHRASES = ("javascript", "lorem ipsum", *POLICIES)
 _PHRASE_BYTES = np.frombuffer("".join(_PHRASES).encode(), np.uint8)
 _PHRASE_ENDS = np.cumsum([0, *map(len, _PHRASES)])
 # Every phrase holds one of these; "ipsu", say, is rarer in prose than "lore".
-PROBES = ("java", "ipsu", "licy", "ooki", "f us")
+PROBES = ("java", "ipsu", "licy", "okie", "f us")
 _PROBE_BYTES = np.frombuffer("".join(PROBES).encode(), np.uint8).reshape(-1, 4)
 _CASE = np.uint8(0x20)  # the bit in which an ASCII letter's cases differ
 _OPENING_BRACKET, _CLOSING_BRACKET, _OPENING_BRACE = map(np.uint8, b"[]{")
@@ -67,7 +68,7 @@ def _holds(text: UInt8s, byte: np.uint8) -> bool:
     return bool(least == 0)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def _stands_at(text: UInt8s, i: int, phrase: UInt8s) -> bool:
     """Tell whether a phrase of small letters and spaces stands at i, in letters of any case."""
     if i + len(phrase) > len(text):
@@ -87,7 +88,7 @@ def _occurrences(line: UInt8s, first: int, last: int) -> int:
         phrase = _PHRASE_BYTES[_PHRASE_ENDS[n] : _PHRASE_ENDS[n + 1]]
         i = 0
         while i < len(line):
-            if _stands_at(line, i, phrase):
+            if line[i] | _CASE == phrase[0] and _stands_at(line, i, phrase):
                 count += 1
                 i += len(phrase)
             else:
@@ -155,9 +156,9 @@ def _join(
             if size > ends[n]:
                 joined[size] = _NEWLINE
                 size += 1
-            for i in range(lines[line, START], lines[line, STOP]):
-                joined[size] = data[i]
-                size += 1
+            source = data[lines[line, START] : lines[line, STOP]]
+            copy(source, joined[size:])
+            size += len(source)
         ends[n + 1] = size
     return joined[:size], ends
 
@@ -187,8 +188,10 @@ def _find_citations(data: UInt8s, ends: Int64s) -> Bools:
     for t in range(len(ends) - 1):
         text = data[ends[t] : ends[t + 1]]
         if _holds(text, _OPENING_BRACKET):
-            for i in range(len(text)):
-                found[t] |= text[i] == _OPENING_BRACKET and _citation(text, i) > 0
+            i = 0
+            while i < len(text) and not (text[i] == _OPENING_BRACKET and _citation(text, i)):
+                i += 1
+            found[t] = i < len(text)
     return found
 
 
@@ -204,9 +207,8 @@ def _cut_citations(data: UInt8s, ends: Int64s, rows: Int64s) -> tuple[UInt8s, In
         i = 0
         while i < len(text):
             skipped = _citation(text, i) if text[i] == _OPENING_BRACKET else 0
-            if not skipped:
-                cut[size] = text[i]
-                size += 1
+            cut[size] = text[i]
+            size += 0 if skipped else 1
             i += max(skipped, 1)
         cut_ends[n + 1] = size
     return cut[:size], cut_ends

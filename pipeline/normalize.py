@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 from ftfy import fix_encoding
 
 from pipeline.kernels import decode
+from pipeline.wide import copy, printed_end
 
 # Raised by hand when the normalized text changes.
 VERSION = 1
@@ -228,18 +229,17 @@ def _tidy_all(
     out = np.empty(ends[-1] - ends[0], np.uint8)
     offsets = np.zeros(len(ends), np.int64)
     hard = np.zeros(len(ends) - 1, np.bool_)
-    plain, inked = np.zeros(256, np.bool_), np.zeros(256, np.bool_)
+    plain = np.zeros(256, np.bool_)
     for byte in range(0x80):
         kind = (classes[byte] >> np.uint32(_KIND)) & np.uint32(3)
         plain[byte] = kind != _DROPPED
-        inked[byte] = kind == _INK or byte == 0x20
     for t in range(len(ends) - 1):
         text = data[ends[t] : ends[t + 1]]
         offsets[t + 1] = offsets[t]
         hard[t] = _is_hard(text, classes, plain, repairs)
         if not hard[t]:
-            offsets[t + 1] += _tidy_one(text, classes, inked, out[offsets[t] :])
-    return out[: offsets[-1]].copy(), offsets, hard
+            offsets[t + 1] += _tidy_one(text, classes, out[offsets[t] :])
+    return out[: offsets[-1]], offsets, hard
 
 
 @numba.njit(cache=True)
@@ -249,7 +249,7 @@ def _is_hard(data: UInt8s, classes: UInt32s, plain: Bools, repairs: np.uint32) -
     families = np.uint32(_FAMILY_BITS) * repairs
     while i < stop:
         while i < stop and plain[data[i]]:
-            i += 1
+            i = max(i + 1, printed_end(data, i))
         # The classes of the two characters before, in a run that is not ASCII.
         before, last, marks = np.uint32(0), np.uint32(0), np.uint32(0)
         while i < stop and not plain[data[i]]:
@@ -273,14 +273,12 @@ def _is_hard(data: UInt8s, classes: UInt32s, plain: Bools, repairs: np.uint32) -
 
 
 @numba.njit(cache=True)
-def _tidy_one(data: UInt8s, classes: UInt32s, inked: Bools, out: UInt8s) -> int:
+def _tidy_one(data: UInt8s, classes: UInt32s, out: UInt8s) -> int:
     """Write a text with its newlines and blank space tidied; return its bytes."""
     i, o, ink, breaks = 0, 0, 0, 0
     while i < len(data):
         start, width, kind = i, 1, np.uint32(_INK)
-        while i < len(data) and inked[data[i]]:
-            i += 1
-        end = i
+        i = end = printed_end(data, i)
         while end > start and data[end - 1] == 0x20:
             end -= 1
         if i == start:
@@ -299,8 +297,7 @@ def _tidy_one(data: UInt8s, classes: UInt32s, inked: Bools, out: UInt8s) -> int:
         while ink == 0 and start < end and data[start] == 0x20:
             start += 1
         if ink or end > start:
-            for j in range(i - start):
-                out[o + j] = data[start + j]
+            copy(data[start:i], out[o:])
             o += i - start
         if end > start:
             ink, breaks = o - (i - end), 0

@@ -2,13 +2,13 @@
 
 An n-gram that occurs once holds none that is longer and occurs twice. So each length looks only at
 places where both shorter n-grams occurred again: on plain prose nearly all work is in the pairs,
-and repeated n-grams of five words and more cost next to nothing.
+most of which a table of bytes tells to occur once, and longer n-grams cost next to nothing.
 """
 
 import numba
 import numpy as np
 
-from pipeline.kernels import GOLDEN, Int64s, UInt8s, UInt64s
+from pipeline.kernels import GOLDEN, Int64s, UInt64s
 
 _TOP, _LONGEST = 4, 10  # the longest n-gram of Gopher's "top" shares, and of its repeated ones
 
@@ -45,35 +45,69 @@ def count_repeated(keys: UInt64s, lengths: Int64s, counts: Int64s) -> None:
 
 
 @numba.njit(cache=True)
-def _top(grams: UInt64s, again: UInt8s, recurring: int) -> tuple[int, int]:
-    """Return the first of the most common n-grams and its count; narrow `again` to those recur."""
-    table = _table(recurring)
-    times = np.ones(len(grams), np.int64)  # of a first place: how often; of others: below zero
-    best = 0
-    for i in range(len(grams)):
-        if again[i]:
-            first = _find(grams, i, table)
-            if first != i:
-                times[first] += 1
-                times[i] = -1
-    for i in range(len(grams)):
-        best = i if times[i] > times[best] else best
-        again[i] = times[i] != 1
-    return best, times[best]
+def _pairs(words: UInt64s) -> tuple[Int64s, UInt64s]:
+    """Return the places whose pair of words may recur, and the pairs; few others are among them.
+
+    A byte stands for all pairs of a slot: no branch, where a table of the pairs would guess wrong.
+    """
+    bits = 4
+    while 1 << bits < 8 * len(words):
+        bits += 1
+    shift = np.uint64(64 - bits)
+    met, pairs = np.zeros(1 << bits, np.uint8), np.empty(len(words), np.uint64)
+    for i in range(len(words) - 1):
+        pairs[i] = words[i] * np.uint64(GOLDEN) + words[i + 1]
+        slot = np.int64((pairs[i] * np.uint64(GOLDEN)) >> shift)
+        met[slot] = met[slot] << 1 | 1
+    places, count = np.empty(len(words), np.int64), 0
+    for i in range(len(words) - 1):
+        places[count], pairs[count] = i, pairs[i]
+        count += met[np.int64((pairs[i] * np.uint64(GOLDEN)) >> shift)] > 1
+    return places[:count], pairs[:count]
 
 
 @numba.njit(cache=True)
-def _repeated(grams: UInt64s, again: UInt8s, recurring: int, n: int, codes: Int64s) -> int:
+def _top(places: Int64s, grams: UInt64s) -> tuple[int, int, int]:
+    """Return the first of the most common n-grams and its count; narrow both to those that recur.
+
+    Where none recurs the first one is that of place 0. The last number says how many are left.
+    """
+    table, firsts = _table(len(grams)), np.empty(len(grams), np.int64)
+    times = np.zeros(len(grams), np.int64)
+    for k in range(len(grams)):
+        firsts[k] = _find(grams, k, table)
+        times[firsts[k]] += 1
+    best, most, left = 0, 1, 0
+    for k in range(len(grams)):
+        if times[k] > most:
+            best, most = places[k], times[k]
+        places[left], grams[left] = places[k], grams[k]
+        left += times[firsts[k]] > 1
+    return best, most, left
+
+
+@numba.njit(cache=True)
+def _longer(places: Int64s, grams: UInt64s, words: UInt64s, n: int) -> int:
+    """Go on from n-grams to those one word longer that may recur; return how many are left."""
+    left = 0
+    for k in range(len(places) - 1):
+        i = places[k]
+        longer = grams[k] * np.uint64(GOLDEN) + words[min(i + n, len(words) - 1)]
+        places[left], grams[left] = i, longer
+        left += places[k + 1] == i + 1
+    return left
+
+
+@numba.njit(cache=True)
+def _repeated(places: Int64s, grams: UInt64s, n: int, codes: Int64s) -> int:
     """Read from the left, skip an n-gram seen before as a whole; return those's characters."""
-    table = _table(recurring)
-    i = characters = 0
-    while i < len(grams):
-        if again[i] and _find(grams, i, table) != i:
-            for word in range(i, i + n):
+    table = _table(len(grams))
+    after = characters = 0
+    for k in range(len(grams)):
+        if places[k] >= after and _find(grams, k, table) != k:
+            after = places[k] + n
+            for word in range(places[k], after):
                 characters += codes[word] >> 1
-            i += n
-        else:
-            i += 1
     return characters
 
 
@@ -83,19 +117,19 @@ def count_ngrams(words: UInt64s, codes: Int64s, counts: Int64s) -> None:
 
     words: hashes; codes: characters times two, plus 1 in a script that writes no spaces.
     """
-    grams, again = words.copy(), np.ones(len(words), np.uint8)
+    if len(words) < 2:
+        return
+    places, grams = _pairs(words)
+    left = len(places)
     for n in range(2, min(_LONGEST, len(words)) + 1):
-        places, recurring = len(words) - n + 1, 0
-        for i in range(places):
-            grams[i] = grams[i] * np.uint64(GOLDEN) + words[i + n - 1]
-            again[i] &= again[i + 1]
-            recurring += again[i]
+        if n > 2:
+            left = _longer(places[:left], grams[:left], words, n - 1)
         if n <= _TOP:
-            best, times = _top(grams[:places], again, recurring)
+            best, times, left = _top(places[:left], grams[:left])
             characters = codes[best] >> 1
             for word in range(best + 1, best + n):
                 characters += codes[word] >> 1
                 characters += 0 if (codes[word - 1] | codes[word]) & 1 else 1
             counts[n - 2] = times * characters
-        elif recurring:
-            counts[n - 2] = _repeated(grams[:places], again, recurring, n, codes)
+        elif left:
+            counts[n - 2] = _repeated(places[:left], grams[:left], n, codes)

@@ -91,6 +91,7 @@ UNSPACED_WORDS, UNMARKED_WORDS, LINE_FIELDS = range(9, 12)
 # Bits of MARKS.
 BULLET, ELLIPSIS, MARKED, ENDED = 1, 2, 4, 8
 
+_BLOCK = 224  # bytes: less than 256, and whole vectors of 32
 _MOST_BYTES = 2**31 - 1  # offsets of bytes and characters share a signed 64-bit number
 _NEWLINE, _HASH_SIGN, _FULL_STOP = 0x0A, 0x23, 0x2E
 _BULLET_CODES = np.array([ord(bullet) for bullet in BULLETS])
@@ -133,16 +134,36 @@ def _marks(text: UInt8s, start: int, stop: int, classes: UInt8s) -> int:
 
 
 @numba.njit(cache=True)
+def _symbols_in(block: UInt8s) -> tuple[int, int, int, int, int]:
+    """Count in at most 255 bytes: sums of one byte each are what LLVM makes vectors of.
+
+    Of dots and of ellipses the first two bytes of the next block are there too, but not counted.
+    """
+    tails = newlines = hashes = triples = ellipses = np.uint8(0)
+    for i in range(len(block) - 2):
+        one, two, three = block[i], block[i + 1], block[i + 2]
+        tails = np.uint8(tails + np.uint8((one & 0xC0) == 0x80))
+        newlines = np.uint8(newlines + np.uint8(one == _NEWLINE))
+        hashes = np.uint8(hashes + np.uint8(one == _HASH_SIGN))
+        dots = (one == 0x2E) & (two == 0x2E) & (three == 0x2E)
+        triples = np.uint8(triples + np.uint8(dots))
+        dots = (one == 0xE2) & (two == 0x80) & (three == 0xA6)
+        ellipses = np.uint8(ellipses + np.uint8(dots))
+    return int(tails), int(newlines), int(hashes), int(triples), int(ellipses)
+
+
+@numba.njit(cache=True)
 def _count_symbols(text: UInt8s, counts: Int64s) -> None:
     """Count characters, newlines, hash signs and ellipses."""
-    characters = newlines = hashes = triples = ellipses = 0
-    for i in range(len(text)):
-        characters += (text[i] & 0xC0) != 0x80
+    characters, newlines, hashes, triples, ellipses = len(text), 0, 0, 0, 0
+    for start in range(0, len(text) - 2, _BLOCK):
+        found = _symbols_in(text[start : min(start + _BLOCK + 2, len(text))])
+        characters, newlines, hashes = characters - found[0], newlines + found[1], hashes + found[2]
+        triples, ellipses = triples + found[3], ellipses + found[4]
+    for i in range(max(0, len(text) - 2), len(text)):
+        characters -= (text[i] & 0xC0) == 0x80
         newlines += text[i] == _NEWLINE
         hashes += text[i] == _HASH_SIGN
-    for i in range(len(text) - 2):
-        triples += (text[i] == 0x2E) & (text[i + 1] == 0x2E) & (text[i + 2] == 0x2E)
-        ellipses += (text[i] == 0xE2) & (text[i + 1] == 0x80) & (text[i + 2] == 0xA6)
     run = 0
     for i in range(len(text) if triples else 0):
         run = run + 1 if text[i] == _FULL_STOP else 0
@@ -263,9 +284,10 @@ def _scan(
     longest = newlines = 0
     for t in range(len(ends) - 1):
         longest = max(longest, ends[t + 1] - ends[t])
-    for i in range(ends[0], ends[-1]):
-        newlines += data[i] == _NEWLINE
     counts = np.zeros((len(ends) - 1, len(COUNTS)), np.int64)
+    for t in range(len(ends) - 1):
+        _count_symbols(data[ends[t] : ends[t + 1]], counts[t])
+        newlines += counts[t, _NEWLINES]
     lines = np.empty((newlines + len(ends), LINE_FIELDS), np.int64)
     line_ends = np.zeros(len(ends), np.int64)
     hashes, edges = np.empty(longest + 2, np.uint64), np.empty(2 * longest + 2, np.int64)
@@ -282,7 +304,6 @@ def _scan(
             own[n, START] += ends[t]
             own[n, STOP] += ends[t]
         count_lines(own, hashes, edges, counts[t])
-        _count_symbols(text, counts[t])
     return counts, lines[: line_ends[-1]], line_ends
 
 

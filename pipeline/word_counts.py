@@ -12,11 +12,11 @@ import numba
 import numpy as np
 
 from corpus.tokenizer import split_words
-from pipeline.kernels import Int64s, UInt8s, character_at
+from pipeline.kernels import SEED, Int64s, UInt8s, character_at, mix
+from pipeline.wide import eight, first_bytes, letter_bytes
 
 _UNKNOWN, _LETTER, _DIGIT, _SIGN, _SPACE = range(5)
 _CODE_POINTS = 0x110000
-_FNV_START, _FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3  # FNV-1a of 64 bits
 _FIRST_ROOM = 1 << 12  # words a table begins with room for; it doubles. Any size would do.
 
 
@@ -106,7 +106,7 @@ def _mark_points(data, start, stop, seen):  # type: ignore[no-untyped-def]  # no
         i += width
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def _word_end(data, i, stop, kinds):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return the end of the word at i, as GPT-2's pattern has it.
 
@@ -131,6 +131,12 @@ def _word_end(data, i, stop, kinds):  # type: ignore[no-untyped-def]  # noqa: AN
         if kinds[point] != _SPACE:
             kind = kinds[point]
             i += width
+    if kind == _LETTER:
+        # ASCII letters go eight at a time; where the last began matters to white space alone.
+        width = 8
+        while width == 8:
+            width = min(letter_bytes(eight(data, i)), stop - i)
+            i += width
     while i < stop:
         point, width = character_at(data, i)
         if kinds[point] != kind:
@@ -141,12 +147,13 @@ def _word_end(data, i, stop, kinds):  # type: ignore[no-untyped-def]  # noqa: AN
     return last if kind == _SPACE and i < stop and last > begin else i
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, forceinline=True)
 def _hash(data, start, stop):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    value = np.uint64(_FNV_START)
-    for i in range(start, stop):
-        value = (value ^ np.uint64(data[i])) * np.uint64(_FNV_PRIME)
-    return value ^ (value >> np.uint64(32))
+    value = np.uint64(SEED)
+    while stop - start > 7:
+        value = mix(value ^ eight(data, start))
+        start += 8
+    return mix(value ^ first_bytes(eight(data, start), stop - start))
 
 
 # A table of words: `index` holds, by the low bits of the words' hashes, the number of an entry
@@ -168,19 +175,19 @@ def _fill_index(index, hashes):  # type: ignore[no-untyped-def]  # noqa: ANN001,
         index[slot] = _pack(hashes[entry], entry)
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, forceinline=True)
 def _same(data, start, stop, pool, at):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    i = 0
-    while i < stop - start and data[start + i] == pool[at + i]:
-        i += 1
-    return i == stop - start
+    while stop - start > 7:
+        if eight(data, start) != eight(pool, at):
+            return False
+        start, at = start + 8, at + 8
+    return first_bytes(eight(data, start) ^ eight(pool, at), stop - start) == 0
 
 
-@numba.njit(cache=True, inline="always")
-def _enter(data, low, high, count, table, size):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Count a word; return the new number of entries, or -1 where there is no room for it."""
-    index, hashes, entries, pool = table
-    value = _hash(data, low, high)
+@numba.njit(cache=True, forceinline=True)
+def _find(data, span, value, index, entries, pool):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return the slot of a word and its entry, -1 where it has none yet."""
+    low, high = span
     mask = len(index) - 1
     slot, tag = np.int64(value) & mask, np.int64(value >> np.uint64(33))
     while index[slot] >= 0:
@@ -188,9 +195,16 @@ def _enter(data, low, high, count, table, size):  # type: ignore[no-untyped-def]
             entry = index[slot] & 0xFFFFFFFF
             at = entries[entry, 0]
             if entries[entry + 1, 0] - at == high - low and _same(data, low, high, pool, at):
-                entries[entry, 1] += count
-                return size
+                return slot, entry
         slot = (slot + 1) & mask
+    return slot, np.int64(-1)
+
+
+@numba.njit(cache=True)
+def _append(data, span, hashed, count, table, size):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Enter a new word; return the new number of entries, or -1 where there is no room for it."""
+    (low, high), (value, slot) = span, hashed
+    index, hashes, entries, pool = table
     start = entries[size, 0]
     if size == len(hashes) or start + high - low > len(pool):
         return -1
@@ -205,13 +219,20 @@ def _enter(data, low, high, count, table, size):  # type: ignore[no-untyped-def]
 def _count(texts, kinds, text, place, table, size):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Count words from a place of a text on; return where room ran out and how many there are."""
     data, offsets = texts
+    index, _, entries, pool = table  # once: what unpacks arrays a word takes most of its time
     while text < len(offsets) - 1:
         while place < offsets[text + 1]:
-            end = _word_end(data, place, offsets[text + 1], kinds)
-            entered = _enter(data, place, end, 1, table, size)
-            if entered < 0:
-                return text, place, size
-            place, size = end, entered
+            span = (place, _word_end(data, place, offsets[text + 1], kinds))
+            value = _hash(data, span[0], span[1])
+            slot, entry = _find(data, span, value, index, entries, pool)
+            if entry >= 0:
+                entries[entry, 1] += 1
+            else:
+                entered = _append(data, span, (value, slot), 1, table, size)
+                if entered < 0:
+                    return text, place, size
+                size = entered
+            place = span[1]
         text += 1
     return text, place, size
 
@@ -220,8 +241,15 @@ def _count(texts, kinds, text, place, table, size):  # type: ignore[no-untyped-d
 def _add(words, start, table, size):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Add counted words from one on; return where room ran out and how many there are."""
     data, bounds, counts = words
+    index, _, entries, pool = table
     for word in range(start, len(counts)):
-        entered = _enter(data, bounds[word], bounds[word + 1], counts[word], table, size)
+        span = (bounds[word], bounds[word + 1])
+        value = _hash(data, span[0], span[1])
+        slot, entry = _find(data, span, value, index, entries, pool)
+        if entry >= 0:
+            entries[entry, 1] += counts[word]
+            continue
+        entered = _append(data, span, (value, slot), counts[word], table, size)
         if entered < 0:
             return word, size
         size = entered

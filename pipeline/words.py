@@ -16,7 +16,8 @@ from pipeline.characters import (
     TERMINAL,
     UNSPACED,
 )
-from pipeline.kernels import GOLDEN, SEED, Int64s, UInt8s, UInt64s, character_at
+from pipeline.kernels import GOLDEN, SEED, Int64s, UInt8s, UInt64s, character_at, mix
+from pipeline.wide import eight, first_bytes, plain_bytes
 
 BYTE = 2**32 - 1  # of an edge of a word: the offset of its byte; the character's is above
 
@@ -30,7 +31,7 @@ for _word in STOP_WORDS:
 _KEPT = np.array([0, 0xFF, 0xFFFF, 0xFFFFFF, 0xFFFFFFFF, 0], np.uint32)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def character_before(text: UInt8s, stop: int) -> tuple[int, int]:
     """Return the character that ends at `stop`, and where it starts."""
     start = stop - 1
@@ -50,8 +51,8 @@ def _has_letter(text: UInt8s, start: int, stop: int, classes: UInt8s) -> bool:
 
 
 @numba.njit(cache=True)
-def cut_words(text: UInt8s, classes: UInt8s, hashes: UInt64s, edges: Int64s) -> int:
-    """Write hash, start and end of every word, an edge as byte + character << 32; count words.
+def _cut_unspaced(text: UInt8s, classes: UInt8s, hashes: UInt64s, edges: Int64s) -> int:
+    """Cut a text in any scripts, a character at a time.
 
     Without a branch on where words end: see `pipeline/kernels.py`.
     """
@@ -84,9 +85,50 @@ def cut_words(text: UInt8s, classes: UInt8s, hashes: UInt64s, edges: Int64s) -> 
 
 
 @numba.njit(cache=True)
+def cut_words(text: UInt8s, classes: UInt8s, hashes: UInt64s, edges: Int64s) -> int:
+    """Write hash, start and end of every word, an edge as byte + character << 32; count words.
+
+    A hash is still to be scrambled; those of two texts do not compare.
+    """
+    i = count = hidden = 0  # hidden: bytes so far that begin no character
+    while True:
+        code, width = 0x20, 0
+        while i < len(text):
+            code, width = character_at(text, i)
+            if not classes[code] & SPACE:
+                break
+            i, hidden = i + width, hidden + width - 1
+        if i == len(text):
+            return count
+        edges[2 * count] = i | (i - hidden) << 32
+        state = np.uint64(SEED)
+        while i < len(text):
+            chunk = eight(text, i)
+            plain = plain_bytes(chunk)
+            i += plain
+            if plain == 8:
+                state = mix(state ^ chunk)
+                continue
+            state ^= first_bytes(chunk, plain)
+            if i == len(text):
+                break
+            code, width = character_at(text, i)
+            if classes[code] & SPACE:
+                break
+            if classes[code] & UNSPACED:
+                return _cut_unspaced(text, classes, hashes, edges)
+            state = mix(mix(state) ^ np.uint64(code))
+            i, hidden = i + width, hidden + width - 1
+        hashes[count], edges[2 * count + 1] = state, i | (i - hidden) << 32
+        count += 1
+
+
+@numba.njit(cache=True, forceinline=True)
 def classes_in(text: UInt8s, start: int, stop: int, classes: UInt8s) -> np.uint8:
     """Return the classes of a word up to its first alphabetic character: more change nothing."""
     found = np.uint8(0)
+    if text[start] < 0x80:  # which most begin with
+        found, start = classes[text[start]], start + 1
     while start < stop and not found & ALPHABETIC:
         code, width = character_at(text, start)
         found |= classes[code]
@@ -94,7 +136,7 @@ def classes_in(text: UInt8s, start: int, stop: int, classes: UInt8s) -> np.uint8
     return found
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def ends_sentence(text: UInt8s, start: int, stop: int, classes: UInt8s) -> int:
     """Return 1 where a word ends in a terminal mark, whatever closes after it."""
     kind = classes[text[stop - 1]]
@@ -107,13 +149,10 @@ def ends_sentence(text: UInt8s, start: int, stop: int, classes: UInt8s) -> int:
     return 0
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def stop_word_bit(text: UInt8s, start: int, stop: int) -> int:
     """Return the bit of the stop word that stands here, 0 for none; without a branch."""
-    end = len(text) - 1
-    packed = np.uint32(text[start]) | np.uint32(text[min(start + 1, end)]) << np.uint32(8)
-    packed |= np.uint32(text[min(start + 2, end)]) << np.uint32(16)
-    packed |= np.uint32(text[min(start + 3, end)]) << np.uint32(24)
-    packed = (packed | np.uint32(0x20202020)) & _KEPT[min(stop - start, 5)]
+    packed = np.uint32(eight(text, start)) | np.uint32(0x20202020)
+    packed &= _KEPT[min(stop - start, 5)]
     slot = np.uint32(packed * _STOP_FACTOR) >> np.uint32(28)
     return int(STOP_SLOTS[slot] == packed) << int(slot)

@@ -1,15 +1,19 @@
-"""The command line: `python -m pretrain train | export | explain-step`."""
+"""The command line: `python -m pretrain plan | train | export | explain-step`."""
 
 import argparse
 import logging
 import sys
 from collections.abc import Sequence
 
+import orjson
+
 from corpus.recipe import load_recipe
 from pretrain.explain import explain_step
 from pretrain.export import export
-from pretrain.launch import RankFailedError, configure_logging, run_training
+from pretrain.launch import RankFailedError, configure_logging, join, run_training
+from pretrain.plan import Question, describe_run, make_plan, show_plan
 from pretrain.preemption import EXIT_STATUS, PreemptedError
+from pretrain.probe import probe
 from pretrain.writer import CheckpointFailedError
 
 
@@ -36,14 +40,63 @@ def _run(options: argparse.Namespace) -> None:
         run_training(load_recipe(options.recipe, options.overrides))
     elif options.command == "export":
         export(options.run, options.directory)
+    elif options.command == "plan":
+        print(_plan(options))
     else:
         print(explain_step(options.run, options.step))
+
+
+def _plan(options: argparse.Namespace) -> str:
+    recipe = load_recipe(options.recipe, options.overrides)
+    question = Question(
+        ranks=_numbers(options.ranks),
+        price_per_device_hour=options.price,
+        with_store=not options.without_store,
+    )
+    # What is wrong with the recipe shows before the probe.
+    _, shape = describe_run(recipe, question)
+    world = join(0, 1, 0)
+    timings = None
+    if not options.without_probe:
+        timings = probe(shape, recipe.pretrain, world, options.seconds)
+    plan = make_plan(recipe, question, timings, world)
+    if options.json:
+        return orjson.dumps(plan, option=orjson.OPT_INDENT_2).decode()
+    return show_plan(plan)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    numbers = tuple(int(part) for part in text.split(",") if part.strip().isdecimal())
+    if not numbers or min(numbers) < 1 or len(numbers) != len(text.split(",")):
+        raise ValueError(f"--ranks is {text!r}, expected whole numbers from 1 on, such as 1,8,64")
+    return numbers
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pretrain", description=__doc__)
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher gives it
     commands = parser.add_subparsers(dest="command", required=True)
+    plan = commands.add_parser(
+        "plan", help="check a recipe and say what its training needs: memory, time, cost"
+    )
+    plan.add_argument("recipe", help="YAML file")
+    plan.add_argument("overrides", nargs="*", help="section.key=value")
+    plan.add_argument(
+        "--without-store", action="store_true", help="from the recipe's numbers, without a snapshot"
+    )
+    plan.add_argument(
+        "--without-probe", action="store_true", help="measure nothing: no times, no costs"
+    )
+    plan.add_argument(
+        "--seconds", type=float, default=60, help="about how long to measure (default: 60)"
+    )
+    plan.add_argument(
+        "--ranks",
+        default="1,2,4,8,16,32,64",
+        help="numbers of devices to forecast for (default: %(default)s)",
+    )
+    plan.add_argument("--price", type=float, help="of a device for an hour, in any currency")
+    plan.add_argument("--json", action="store_true", help="all numbers, for programs")
     train = commands.add_parser(
         "train", help="train as a recipe says; the same command again goes on where it stopped"
     )

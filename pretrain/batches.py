@@ -87,8 +87,9 @@ class Stream:
     cache: ShardCache | None = None
 
     def close(self) -> None:
-        """End what is done in the background."""
+        """End what is done in the background, and let go of cached shards."""
         if self.cache is not None:
+            self.train.keep(())
             self.cache.close()
 
     def shares_at(self, step: int, world_size: int, max_microbatch: int) -> Shares:

@@ -17,6 +17,7 @@ import hashlib
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
@@ -41,11 +42,13 @@ _PART = ".part"
 T = TypeVar("T")
 
 
-class Copy(NamedTuple):
-    """A local copy of a shard; it stays while `stream` is open."""
+class Copy:
+    """A local copy of a shard, kept from being deleted until `close` or its last use."""
 
-    path: str
-    stream: BinaryIO
+    def __init__(self, path: Path, handle: int) -> None:
+        """Take over an open and locked file."""
+        self.path, self.handle = str(path), handle
+        self.close = weakref.finalize(self, os.close, handle)
 
 
 class Wanted(NamedTuple):
@@ -98,7 +101,7 @@ class ShardCache:
 
     def _fetch_quietly(self, wanted: Wanted) -> None:
         with suppress(ValueError, OSError):
-            self._obtain(wanted).stream.close()
+            self._obtain(wanted).close()
 
     def _obtain(self, wanted: Wanted) -> Copy:
         final = self._root / wanted.name
@@ -194,14 +197,14 @@ def _download(wanted: Wanted, to: BinaryIO) -> None:
 def _hold(path: Path) -> Copy | None:
     """Open a copy and keep it from being deleted; None where there is none."""
     try:
-        stream = path.open("rb")
+        copy = Copy(path, os.open(path, os.O_RDONLY))
     except FileNotFoundError:
         return None
-    fcntl.flock(stream, fcntl.LOCK_SH)
+    fcntl.flock(copy.handle, fcntl.LOCK_SH)
     with suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(stream.fileno()), path.stat()):
-            return Copy(str(path), stream)  # nobody deleted it between opening and locking
-    stream.close()
+        if os.path.samestat(os.fstat(copy.handle), path.stat()):
+            return copy  # nobody deleted it between opening and locking
+    copy.close()
     return None
 
 

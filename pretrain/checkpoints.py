@@ -131,7 +131,7 @@ def save_checkpoint(
         },
     }
     target = checkpoint_path(root, step)
-    _remove_checkpoint(target)  # what a killed run left of it
+    remove_checkpoint(target)  # what a killed run left of it
     checksums = {name: _write(join(target, name), tensors) for name, tensors in files.items()}
     if metrics is not None:
         write_bytes(join(target, _METRICS), metrics)
@@ -168,10 +168,11 @@ def prune_checkpoints(root: str, keep: int, keep_every_steps: int | None = None)
     names = list_names(join(root, "checkpoints"))
     for name in sorted({name.split("/")[0] for name in names} - kept):
         if name.startswith("step-"):
-            _remove_checkpoint(join(root, "checkpoints", name))
+            remove_checkpoint(join(root, "checkpoints", name))
 
 
-def _remove_checkpoint(checkpoint: str) -> None:
+def remove_checkpoint(checkpoint: str) -> None:
+    """Delete a checkpoint, its state first."""
     remove(join(checkpoint, _STATE))
     remove_tree(checkpoint)
 

@@ -171,6 +171,24 @@ class Identity(Section):
         None, description="SHA-256 of the exported weights that it began with; None: drawn by seed"
     )
 
+    def agrees(self, other: "Identity", step: int) -> bool:
+        """Tell whether both are the same but for batches that one leaves out from `step` on."""
+        rest = [
+            each.model_copy(update={"plan": _without_skips(each.plan)}) for each in (self, other)
+        ]
+        taken = [_skipped_before(each.plan, step) for each in (self, other)]
+        return rest[0] == rest[1] and taken[0] == taken[1]
+
+
+def _without_skips(plan: DataPlan) -> DataPlan:
+    return plan.model_copy(update={"skipped_batches": ()})
+
+
+def _skipped_before(plan: DataPlan, step: int) -> tuple[int, ...]:
+    """List the batches left out before the last one that `step` steps took."""
+    last = plan.batch_of(step - 1).number if step else 0
+    return tuple(number for number in plan.skipped_batches if number < last)
+
 
 def learning_rate_at(config: Pretrain, step: int) -> float:
     """Give the learning rate of a step, counted from 0: linear warmup, then decay to 0.

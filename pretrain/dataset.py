@@ -14,6 +14,7 @@ cache of remote shards in cache.py, masks in masking.py.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -158,7 +159,7 @@ class Rows:
             return
         for at in set(self._copies) - set(shards):
             del self._opened[at]
-            self._copies.pop(at).stream.close()
+            self._copies.pop(at).close()
         missing = [at for at in shards if at not in self._opened and is_remote(self._paths[at])]
         self._cache.prefetch(Wanted(self._paths[at], self.entries[at]) for at in missing)
 
@@ -173,7 +174,7 @@ class Rows:
             _check_size(path, entry)
             return _checked(Shard(path), entry, self._snapshot)
         if self._cache is None:
-            return _checked(retried(path, lambda: Shard(path)), entry, self._snapshot)
+            return _checked(retried(path, partial(_read_whole, path)), entry, self._snapshot)
         self._copies[at] = self._cache.fetch(Wanted(path, entry))
         return _checked(Shard(self._copies[at].path), entry, self._snapshot)
 
@@ -249,6 +250,16 @@ def _check_size(path: str, entry: ShardEntry) -> None:
         raise ValueError(
             f"shard {path} holds {found:,} bytes, its manifest says {entry.size_bytes:,}: {_REMEDY}"
         )
+
+
+def _read_whole(path: str) -> Shard:
+    """Read a remote shard into memory; `OSError` where reading failed, which may be tried again."""
+    try:
+        return Shard(path)
+    except ValueError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
+        raise
 
 
 def _checked(shard: Shard, entry: ShardEntry, snapshot: Snapshot) -> Shard:

@@ -107,8 +107,8 @@ class Engine:
         self._engine.set_gradient_accumulation_boundary(is_last)
         torch.manual_seed(dropout_seed)
         sums: Tensor = self._engine(*self._arguments(batch))
-        totals = torch.tensor([global_labels, global_pairs][: len(sums)], device=sums.device)
-        loss = (sums * (self._world.size / totals.clamp_min(1))).sum()
+        scales = (self._world.size / max(1, total) for total in (global_labels, global_pairs))
+        loss = torch.stack([one * scale for one, scale in zip(sums, scales, strict=False)]).sum()
         self._engine.backward(loss, scale_wrt_gas=False)
         if is_last:
             self._seen = 0

@@ -18,6 +18,7 @@ from pretrain.config import data_plan
 from pretrain.dataset import Shares
 from pretrain.masking import IGNORED
 from pretrain.metrics import read_metrics
+from pretrain.spikes import listed_batches
 
 _ROWS_SHOWN = 3
 
@@ -38,7 +39,8 @@ def explain_step(run: str, step: int) -> str:
             f"step {step} is not in this run: its steps are 0 to {recipe.pretrain.max_steps - 1}"
         )
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
-    stream = open_stream(recipe.store, snapshot, data_plan(recipe.pretrain, snapshot))
+    plan = data_plan(recipe.pretrain, snapshot, listed_batches(run))
+    stream = open_stream(recipe.store, snapshot, plan)
     tokenizer = open_tokenizer(tokenizer_root(recipe.store, snapshot.tokenizer))
     place = stream.plan.batch_of(step)
     shares = Shares(place.sequences, 1, place.sequences)

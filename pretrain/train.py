@@ -38,11 +38,14 @@ from pretrain.checkpoints import (
 from pretrain.config import Identity, data_plan, learning_rate_at, model_shape
 from pretrain.dataset import Shares, derive_keys, verify_shards
 from pretrain.engine import Engine, deepspeed_config, pair_count
+from pretrain.flops import attended_pairs, device_name, peak_flops, train_flops
 from pretrain.initial import fingerprint_start, read_start
 from pretrain.metrics import Reporter, perplexity
 from pretrain.model import make_model
 from pretrain.preemption import Notice, PreemptedError
 from pretrain.prefetch import Prefetch
+from pretrain.spikes import Spike, answer_spike, log_skipped, skipped_batches, watch_losses
+from pretrain.trackers import check_trackers, open_trackers
 from pretrain.world import World
 from pretrain.writer import CheckpointWriter
 
@@ -101,26 +104,41 @@ def is_complete(recipe: Recipe) -> bool:
 
 def train(recipe: Recipe, world: World, notice: Notice) -> None:
     """Train until the last step or a notice, from the newest checkpoint if there is one."""
-    with _sole_user(run_directory(recipe), world):
-        session, first_step = _open_session(recipe, world)
-        try:
-            _take_steps(session, first_step, notice)
-        finally:
-            if session.writer:
-                session.writer.close()
-        session.engine.close()
-        session.stream.close()
+    run = run_directory(recipe)
+    with _sole_user(run, world):
+        while spike := _train_until_spike(recipe, world, notice):
+            answer_spike(run, checkpoint_root(recipe), recipe.pretrain, spike, world)
+        if world.is_first:
+            log_skipped(run)
 
 
-def _take_steps(session: Session, first_step: int, notice: Notice) -> None:
+def _train_until_spike(recipe: Recipe, world: World, notice: Notice) -> Spike | None:
+    """Go on to the last step, or to one that goes wrong; nothing is held in memory afterwards."""
+    session, first_step = _open_session(recipe, world)
+    try:
+        spike = _take_steps(session, first_step, notice)
+    finally:
+        if session.writer:
+            session.writer.close()
+    session.engine.close()
+    session.stream.close()
+    return spike
+
+
+def _take_steps(session: Session, first_step: int, notice: Notice) -> Spike | None:
     config, run = session.config, run_directory(session.recipe)
+    active, peak = session.world.is_first, _peak(session)
+    trackers = open_trackers(config, run, first_step) if active else []
+    watch = watch_losses(run, config, first_step, session.world)
     with (
-        Reporter(run, first_step, config.max_steps, session.world.is_first) as reporter,
+        Reporter(run, first_step, config.max_steps, active, peak, trackers) as reporter,
         Prefetch(partial(_draw, session), config.max_steps) as drawn,
     ):
         for step in range(first_step, config.max_steps):
             _tell_of_checkpoint(session, reporter)
             values = _take_step(session, step, drawn)
+            if reason := watch.judge(values["loss"], values["gradient_norm"]):
+                return Spike(step=step, reason=reason, plan=session.identity.plan)
             if _is_due(config, step, config.validate_every_steps):
                 values |= _validate(session)
             reporter.report(step, values)
@@ -133,8 +151,8 @@ def _take_steps(session: Session, first_step: int, notice: Notice) -> None:
                     f"told to end after {step + 1:,} steps: their checkpoint is written, the same "
                     "command goes on from it"
                 )
-
         _tell_of_checkpoint(session, reporter, wait=True)
+    return None
 
 
 def _tell_of_checkpoint(session: Session, reporter: Reporter, wait: bool = False) -> None:
@@ -166,10 +184,12 @@ def _take_step(
     learning_rate = learning_rate_at(config, step)
     start = time.monotonic()
     batches, batch_hash = drawn.take(step)
-    labels, tokens, pairs = world.sum_floats(
+    labels, tokens, pairs, attended, waited = world.sum_floats(
         sum(batch.label_count for batch in batches),
         sum(batch.token_count for batch in batches),
         sum(map(pair_count, batches)),
+        sum(map(attended_pairs, batches)),
+        drawn.wait_seconds,
     )
     engine.set_learning_rate(learning_rate)
     engine.begin_step(_shares(session, step))
@@ -181,29 +201,30 @@ def _take_step(
     loss_sum, *pair_sum = world.sum_floats(*map(math.fsum, columns))
     loss = loss_sum / max(1.0, labels)
     pair_loss = {"next_sentence_loss": pair_sum[0] / max(1.0, pairs)} if pair_sum else {}
-    norm = engine.gradient_norm()
-    if not math.isfinite(loss) or (norm is not None and not math.isfinite(norm)):
-        raise ValueError(_diverged(session, step, loss, norm))
+    plan = session.identity.plan
     return {
         "loss": loss,
         **pair_loss,
         "learning_rate": learning_rate,
-        "gradient_norm": norm,
+        "gradient_norm": engine.gradient_norm(),
         "skipped_steps": engine.skipped_steps(),
+        "batch": plan.batch_of(step).number,
+        "skipped_batches": len(plan.skipped_batches),
         "labels": int(labels),
         "tokens": int(tokens),
+        "flops": train_flops(session.identity.model, int(tokens), int(attended), int(labels)),
+        "data_wait_seconds": round(waited / world.size, 6),
         "batch_hash": f"{world.sum_integer(batch_hash, HASH_BITS):064x}",
         "seconds": round(time.monotonic() - start, 6),
-        "data_wait_seconds": round(drawn.wait_seconds, 6),
     }
 
 
-def _diverged(session: Session, step: int, loss: float, norm: float | None) -> str:
-    return (
-        f"step {step} gave loss {loss} and gradient norm {norm}: training stopped, the checkpoints "
-        f"before it are whole; look at `python -m pretrain explain-step "
-        f"{run_directory(session.recipe)} {step}`, then try a lower pretrain.learning_rate"
-    )
+def _peak(session: Session) -> float | None:
+    """Give what all devices together can do, in operations a second; None if one is unknown."""
+    world = session.world
+    mine = peak_flops(device_name(world.device), session.config.precision)
+    total, known = world.sum_floats(mine or 0.0, mine is not None)
+    return total if known == world.size else None
 
 
 def _dropout_seed(session: Session, step: int, microbatch: int) -> int:
@@ -257,9 +278,12 @@ def _newest(root: str, world: World) -> tuple[str, CheckpointState] | None:
 def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
     """Open data, model and checkpoint; return them with the step to take next."""
     config, run, root = recipe.pretrain, run_directory(recipe), checkpoint_root(recipe)
+    if world.is_first:
+        check_trackers(config.trackers)
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
     newest = _newest(root, world)
-    identity = _identify(config, snapshot, newest)
+    known = newest[1].identity.plan.skipped_batches if newest else ()
+    identity = _identify(config, snapshot, newest, skipped_batches(run, known, world))
     if config.cache is None or not is_remote(recipe.store):  # a cache verifies what it takes
         verify_shards(recipe.store, snapshot, world.rank, world.size)
     stream = open_stream(recipe.store, snapshot, identity.plan, config)
@@ -289,7 +313,10 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
 
 
 def _identify(
-    config: Pretrain, snapshot: Snapshot, newest: tuple[str, CheckpointState] | None
+    config: Pretrain,
+    snapshot: Snapshot,
+    newest: tuple[str, CheckpointState] | None,
+    skipped: tuple[int, ...],
 ) -> Identity:
     """Say what the run is made of; a checkpoint made of something else is refused."""
     shape, start = model_shape(config.preset, snapshot), None
@@ -300,10 +327,10 @@ def _identify(
         snapshot_label=snapshot.label,
         tokenizer=snapshot.tokenizer,
         model=shape,
-        plan=data_plan(config, snapshot),
+        plan=data_plan(config, snapshot, skipped),
         start=start,
     )
-    if newest:
+    if newest and not newest[1].identity.agrees(identity, newest[1].step):
         check_identity(newest[0], newest[1].identity, identity)
     return identity
 

@@ -7,8 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pretrain_helpers import make_recipe, write_snapshot
 
+from corpus.snapshots import open_snapshot
 from corpus.training import Pretrain
-from pretrain.config import DataPlan, data_plan, learning_rate_at, model_shape
+from pretrain.config import (
+    DataPlan,
+    Identity,
+    ModelShape,
+    data_plan,
+    learning_rate_at,
+    model_shape,
+)
 
 
 def test_learning_rate_warms_up_and_decays_to_zero() -> None:
@@ -193,3 +201,54 @@ def test_presets_have_the_sizes_of_the_paper(tmp_path: Path, preset: str, millio
     assert shape.layers * layer / 1e6 == pytest.approx(millions, rel=0.25)
     assert shape.width % shape.heads == 0
     assert shape.max_positions == shape.sequence_length + 2
+
+
+def identity_of(store: Path, *skipped: int, **pretrain: Any) -> Identity:  # noqa: ANN401
+    snapshot = open_snapshot(str(store))
+    config = make_recipe(store, store, **pretrain).pretrain
+    return Identity(
+        snapshot_label=snapshot.label,
+        tokenizer=snapshot.tokenizer,
+        model=model_shape(config.preset, snapshot),
+        plan=data_plan(config, snapshot, skipped),
+    )
+
+
+def test_identities_agree_where_only_later_batches_are_left_out(tmp_path: Path) -> None:
+    write_snapshot(tmp_path)
+    whole = identity_of(tmp_path)
+    # Steps 0 to 4 take batches 0 to 4 in both; without batch 3 they take 0, 1, 2, 4, 5.
+    assert whole.agrees(identity_of(tmp_path, 5), 5)
+    assert identity_of(tmp_path, 5).agrees(whole, 5)
+    assert whole.agrees(identity_of(tmp_path, 3), 3)
+    assert not whole.agrees(identity_of(tmp_path, 3), 4)
+    assert not whole.agrees(identity_of(tmp_path, 3), 5)
+    # One that was left out before counts for both.
+    assert identity_of(tmp_path, 1).agrees(identity_of(tmp_path, 1, 6), 5)
+    assert not identity_of(tmp_path, 1).agrees(identity_of(tmp_path, 1, 5), 5)
+
+
+def test_identities_disagree_where_anything_else_differs(tmp_path: Path) -> None:
+    write_snapshot(tmp_path)
+    whole = identity_of(tmp_path)
+    assert whole.agrees(whole, 0)
+    assert not whole.agrees(identity_of(tmp_path, seed=8), 0)
+    assert not whole.agrees(identity_of(tmp_path, preset="small"), 0)
+
+
+@given(st.sets(st.integers(0, 20)), st.sets(st.integers(0, 20)), st.integers(0, 20))
+def test_identities_agree_exactly_if_the_steps_before_took_the_same_batches(
+    skips: set[int], others: set[int], step: int
+) -> None:
+    def make(skipped: set[int]) -> Identity:
+        values: dict[str, Any] = {"version": 1, "snapshot": "s", "seed": 0, "batch_sequences": 3}
+        probabilities = {"mask_prob": 0.15, "leave_unmasked_prob": 0, "random_token_prob": 0}
+        plan = DataPlan(**values, **probabilities, skipped_batches=tuple(skipped))
+        shape = ModelShape(
+            layers=1, width=2, heads=1, feedforward_width=3, vocab_size=10, sequence_length=4
+        )
+        return Identity(snapshot_label="one", tokenizer="t", model=shape, plan=plan)
+
+    one, other = make(skips), make(others)
+    taken = [[each.plan.batch_of(at) for at in range(step)] for each in (one, other)]
+    assert one.agrees(other, step) == (taken[0] == taken[1])

@@ -1,12 +1,35 @@
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from pretrain.metrics import Reporter, perplexity, read_metrics
+from pretrain.metrics import Reporter, perplexity, rates, read_metrics
 
-VALUES = {"loss": 5.5, "tokens": 100, "seconds": 0.5}
+VALUES = {
+    "loss": 5.5,
+    "tokens": 100,
+    "seconds": 0.5,
+    "data_wait_seconds": 0.05,
+    "flops": 3_000_000,
+    "gradient_norm": None,
+    "batch_hash": "ab" * 32,
+}
+
+
+class Memory:
+    """A tracker that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, dict[str, float]]] = []
+        self.is_closed = False
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        self.rows.append((step, dict(numbers)))
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 def test_every_step_stands_there_once_after_going_on(tmp_path: Path) -> None:
@@ -44,6 +67,67 @@ def test_log_lines_carry_units(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     first, second = caplog.messages
     assert first.startswith("step 0 of 5: loss 5.500, 200 tokens/s, 0:00:0")
     assert "validation loss 2.000 (perplexity 7.4)" in second
+    assert first.endswith(" left, data wait 10.0%, utilization unknown")
+
+
+def test_rates_and_shares_of_a_step() -> None:
+    # 100 tokens in half a second, a tenth of it waiting; 6 million operations a second of the
+    # 12 million that the devices can do.
+    assert rates(VALUES, 12e6) == {
+        "tokens_per_second": 200.0,
+        "data_wait_share": 0.1,
+        "flops_per_second": 6_000_000,
+        "utilization": 0.5,
+    }
+
+
+def test_an_unknown_peak_gives_no_utilization(tmp_path: Path) -> None:
+    Reporter(str(tmp_path), 0, 2, active=True).report(0, VALUES)
+    (line,) = read_metrics(str(tmp_path))
+    assert line["utilization"] is None
+    assert line["flops_per_second"] == 6_000_000
+    assert line["data_wait_share"] == 0.1
+
+
+def test_a_known_peak_shows_in_lines_and_metrics(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="pretrain.metrics")
+    Reporter(str(tmp_path), 0, 2, active=True, peak=12e6).report(0, VALUES)
+    assert caplog.messages[0].endswith("utilization 50.0%")
+    assert read_metrics(str(tmp_path))[0]["utilization"] == 0.5
+
+
+def test_time_left_shrinks_to_nothing(tmp_path: Path) -> None:
+    with Reporter(str(tmp_path), 0, 3, active=True) as reporter:
+        for step in range(3):
+            reporter.report(step, VALUES)
+    left = [line["seconds_left"] for line in read_metrics(str(tmp_path))]
+    assert left[-1] == 0
+    assert all(seconds >= 0 for seconds in left)
+
+
+def test_trackers_get_the_numbers_and_are_closed(tmp_path: Path) -> None:
+    memory = Memory()
+    with Reporter(str(tmp_path), 4, 9, active=True, trackers=[memory]) as reporter:
+        reporter.report(4, VALUES | {"perplexity": math.inf})
+    assert memory.is_closed
+    ((step, numbers),) = memory.rows
+    assert step == 4
+    assert numbers["loss"] == 5.5
+    assert numbers["tokens_per_second"] == 200.0
+    # No text, nothing absent, nothing infinite.
+    assert not {"batch_hash", "gradient_norm", "utilization", "perplexity"} & set(numbers)
+
+
+def test_trackers_are_closed_when_a_step_fails(tmp_path: Path) -> None:
+    memory = Memory()
+    with (
+        pytest.raises(RuntimeError),
+        Reporter(str(tmp_path), 0, 9, active=True, trackers=[memory]),
+    ):
+        raise RuntimeError
+    assert memory.is_closed
 
 
 def test_perplexity_of_a_hopeless_loss_is_infinite() -> None:

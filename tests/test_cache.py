@@ -1,0 +1,287 @@
+import hashlib
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from cache_worker import fetch_all
+from fsspec.implementations.memory import MemoryFileSystem
+from pretrain_helpers import make_recipe, write_snapshot
+
+from corpus.snapshots import ShardEntry, Snapshot
+from corpus.training import Cache
+from pretrain import cache as cache_module
+from pretrain.batches import Stream, hash_batches, open_stream
+from pretrain.cache import ATTEMPTS, Copy, ShardCache, Wanted
+from pretrain.config import data_plan
+from pretrain.dataset import Shares
+
+SHARDS = (*(("books", "train", 20 + at) for at in range(6)), ("books", "validation", 4))
+
+
+class Unsteady(MemoryFileSystem):  # type: ignore[misc]
+    """A memory file system whose next reads fail, or bring other bytes."""
+
+    protocol = "unsteady"
+    store: dict[str, Any] = {}  # noqa: RUF012
+    pseudo_dirs = [""]  # noqa: RUF012
+    failures = 0
+    damage = False
+    opened: list[str] = []  # noqa: RUF012
+
+    def _open(self, path: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        if "shards/" in path:
+            Unsteady.opened.append(path)
+            if Unsteady.failures:
+                Unsteady.failures -= 1
+                raise ConnectionError("reset by peer")
+        found = super()._open(path, *args, **kwargs)
+        if Unsteady.damage and "shards/" in path:
+            data = bytearray(found.getvalue())
+            data[len(data) // 2] ^= 1
+            with fsspec.filesystem("memory").open("/damaged", "wb") as stream:
+                stream.write(data)
+            return fsspec.filesystem("memory").open("/damaged", "rb")
+        return found
+
+
+fsspec.register_implementation("unsteady", Unsteady, clobber=True)
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(cache_module, "_FIRST_PAUSE_SECONDS", 0.0)
+    yield
+    Unsteady.store.clear()
+    Unsteady.failures, Unsteady.damage = 0, False
+    Unsteady.opened.clear()
+
+
+def make_store(tmp_path: Path, url: str = "unsteady://store") -> Snapshot:
+    """Write a snapshot locally and copy it to a remote store."""
+    local = tmp_path / "local"
+    snapshot = write_snapshot(local, shards=SHARDS)
+    fs, root = fsspec.core.url_to_fs(url)
+    fs.put(str(local) + "/", root, recursive=True)
+    Unsteady.opened.clear()
+    return snapshot
+
+
+def remote_stream(tmp_path: Path, snapshot: Snapshot, **changes: Any) -> Stream:  # noqa: ANN401
+    config = {"directory": str(tmp_path / "cache"), "max_bytes": 10**9}
+    recipe = make_recipe(tmp_path, tmp_path, batch_sequences=10, **({"cache": config} | changes))
+    plan = data_plan(recipe.pretrain, snapshot)
+    return open_stream("unsteady://store", snapshot, plan, recipe.pretrain)
+
+
+def hashes(stream: Stream, steps: range) -> list[int]:
+    return [hash_batches(stream.train_batches(Shares(10, 1, 4), step, 0)) for step in steps]
+
+
+def wanted(snapshot: Snapshot, at: int) -> Wanted:
+    entry = snapshot.shards[at]
+    return Wanted(snapshot.tree("unsteady://store").find(entry.path), entry)
+
+
+def entry_of(name: str, data: bytes) -> ShardEntry:
+    return ShardEntry(
+        path=name, home="one", snapshot="one", source="books", split="train", rows=1, tokens=1,
+        size_bytes=len(data), checksum=hashlib.sha256(data).hexdigest(),
+    )  # fmt: skip
+
+
+def small(tmp_path: Path, max_bytes: int) -> tuple[ShardCache, list[Wanted]]:
+    """A cache and five remote files of 100 bytes."""
+    found = []
+    for at in range(5):
+        data, url = bytes([at]) * 100, f"unsteady://shards/{at}"
+        with fsspec.open(url, "wb") as stream:
+            stream.write(data)
+        found.append(Wanted(url, entry_of(str(at), data)))
+    Unsteady.opened.clear()
+    config = Cache(directory=str(tmp_path / "cache"), max_bytes=max_bytes)
+    return ShardCache(config), found
+
+
+def content(copy: Copy) -> bytes:
+    return Path(copy.path).read_bytes()
+
+
+def names(tmp_path: Path) -> set[str]:
+    return {path.name for path in (tmp_path / "cache").glob("*.arrow*")}
+
+
+@pytest.mark.parametrize("windows", [None, 1, 2])
+def test_batches_are_those_of_a_local_store(tmp_path: Path, windows: int | None) -> None:
+    snapshot = make_store(tmp_path)
+    bound = sum(shard.size_bytes for shard in snapshot.shards)
+    cache = {"directory": str(tmp_path / "cache"), "max_bytes": bound}
+    remote = remote_stream(tmp_path, snapshot, cache=cache, shuffle_shards=windows)
+    local = open_stream(str(tmp_path / "local"), snapshot, remote.plan)
+    assert hashes(remote, range(30)) == hashes(local, range(30))
+    assert hashes(remote, range(3)) == hashes(local, range(3))  # back at once
+    validation = [list(each.validation_batches(Shares(4, 1, 2), 0)) for each in (remote, local)]
+    assert hash_batches(validation[0]) == hash_batches(validation[1])
+    remote.close()
+
+
+def test_a_step_in_the_middle_needs_its_own_shards_only(tmp_path: Path) -> None:
+    snapshot = make_store(tmp_path)
+    stream = remote_stream(tmp_path, snapshot, shuffle_shards=1)
+    assert Unsteady.opened == []
+    hashes(stream, range(700, 701))
+    stream.close()
+    # One window or two, and what was fetched ahead: not the six shards.
+    assert 1 <= len(set(Unsteady.opened)) <= 3
+
+
+def test_the_bound_holds_while_all_shards_pass_through(tmp_path: Path) -> None:
+    snapshot = make_store(tmp_path)
+    sizes = sorted((each.size_bytes for each in snapshot.shards), reverse=True)
+    bound = sizes[0] + sizes[1] + snapshot.shards[-1].size_bytes
+    cache = {"directory": str(tmp_path / "cache"), "max_bytes": bound}
+    stream = remote_stream(tmp_path, snapshot, cache=cache, shuffle_shards=1)
+    for step in range(40):
+        hashes(stream, range(step, step + 1))
+        held = [path.stat().st_size for path in (tmp_path / "cache").glob("*.arrow*")]
+        assert sum(held) <= bound
+    stream.close()
+    assert len(set(Unsteady.opened)) == 6
+    assert len(Unsteady.opened) < 60  # some 3 passes: about one download a shard and pass
+
+
+def test_a_cache_that_is_too_small_is_refused(tmp_path: Path) -> None:
+    snapshot = make_store(tmp_path)
+    cache = {"directory": str(tmp_path / "cache"), "max_bytes": 9000}
+    message = r"cache.max_bytes is 9,000, but the shards .* take [\d,]+: .* set pretrain.shuffle"
+    with pytest.raises(ValueError, match=message):
+        remote_stream(tmp_path, snapshot, cache=cache)
+
+
+def test_a_second_run_downloads_nothing(tmp_path: Path) -> None:
+    snapshot = make_store(tmp_path)
+    first = remote_stream(tmp_path, snapshot)
+    expected = hashes(first, range(14))
+    first.close()
+    Unsteady.opened.clear()
+    second = remote_stream(tmp_path, snapshot)
+    assert hashes(second, range(14)) == expected
+    second.close()
+    assert Unsteady.opened == []
+
+
+def test_a_remote_store_without_a_cache_is_read_into_memory(tmp_path: Path) -> None:
+    snapshot = make_store(tmp_path)
+    Unsteady.failures = 2
+    remote = remote_stream(tmp_path, snapshot, cache=None)
+    local = open_stream(str(tmp_path / "local"), snapshot, remote.plan)
+    assert hashes(remote, range(3)) == hashes(local, range(3))
+
+
+def test_failing_reads_are_tried_again(tmp_path: Path) -> None:
+    cache, (first, *_) = small(tmp_path, 1000)
+    Unsteady.failures = ATTEMPTS - 1
+    copy = cache.fetch(first)
+    assert content(copy) == bytes(100)
+    assert len(Unsteady.opened) == ATTEMPTS
+
+
+def test_a_store_that_stays_away_is_an_error_that_names_the_shard(tmp_path: Path) -> None:
+    cache, (first, *_) = small(tmp_path, 1000)
+    Unsteady.failures = 1000
+    message = f"shard unsteady://shards/0 could not be read in {ATTEMPTS} attempts: reset by peer"
+    with pytest.raises(ValueError, match=message):
+        cache.fetch(first)
+    assert names(tmp_path) == set()
+    Unsteady.failures = 0
+    assert content(cache.fetch(first)) == bytes(100)
+
+
+def test_a_download_that_comes_damaged_is_never_used(tmp_path: Path) -> None:
+    cache, (first, *_) = small(tmp_path, 1000)
+    Unsteady.damage = True
+    with pytest.raises(ValueError, match=r"shards/0 could not be .* its checksum is .*, its mani"):
+        cache.fetch(first)
+    assert names(tmp_path) == set()
+
+
+def test_a_missing_shard_is_named_at_once(tmp_path: Path) -> None:
+    cache, (first, *_) = small(tmp_path, 1000)
+    gone = first._replace(url="unsteady://shards/9")
+    with pytest.raises(ValueError, match="shard unsteady://shards/9 is missing"):
+        cache.fetch(gone)
+    assert len(Unsteady.opened) == 1
+
+
+def test_what_was_needed_longest_ago_goes_first(tmp_path: Path) -> None:
+    cache, files = small(tmp_path, 300)
+    for each in (*files[:3], files[0]):
+        cache.fetch(each).close()
+    cache.fetch(files[3]).close()
+    assert names(tmp_path) == {files[at].name for at in (0, 2, 3)}
+
+
+def test_what_is_in_use_stays(tmp_path: Path) -> None:
+    cache, files = small(tmp_path, 200)
+    held: list[Copy] = [cache.fetch(files[0])]
+    for each in files[1:]:
+        cache.fetch(each).close()
+    assert files[0].name in names(tmp_path)
+    held.append(cache.fetch(files[1]))
+    message = r"may hold 200 bytes, shards in use take 200 and the next one 100: raise pretrain"
+    with pytest.raises(ValueError, match=message):
+        cache.fetch(files[2])
+    held[0].close()
+    cache.fetch(files[2])
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
+    cache, files = small(tmp_path, 200)
+    (tmp_path / "cache" / f"{files[1].name}.part").write_bytes(b"half")
+    (tmp_path / "cache" / f"{files[0].name}.part").write_bytes(b"hal")
+    copies = [cache.fetch(files[0]), cache.fetch(files[2])]
+    assert [content(copy)[:1] for copy in copies] == [b"\0", b"\2"]
+    assert names(tmp_path) == {files[0].name, files[2].name}
+
+
+def test_prefetched_shards_are_there_when_asked_for(tmp_path: Path) -> None:
+    cache, files = small(tmp_path, 1000)
+    Unsteady.failures = 1
+    cache.prefetch(files[:3])
+    copies = [cache.fetch(each) for each in files[:3]]
+    cache.close()
+    assert [content(copy)[:1] for copy in copies] == [b"\0", b"\1", b"\2"]
+    assert len(Unsteady.opened) == 4
+
+
+def test_a_prefetch_that_fails_shows_only_where_it_is_needed(tmp_path: Path) -> None:
+    cache, files = small(tmp_path, 100)
+    copy = cache.fetch(files[0])
+    cache.prefetch(files[1:])  # no room
+    cache.close()
+    assert content(copy)[:1] == b"\0"
+    assert names(tmp_path) == {files[0].name}
+
+
+def test_processes_share_a_directory(tmp_path: Path) -> None:
+    entries = []
+    remote = tmp_path / "remote"
+    remote.mkdir()
+    for at in range(6):
+        data = bytes([at]) * 100
+        (remote / str(at)).write_bytes(data)
+        entries.append(entry_of(str(at), data))
+    context = multiprocessing.get_context("spawn")
+    results: Any = context.Queue()
+    arguments = (str(tmp_path / "cache"), f"file://{remote}", entries, results)
+    workers = [context.Process(target=fetch_all, args=arguments) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    assert [results.get(timeout=120) for _ in workers] == [True] * 2
+    for worker in workers:
+        worker.join()
+    held = list((tmp_path / "cache").glob("*.arrow*"))
+    assert sum(path.stat().st_size for path in held) <= 350
+    assert all(path.suffix == ".arrow" for path in held)

@@ -1,0 +1,98 @@
+"""Counts of parameters and bytes, against the model and autograd themselves."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from corpus.training import Pretrain
+from pretrain.config import PRESETS, ModelShape
+from pretrain.memory import activation_bytes, parameter_count, saved_bytes, state_bytes
+from pretrain.model import MaskedLanguageModel
+
+
+def make_shape(preset: str, vocab_size: int, sequence_length: int) -> ModelShape:
+    layers, width, heads, feedforward_width = PRESETS[preset]
+    return ModelShape(
+        layers=layers,
+        width=width,
+        heads=heads,
+        feedforward_width=feedforward_width,
+        vocab_size=vocab_size,
+        sequence_length=sequence_length,
+    )
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small"])
+def test_the_count_is_the_models(preset: str) -> None:
+    shape = make_shape(preset, 300, 64)
+    model = MaskedLanguageModel(shape, 0.0, 0)
+    assert parameter_count(shape) == sum(one.numel() for one in model.parameters())
+
+
+@pytest.mark.parametrize(("preset", "millions"), [("base", 124.7), ("large", 355.4)])
+def test_the_papers_models(preset: str, millions: float) -> None:
+    # RoBERTa's released models: roberta-base has 124.7 million parameters with its head, large
+    # 355.4 (transformers' own count; two more positions and one token type, as here).
+    assert parameter_count(make_shape(preset, 50265, 512)) / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("precision", "stage", "expected"),
+    [
+        # weights, gradients, master weights, moments for 100 parameters on 4 ranks
+        ("fp32", 0, (400, 400, 0, 800)),
+        ("fp32", 1, (400, 400, 100, 200)),
+        ("fp32", 2, (400, 100, 100, 200)),
+        ("fp32", 3, (100, 100, 100, 200)),
+        ("bf16", 1, (200, 600, 100, 200)),
+        ("bf16", 2, (200, 300, 100, 200)),
+        ("bf16", 3, (50, 300, 100, 200)),
+    ],
+)
+def test_state_by_stage(precision: str, stage: int, expected: tuple[int, ...]) -> None:
+    config = Pretrain.model_validate({"precision": precision, "zero_stage": stage})
+    counted = state_bytes(100, config, 4)
+    names = ("weights", "gradients", "master_weights", "moments")
+    assert tuple(counted[name] for name in names) == expected
+
+
+def test_a_share_that_does_not_divide_is_rounded_up() -> None:
+    config = Pretrain(zero_stage=1, precision="fp32")
+    assert state_bytes(10, config, 3)["moments"] == 4 * 8
+
+
+@pytest.mark.parametrize(("preset", "length"), [("tiny", 64), ("small", 128)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_activations_are_what_autograd_keeps(preset: str, length: int, precision: str) -> None:
+    shape = make_shape(preset, 3000, length)
+    config = Pretrain.model_validate({"precision": precision, "dropout": 0.0})
+    model = MaskedLanguageModel(shape, 0.0, 0)
+    model = model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    rows, slots = 4, 10
+    kept: dict[int, Any] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(
+            torch.full((rows, length), 7),
+            torch.full((rows,), length, dtype=torch.int32),
+            torch.arange(slots).expand(rows, slots).contiguous(),
+            torch.full((rows, slots), 7),
+            False,
+        )
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    found = sum(storage.nbytes() for place, storage in kept.items() if place not in weights)
+    counted = saved_bytes(shape, config, rows, slots)
+    assert found == pytest.approx(counted, rel=0.05)
+
+
+def test_dropout_and_logits_cost_more() -> None:
+    shape = make_shape("tiny", 3000, 64)
+    none, some = Pretrain(dropout=0.0), Pretrain(dropout=0.1)
+    assert saved_bytes(shape, some, 1, 10) - saved_bytes(shape, none, 1, 10) == 64 * 128 * 5
+    assert activation_bytes(shape, some, 2, 10) - saved_bytes(shape, some, 2, 10) == 20 * 3000 * 6
