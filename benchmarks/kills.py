@@ -2,11 +2,12 @@
 
 `python -m benchmarks.kills --schedules 200 --real 20` draws 200 schedules of one to four
 interruptions (ranks killed, one rank killed, all told to end, a checkpoint torn in half) between
-which the world (1 to 4), the ZeRO stage (0 to 3) and the microbatch change. All of them are played
-in this process, where every rank's batches are drawn, masked and hashed; the first 20 also with
-real ranks that are really killed (a tiny model). Every hash that was ever recorded is compared with
-that of the uninterrupted run; exit status 1 where one differs. The limit in the same run is one
-rank that is never interrupted. Not measured: several machines (tests/test_cluster.py kills one).
+which the world (1 to 4), the ZeRO stage (0 to 3) and the microbatch change, each over a data plan
+of its own (batch ramp, mask ramp, kind of masking, mixing, shuffling). All of them are played in
+this process, where every rank's batches are drawn, masked and hashed; the first 20 also with real
+ranks that are really killed (a tiny model). Every hash that was ever recorded is compared with that
+of the uninterrupted run; exit status 1 where one differs. The limit in the same run is one rank
+that is never interrupted. Not measured: several machines (tests/test_cluster.py kills one).
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from kill_helpers import prepare_ranks, random_schedule, recipe_of, simulate, suffer
+from kill_helpers import prepare_ranks, random_plan, random_schedule, recipe_of, simulate, suffer
 from pretrain_helpers import write_snapshot
 
 
@@ -28,16 +29,18 @@ def play(root: Path, schedules: int, real: int, first: int) -> tuple[Counter[str
     counts = Counter({"mismatches": 0})
     context, seconds = prepare_ranks(), 0.0
     for seed in range(first, first + schedules):
-        schedule = random_schedule(random.Random(seed))
+        rng = random.Random(seed)
+        schedule, plan = random_schedule(rng), random_plan(rng)
         counts["interruptions"] += len(schedule) - 1
         for one in schedule[:-1]:
             counts[f"ended by {one.end}"] += 1
-        compared, wrong = simulate(schedule, recipe_of(root / "store", root / f"s{seed}", seed))
+        recipe = recipe_of(root / "store", root / f"s{seed}", seed, **plan)
+        compared, wrong = simulate(schedule, recipe)
         counts["hashes compared, in process"] += compared
         counts["mismatches"] += wrong
         if seed - first < real:
             start = time.perf_counter()
-            recipe = recipe_of(root / "store", root / f"r{seed}", seed)
+            recipe = recipe_of(root / "store", root / f"r{seed}", seed, **plan)
             compared, wrong = suffer(schedule, recipe, context, random.Random(seed))
             seconds += time.perf_counter() - start
             counts["interruptions of real ranks"] += len(schedule) - 1

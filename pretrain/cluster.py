@@ -15,9 +15,11 @@ address that Ray knows their machine by.
 
 import importlib
 import logging
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from corpus.recipe import Recipe
 from pretrain.launch import TIMEOUT, RankFailedError, configure_logging, join
 from pretrain.meeting import listen, open_store, use_interface
 from pretrain.preemption import Notice
-from pretrain.train import train
+from pretrain.train import RunInUseError, train
 from pretrain.world import World
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 # Seconds between two looks whether more ranks have room: growing costs the steps since the last
 # checkpoint and a start. Guess.
 _GROW_AFTER_SECONDS = 300.0
+# Ray itself looks every five seconds. Guess.
+_ASK_AFTER_SECONDS = 1.0
 # What Ray Train is to do, where the user's environment does not say. Paths are ours, so no change
 # of directory. How long a group waits for its machines: right after one was lost, Ray still counts
 # it, plans with it, and finds out by this wait (60 seconds by default; half of it is a guess).
@@ -171,15 +175,32 @@ def be_rank(settings: dict[str, Any]) -> None:
     world = _join()
     configure_logging(logging.INFO if world.is_first else logging.ERROR)
     logger.info("training begins on %d ranks of Ray", world.size)
+    notice = Notice(ask_ray(world), ends_run=False)
     try:
-        train(Recipe.model_validate(settings["recipe"]), world, Notice(_is_told, ends_run=False))
+        train(Recipe.model_validate(settings["recipe"]), world, notice)
+    except RunInUseError:
+        raise  # the ranks before us have not ended yet, as far as the disk knows: to be tried again
     except ValueError as error:
         ray.get(box.put.remote(str(error)))
         raise
 
 
-def _is_told() -> bool:
-    return ray_train.get_preemption_info() is not None
+def ask_ray(world: World) -> Callable[[], bool]:
+    """Return what tells, on all ranks alike, whether Ray gave notice of a machine.
+
+    To ask costs a round trip to an actor, so the first rank's clock decides when all of them do.
+    """
+    asked = -math.inf
+
+    def is_told() -> bool:
+        nonlocal asked
+        now = time.monotonic()
+        if not world.any_of(world.is_first and now - asked >= _ASK_AFTER_SECONDS):
+            return False
+        asked = now
+        return ray_train.get_preemption_info() is not None
+
+    return is_told
 
 
 def _join() -> World:

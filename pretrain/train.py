@@ -55,6 +55,10 @@ _DROPOUT_DOMAIN = 4
 _LOCK_PATIENCE_SECONDS = 10.0  # the ranks of a killed run need a moment to end
 
 
+class RunInUseError(ValueError):
+    """Another process holds the lock of the run."""
+
+
 @dataclass(frozen=True)
 class Session:
     """What a rank holds while it trains."""
@@ -349,7 +353,7 @@ def _sole_user(run: str, world: World) -> Iterator[None]:
         deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
         while not _try_lock(stream):
             if time.monotonic() > deadline:
-                raise ValueError(
+                raise RunInUseError(
                     f"another process trains in {run}: wait for it or take another pretrain.run"
                 )
             time.sleep(0.2)

@@ -26,7 +26,6 @@ from corpus.snapshots import open_snapshot
 from pretrain.batches import HASH_BITS, Stream, hash_batches, open_stream
 from pretrain.checkpoints import list_checkpoints, newest_checkpoint
 from pretrain.config import Identity, data_plan, model_shape
-from pretrain.dataset import Shares
 from pretrain.launch import join
 from pretrain.metrics import read_metrics
 from pretrain.preemption import EXIT_STATUS, Notice, PreemptedError, listening
@@ -71,6 +70,19 @@ def random_schedule(rng: random.Random) -> list[Stretch]:
     ]
 
 
+def random_plan(rng: random.Random) -> dict[str, Any]:
+    """Draw what else decides a batch: its size, its masks, its sources."""
+    ramp = {"from_sequences": rng.randint(1, 2 * BATCH), "batches": rng.randint(1, STEPS)}
+    return {
+        "batch_ramp": rng.choice([None, ramp]),
+        "mask_ramp": rng.choice([None, {"from_prob": 0.4, "steps": rng.randint(1, STEPS)}]),
+        "masking": rng.choice(["fixed", "bernoulli", "whole-word", "span"]),
+        "mixing": rng.choice([None, {"books": 1, "wiki": 3}]),
+        "shuffle_shards": rng.choice([None, 1, 2]),
+        "isolate_documents": rng.choice([False, True]),
+    }
+
+
 def recipe_of(store: Path, run: Path, seed: int, **settings: Any) -> Recipe:  # noqa: ANN401
     """A short run with checkpoints close together."""
     fixed: dict[str, Any] = {
@@ -88,7 +100,7 @@ def open_batches(recipe: Recipe) -> Stream:
 
 def global_hash(stream: Stream, step: int, world: int, microbatch: int) -> str:
     """Hash a global batch as the ranks of a world do together."""
-    shares = Shares(BATCH, world, microbatch)
+    shares = stream.shares_at(step, world, microbatch)
     parts = [hash_batches(stream.train_batches(shares, step, rank)) for rank in range(world)]
     return f"{sum(parts) % (1 << HASH_BITS):064x}"
 

@@ -1,5 +1,6 @@
 """Training on Ray: the same batches as in one process, whatever happens to the machines."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from pretrain_helpers import (
     REPOSITORY,
     column,
@@ -21,6 +23,7 @@ from pretrain_helpers import (
 
 from pretrain.launch import run_training
 from pretrain.metrics import read_metrics
+from pretrain.world import World
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -143,6 +146,15 @@ def test_a_mistake_is_one_line_and_not_tried_again(
     assert "error: " in out.splitlines()[-1]
     assert "data plan seed 7, the recipe gives 8" in out.splitlines()[-1]
     assert group_sizes(out) == [1]
+
+
+def test_ray_is_asked_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, answers = importlib.import_module("pretrain.cluster"), iter([None, "notice"])
+    monkeypatch.setattr(cluster.ray_train, "get_preemption_info", lambda: next(answers))
+    is_told = cluster.ask_ray(World(0, 1, torch.device("cpu")))
+    assert [is_told() for _ in range(3)] == [False, False, False]
+    monkeypatch.setattr(cluster, "_ASK_AFTER_SECONDS", 0.0)
+    assert is_told()
 
 
 def test_a_killed_node_does_not_show(
