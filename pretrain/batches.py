@@ -215,11 +215,13 @@ def _build(
 def _split(batch: Batch, size: int) -> list[Batch]:
     """Cut a batch into microbatches, which are views."""
     values = {field.name: getattr(batch, field.name) for field in fields(Batch)}
-    present = {name: value for name, value in values.items() if value is not None}
-    return [
-        Batch(**{name: value[at : at + size] for name, value in present.items()})
-        for at in range(0, len(batch.numbers), size)
-    ]
+    parts = {
+        name: torch.split(value, size) if torch.is_tensor(value) else value.reshape(-1, size)
+        for name, value in values.items()
+        if value is not None
+    }
+    rows = zip(*parts.values(), strict=True)
+    return [Batch(**dict(zip(parts, each, strict=True))) for each in rows]
 
 
 def _starts(tokens: Int32s, lengths: Int32s, packing: str) -> Int32s:
