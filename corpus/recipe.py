@@ -10,7 +10,7 @@ keys (`workers`, `dedup.partitions`, `pretrain`, paths) are free and never show 
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -287,7 +287,16 @@ def _explain(error: Mapping[str, Any]) -> str:
 
 
 def _known_keys(location: Sequence[Any]) -> list[str]:
+    """List the keys of the section at a place; the number of an element of a list leads nowhere."""
     model: type[BaseModel] = Recipe
     for part in location:
-        model = _SECTIONS.get(part, Source if part == "sources" else model)
+        if part in model.model_fields:
+            model = _section_of(model.model_fields[part].annotation) or model
     return sorted(model.model_fields)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - any type there is
+    """Find the section in an annotation: `Cache | None` and `tuple[Source, ...]` hold one."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_section_of, get_args(annotation))), None)

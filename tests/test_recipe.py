@@ -87,6 +87,14 @@ def test_every_key_says_what_it_is() -> None:
         ),
         ({"pretrain": {"seeed": 1}}, "unknown key pretrain.seeed: did you mean seed?"),
         (
+            {"pretrain": {"cache": {"directory": "c", "max_byte": 1}}},
+            "unknown key pretrain.cache.max_byte: did you mean max_bytes?",
+        ),
+        (
+            {"clean": {"languages": {"kep": []}}},
+            "unknown key clean.languages.kep: did you mean keep?",
+        ),
+        (
             {"sources": [{"name": "a", "paths": ["x"], "fromat": "text"}]},
             "unknown key sources.0.fromat: did you mean format?",
         ),
