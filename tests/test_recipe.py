@@ -87,7 +87,7 @@ def test_every_key_says_what_it_is() -> None:
         ),
         ({"pretrain": {"seeed": 1}}, "unknown key pretrain.seeed: did you mean seed?"),
         (
-            {"pretrain": {"cache": {"directory": "c", "max_byte": 1}}},
+            {"pretrain": {"cache": {"directory": "c", "max_bytes": 1, "max_byte": 1}}},
             "unknown key pretrain.cache.max_byte: did you mean max_bytes?",
         ),
         (
