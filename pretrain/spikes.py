@@ -144,7 +144,7 @@ def stop_message(run: str, spike: Spike) -> str:
     return (
         f"step {spike.step} gave {spike.reason}: training stopped, the checkpoints before it are "
         f"whole; look at `python -m pretrain explain-step {run} {spike.step}`, then try a lower "
-        "pretrain.learning_rate, or pretrain.on_spike=skip to go on without the guilty batches"
+        "pretrain.learning_rate"
     )
 
 
@@ -186,7 +186,9 @@ def answer_spike(run: str, root: str, config: Pretrain, spike: Spike, world: Wor
     `root` is where the run's checkpoints are.
     """
     if config.on_spike == "stop":
-        raise ValueError(stop_message(run, spike))
+        raise ValueError(
+            f"{stop_message(run, spike)}, or pretrain.on_spike=skip to go on without its batches"
+        )
     world.wait()
     if world.is_first:
         rollback = roll_back(run, root, config, spike)

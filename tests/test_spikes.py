@@ -239,10 +239,10 @@ def test_by_default_a_run_stops(
 @pytest.mark.slow
 def test_two_ranks_go_back_together(store: Path, tmp_path: Path) -> None:
     # A learning rate beyond all sense breaks every update: both ranks roll back until the bound.
-    settings = SETTINGS | {"learning_rate": 1e25, "warmup_steps": 0, "max_rollbacks": 2}
+    settings = SETTINGS | {"learning_rate": 1e25, "warmup_steps": 0, "max_rollbacks": 1}
     recipe = make_recipe(store, tmp_path / "run", processes=2, **settings)
     process = start_training(recipe, tmp_path / "recipe.yaml")
-    errors = process.communicate(timeout=240)[1]
+    errors = process.communicate(timeout=600)[1]
     assert process.returncode == 2, errors
-    assert "rolled back 2 times already" in errors
-    assert len(read_rollbacks(str(tmp_path / "run"))) == 2
+    assert "rolled back 1 times already" in errors
+    assert len(read_rollbacks(str(tmp_path / "run"))) == 1
