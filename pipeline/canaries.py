@@ -295,7 +295,8 @@ def _numbers(pairs: Sequence[int], stride: int, seed: int, prime: int) -> UInt64
     shape = (len(pairs), 1)
     words = np.array(starts, np.uint64).reshape(shape) + np.arange(stride, dtype=np.uint64)
     # Both are below 2^32 or about it, so no product is beyond 64 bits.
-    return words * np.array(factors, np.uint64).reshape(shape) % np.uint64(prime)
+    numbers = words * np.array(factors, np.uint64).reshape(shape) % np.uint64(prime)
+    return np.asarray(numbers, np.uint64)
 
 
 @lru_cache(maxsize=8)

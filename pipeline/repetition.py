@@ -22,10 +22,9 @@ def _table(items: int) -> tuple[Int64s, np.uint64]:
     return np.full(1 << bits, -1, np.int32), np.uint64(64 - bits)
 
 
-@numba.njit(cache=True)
-def _find(keys: UInt64s, i: int, table: tuple[Int64s, np.uint64]) -> int:
+@numba.njit(cache=True, forceinline=True)
+def _find(keys: UInt64s, i: int, slots: Int64s, shift: np.uint64) -> int:
     """Return the first place with the key at i; that is i itself if none was entered before."""
-    slots, shift = table
     slot = np.int64((keys[i] * np.uint64(GOLDEN)) >> shift)
     while slots[slot] >= 0 and keys[slots[slot]] != keys[i]:
         slot = (slot + 1) & (len(slots) - 1)
@@ -37,9 +36,9 @@ def _find(keys: UInt64s, i: int, table: tuple[Int64s, np.uint64]) -> int:
 @numba.njit(cache=True)
 def count_repeated(keys: UInt64s, lengths: Int64s, counts: Int64s) -> None:
     """Count items that were there before, and their characters, into two counts."""
-    table = _table(len(keys))
+    slots, shift = _table(len(keys))
     for i in range(len(keys)):
-        if _find(keys, i, table) != i:
+        if _find(keys, i, slots, shift) != i:
             counts[0] += 1
             counts[1] += lengths[i]
 
@@ -72,10 +71,10 @@ def _top(places: Int64s, grams: UInt64s) -> tuple[int, int, int]:
 
     Where none recurs the first one is that of place 0. The last number says how many are left.
     """
-    table, firsts = _table(len(grams)), np.empty(len(grams), np.int64)
+    (slots, shift), firsts = _table(len(grams)), np.empty(len(grams), np.int64)
     times = np.zeros(len(grams), np.int64)
     for k in range(len(grams)):
-        firsts[k] = _find(grams, k, table)
+        firsts[k] = _find(grams, k, slots, shift)
         times[firsts[k]] += 1
     best, most, left = 0, 1, 0
     for k in range(len(grams)):
@@ -101,10 +100,10 @@ def _longer(places: Int64s, grams: UInt64s, words: UInt64s, n: int) -> int:
 @numba.njit(cache=True)
 def _repeated(places: Int64s, grams: UInt64s, n: int, codes: Int64s) -> int:
     """Read from the left, skip an n-gram seen before as a whole; return those's characters."""
-    table = _table(len(grams))
+    slots, shift = _table(len(grams))
     after = characters = 0
     for k in range(len(grams)):
-        if places[k] >= after and _find(grams, k, table) != k:
+        if places[k] >= after and _find(grams, k, slots, shift) != k:
             after = places[k] + n
             for word in range(places[k], after):
                 characters += codes[word] >> 1
