@@ -34,7 +34,7 @@ demo: setup
 
 test: setup
 	@echo "test: every test but those that need a GPU, two files at a time"
-	@$(RUN) -m pytest -q -m "not gpu" -n 2 --dist loadfile
+	@$(RUN) -m pytest -q -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	@echo "lint: ruff"

@@ -19,6 +19,7 @@ from pretrain.launch import join, run_training
 from pretrain.masking import IGNORED
 from pretrain.model import Extras, MaskedLanguageModel, make_model
 from pretrain.optimizers import moments_of
+from pretrain.writer import CheckpointWriter
 
 
 @pytest.fixture(scope="module")
@@ -297,9 +298,12 @@ def test_bf16_follows_fp32_and_goes_on_bit_for_bit(
 
 
 def stop_after_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupt the run as soon as it has pruned after its first checkpoint."""
+    """Interrupt the run as soon as its first checkpoint is written."""
+    save = CheckpointWriter.save_checkpoint
 
-    def interrupt(run: str, keep: int) -> None:
+    def interrupt(self: CheckpointWriter, *given: Any) -> None:  # noqa: ANN401
+        save(self, *given)
+        self.wait_for_checkpoint()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pretrain.train.prune_checkpoints", interrupt)
+    monkeypatch.setattr(CheckpointWriter, "save_checkpoint", interrupt)

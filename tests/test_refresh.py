@@ -31,7 +31,7 @@ STAGES = ("clean", "canaries", "group", "verify", "judge", "resolve", "tokenizer
 
 def count_tasks(workers: int) -> dict[str, int]:
     """Return how many tasks each stage has for the corpus of `built`."""
-    return dict(zip(STAGES, (10, 1, 8, workers, 1, 1, 10, 10), strict=True))
+    return dict(zip(STAGES, (10, 1, 8, workers, 1, 1, 1, 10, 10), strict=True))
 
 
 def files_of(store: Path) -> dict[str, tuple[int, int]]:
