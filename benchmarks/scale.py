@@ -1,8 +1,8 @@
 """Deduplication at scale: time and memory per document from 1 to 10 million synthetic signatures.
 
 `python -m benchmarks.scale WORK PLOT --millions 1 2 5 10` makes the index of that many documents in
-the directory WORK, without texts, and runs group, verify and resolve on it, each by workers of its
-own as Ray would start them. It prints wall and CPU seconds, microseconds of CPU a document and the
+the directory WORK, without texts, and runs group, verify, deal, judge and resolve on it, each by
+workers of its own as Ray would start them. It prints wall and CPU seconds, microseconds of CPU a document and the
 peak memory of the largest worker (mapped files included), and draws the last two.
 
 Documents come in clusters whose sizes follow a power law with exponent 2.8, up to 20,000; a member
@@ -275,9 +275,11 @@ class Cluster(NamedTuple):
 # Guesses at a corpus: bytes of a page's text, of its id and file name; documents that verification
 # reads one here and one there, as a share of all; what zstd leaves of text.
 _TEXT_BYTES, _NAME_BYTES, _READ_SHARE, _ZSTD = 4000, 100, 0.5, 0.4
-# Measured with this file at 10 million documents (BENCHMARKS.md), CPU seconds a document; the peak
-# of resolve grows by the second figure a document.
-_GROUP, _VERIFY, _RESOLVE, _RESOLVE_BYTES = 25.6e-6, 26.2e-6, 6.0e-6, 200.0
+# Measured with this file at 5 million documents (BENCHMARKS.md): CPU seconds a document, the share
+# of documents that have an edge, verified pairs a document.
+_GROUP, _VERIFY, _DEAL, _JUDGE, _RESOLVE = 28.6e-6, 20.7e-6, 1.4e-6, 6.6e-6, 3.4e-6
+_EDGED_SHARE, _PAIRS = 0.5, 2.07
+_PAIR_BYTES, _SCRATCH_BYTES = 32, 16  # VERIFIED_SCHEMA; the two arrays of components.py
 # Bytes of text a second of one core that cleans (benchmarks.prose, 2026-11-21) and that decodes a
 # row group of Parquet for one document of it (9.05 ms for 1,024 of 5.2 kB, measured on 60 MB of
 # prose); seconds to open one more part in group (0.96 s for 16 partitions of 101 parts, measured
@@ -299,21 +301,26 @@ def estimate(documents: float, cluster: Cluster, group_rows: int) -> Iterator[st
     stored = text * _ZSTD + index
     opens = parts * partitions * _OPENS
     read = documents * _READ_SHARE * group_rows * _TEXT_BYTES
-    reading = read * _ZSTD / cluster.machines / cluster.read_bytes_per_second
+    shares = math.ceil(documents * _EDGED_SHARE / DOCUMENTS_PER_SHARE)
+    reads = cluster.machines * cluster.read_bytes_per_second
     seconds = {
         "clean and index": text / _CLEANS / cluster.all_cores,
         "group, comparing": documents * _GROUP / cluster.all_cores,
         "group, opening": opens / cluster.all_cores,
         "verify, comparing": documents * _VERIFY / cluster.all_cores,
         "verify, decoding": read / _DECODES / cluster.all_cores,
-        "verify, reading": reading,
-        "resolve (one task)": documents * _RESOLVE,
+        "verify, reading": read * _ZSTD / reads,
+        "deal (one task)": documents * _DEAL,
+        "judge, reading": shares * documents * _PAIRS * _PAIR_BYTES / reads,
+        "judge, deciding": documents * _JUDGE / min(shares, cluster.all_cores),
+        "resolve": documents * _RESOLVE / cluster.all_cores,
     }
     yield f"{documents:,.0f} documents, {text / 1e12:,.1f} TB of text, {parts:,.0f} parts"
     yield f"  {partitions:,} partitions; on disk {stored / 1e12:,.1f} TB with the index"
     yield f"  index {index / 1e12:,.2f} TB, of it keys, read once by group, {keys / 1e12:,.2f} TB"
     yield f"  read by verify {read * _ZSTD / 1e12:,.0f} TB"
-    yield f"  memory of resolve: {documents * _RESOLVE_BYTES / 2**30:,.0f} GiB"
+    scratch = documents * _SCRATCH_BYTES / 2**30
+    yield f"  {shares:,} shares to judge; scratch files of deal {scratch:,.0f} GiB"
     for name, each in seconds.items():
         longest = "  <- the longest" if each == max(seconds.values()) else ""
         yield f"  {name:>20} {each / 3600:10.3f} h{longest}"
