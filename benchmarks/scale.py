@@ -2,8 +2,8 @@
 
 `python -m benchmarks.scale WORK PLOT --millions 1 2 5 10` makes the index of that many documents in
 the directory WORK, without texts, and runs group, verify, deal, judge and resolve on it, each by
-workers of its own as Ray would start them. It prints wall and CPU seconds, microseconds of CPU a document and the
-peak memory of the largest worker (mapped files included), and draws the last two.
+workers of its own as Ray would start them. It prints wall and CPU seconds, microseconds of CPU a
+document and the peak memory of the largest worker (mapped files included), and draws the last two.
 
 Documents come in clusters whose sizes follow a power law with exponent 2.8, up to 20,000; a member
 has the signature of its cluster but for 2 to 14 % of the 256 positions. One document in twenty is a
