@@ -13,10 +13,12 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from pretrain_helpers import make_recipe
@@ -156,9 +158,11 @@ def _simulate_stretch(
 
 def prepare_ranks() -> ForkServerContext:
     """Let ranks be forked from a process that has imported all they need, not started anew."""
-    os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["kill_helpers", "deepspeed"])
+    # Its environment is theirs; this process keeps its own, as its threads decide roundings.
+    with patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}):
+        forkserver.ensure_running()
     return context
 
 
