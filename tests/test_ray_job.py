@@ -37,7 +37,8 @@ def head() -> Iterator[dict[str, str]]:
     """Start a Ray head with token authentication; give the environment to submit with."""
     work = Path(tempfile.mkdtemp(prefix="ml", dir="/tmp"))  # socket paths must be short
     (work / "token").write_text(secrets.token_hex(16))
-    port, dashboard = free_ports(2)
+    # The agent's port is fixed by default: of two heads on a machine one would have no agent.
+    port, dashboard, agent = free_ports(3)
     variables = environment() | {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_AUTH_MODE": "token",
@@ -48,7 +49,8 @@ def head() -> Iterator[dict[str, str]]:
         process = subprocess.Popen(
             [
                 RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}",
-                "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=2",
+                "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+                f"--dashboard-agent-listen-port={agent}", "--num-cpus=2",
                 "--object-store-memory=200000000", f"--temp-dir={work}/ray",
             ],
             env=variables, cwd=work, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
