@@ -1,0 +1,1 @@
+"""What a checkpoint is worth: labelled tasks, fine-tuning, scores, and the paper's tables."""
