@@ -17,8 +17,8 @@ import numpy as np
 from corpus.recipe import Recipe, Source
 from corpus.snapshots import open_snapshot
 from corpus.training import Pretrain
+from pretrain.batches import open_stream
 from pretrain.config import data_plan
-from pretrain.dataset import open_rows, rows_of
 from pretrain.launch import run_training
 from pretrain.metrics import read_metrics
 
@@ -49,10 +49,9 @@ def recipe_for(store: str, out: Path, processes: int) -> Recipe:
 def count_rows(recipe: Recipe) -> tuple[int, int]:
     """Return how many different rows the steps take, and how many there are."""
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
-    rows = open_rows(recipe.store, snapshot, "train").count
-    seed = data_plan(recipe.pretrain, snapshot).seed
-    taken = rows_of(np.arange(STEPS * BATCH, dtype=np.int64), rows, seed)
-    return len(np.unique(taken)), rows
+    stream = open_stream(recipe.store, snapshot, data_plan(recipe.pretrain, snapshot))
+    taken = stream.order.places(np.arange(STEPS * BATCH, dtype=np.int64)).rows
+    return len(np.unique(taken)), stream.train.count
 
 
 def main() -> int:

@@ -23,7 +23,7 @@ import torch
 from corpus.tokenizer import BOS_ID, EOS_ID
 from corpus.training import Pretrain
 from pretrain.batches import Batch
-from pretrain.config import PRESETS, ModelShape
+from pretrain.config import ModelShape, fit_preset
 from pretrain.dataset import Shares
 from pretrain.engine import Engine
 from pretrain.launch import join
@@ -37,15 +37,9 @@ SMALL_LENGTH, SMALL_BATCH, SMALL_VOCABULARY = 64, 8, 1000
 
 def shape_of(preset: str, has_gpu: bool) -> ModelShape:
     """Return the shape to measure; a tiny one without a GPU."""
-    layers, width, heads, feedforward_width = PRESETS[preset if has_gpu else "tiny"]
-    return ModelShape(
-        layers=layers,
-        width=width,
-        heads=heads,
-        feedforward_width=feedforward_width,
-        vocab_size=VOCABULARY if has_gpu else SMALL_VOCABULARY,
-        sequence_length=LENGTH if has_gpu else SMALL_LENGTH,
-    )
+    if not has_gpu:
+        return fit_preset("tiny", SMALL_VOCABULARY, SMALL_LENGTH)
+    return fit_preset(preset, VOCABULARY, LENGTH)
 
 
 def random_batch(shape: ModelShape, rows: int) -> Batch:

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pretrain.config import DataPlan
+from corpus.training import Pretrain
+from pretrain.config import plan_over
 from pretrain.dataset import Bools, Int64s
 from pretrain.masking import IGNORED, ONE, MaskRule, mask_rows, train_keys
 
@@ -54,10 +55,7 @@ def check_masks(rule: MaskRule, rows: int) -> list[Check]:
 
 def draw_rows(rule: MaskRule, numbers: Int64s, one: int = 0) -> Drawn:
     """Draw the masks of sequences in a pass, over random tokens."""
-    plan = DataPlan(
-        version=0, snapshot="", seed=_SEED, batch_sequences=_BATCH, mask_prob=0.15,
-        leave_unmasked_prob=0.1, random_token_prob=0.1,
-    )  # fmt: skip
+    plan = plan_over(Pretrain(seed=_SEED, batch_sequences=_BATCH), "")
     shape = (len(numbers), rule.sequence_length)
     tokens = np.random.default_rng(_SEED).integers(4, rule.mask_id, shape).astype(np.int32)
     tokens[:, 0], tokens[:, -1] = 0, 2

@@ -19,7 +19,8 @@ import torch
 
 from benchmarks.mask_statistics import check_masks
 from benchmarks.peers import run_peer
-from pretrain.config import DataPlan
+from corpus.training import Pretrain
+from pretrain.config import plan_over
 from pretrain.draw import MASKINGS
 from pretrain.masking import ONE, MaskRule, mask_rows, train_keys
 from pretrain.masking_torch import mask_tensors
@@ -72,10 +73,7 @@ def measure_all(rows: int) -> dict[str, float]:
     tokens = random.integers(4, _VOCABULARY - 1, (rows, _LENGTH)).astype(np.int32)
     tokens[:, 0], tokens[:, -1], tokens[::2, 200] = 0, 2, 2
     lengths, words = np.full(rows, _LENGTH, np.int32), random.random(tokens.shape) < 0.75
-    plan = DataPlan(
-        version=0, snapshot="", seed=0, batch_sequences=_BATCH, mask_prob=0.15,
-        leave_unmasked_prob=0.1, random_token_prob=0.1,
-    )  # fmt: skip
+    plan = plan_over(Pretrain(batch_sequences=_BATCH), "")
     numbers = np.arange(rows)
     keys = train_keys(plan, numbers, numbers, numbers // rows)
     parts = [slice(first, first + _BATCH) for first in range(0, rows, _BATCH)]

@@ -8,6 +8,7 @@ what fixed records need; fsspec's `exists` followed by a write would be no lock.
 It does not cache remote files and does not retry: a filesystem's own retries apply.
 """
 
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -154,6 +155,18 @@ def create(path: str, data: bytes) -> bool:
         return False
     finally:
         Path(temporary).unlink()
+    return True
+
+
+def try_lock(stream: BinaryIO) -> bool:
+    """Lock a local file for its holder alone, until it is closed; tell whether that was possible.
+
+    The lock ends with its process however that ends. It is none between machines.
+    """
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     return True
 
 

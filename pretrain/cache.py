@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
-from corpus.files import open_reader
+from corpus.files import open_reader, try_lock
 from corpus.snapshots import ShardEntry
 from corpus.training import Cache
 
@@ -129,7 +129,7 @@ class ShardCache:
             if final.exists():
                 return None
             stream = part.open("a+b")
-            if not _try_lock(stream):
+            if not try_lock(stream):
                 stream.close()
                 return None
             try:
@@ -148,7 +148,7 @@ class ShardCache:
             if used + size <= self.max_bytes:
                 break
             with path.open("rb") as stream:
-                if _try_lock(stream):
+                if try_lock(stream):
                     used -= _promised_bytes(path)
                     path.unlink()
         if used + size > self.max_bytes:
@@ -212,14 +212,6 @@ def _wait_for(part: Path) -> None:
     """Wait until nobody downloads into a file."""
     with suppress(FileNotFoundError), part.open("rb") as stream:
         fcntl.flock(stream, fcntl.LOCK_SH)
-
-
-def _try_lock(stream: BinaryIO) -> bool:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _promised_bytes(path: Path) -> int:

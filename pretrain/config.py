@@ -45,14 +45,21 @@ class ModelShape(Section):
 
 def model_shape(preset: str, snapshot: Snapshot, next_sentence: bool = False) -> ModelShape:
     """Fit a preset to the vocabulary and the sequence length of a snapshot."""
+    return fit_preset(preset, snapshot.vocab_size, snapshot.sequence_length, next_sentence)
+
+
+def fit_preset(
+    preset: str, vocab_size: int, sequence_length: int, next_sentence: bool = False
+) -> ModelShape:
+    """Fit a preset to a vocabulary and a sequence length."""
     layers, width, heads, feedforward_width = PRESETS[preset]
     return ModelShape(
         layers=layers,
         width=width,
         heads=heads,
         feedforward_width=feedforward_width,
-        vocab_size=snapshot.vocab_size,
-        sequence_length=snapshot.sequence_length,
+        vocab_size=vocab_size,
+        sequence_length=sequence_length,
         next_sentence=next_sentence,
     )
 
@@ -140,9 +147,16 @@ def data_plan(
     config: Pretrain, snapshot: Snapshot, skipped_batches: tuple[int, ...] = ()
 ) -> DataPlan:
     """Collect the data plan of a run."""
+    return plan_over(config, snapshot.fingerprint, skipped_batches)
+
+
+def plan_over(
+    config: Pretrain, fingerprint: str, skipped_batches: tuple[int, ...] = ()
+) -> DataPlan:
+    """Collect the data plan of a run over the snapshot of a fingerprint."""
     return DataPlan(
         version=PLAN_VERSION,
-        snapshot=snapshot.fingerprint,
+        snapshot=fingerprint,
         seed=config.seed,
         batch_sequences=config.batch_sequences,
         mask_prob=config.mask_prob,

@@ -33,7 +33,6 @@ Bools = npt.NDArray[np.bool_]
 # A balanced Feistel network of four good rounds is indistinguishable from a random permutation
 # (Luby and Rackoff 1988); four more cost little and make up for halves of a few bits.
 _FEISTEL_ROUNDS = 8
-ORDER_DOMAIN = 1
 
 
 def mix64(values: UInt64s) -> UInt64s:
@@ -62,17 +61,6 @@ def permute(indices: Int64s, size: int, key: int) -> Int64s:
     permuted = np.empty(len(indices), np.int64)
     walk_feistel(indices, np.uint64(size), half_bits, round_keys, permuted)
     return permuted
-
-
-def rows_of(numbers: Int64s, rows: int, seed: int) -> Int64s:
-    """Turn sequence numbers into rows of a split that is shuffled as a whole."""
-    passes, indices = np.divmod(numbers, rows)
-    found = np.empty_like(numbers)
-    for one in np.unique(passes):
-        key = derive_keys(seed, ORDER_DOMAIN, np.array([one], np.int64))
-        chosen = passes == one
-        found[chosen] = permute(indices[chosen], rows, int(key[0]))
-    return found
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ import numpy as np
 
 from corpus.snapshots import ShardEntry
 from pretrain.config import DataPlan
-from pretrain.dataset import ORDER_DOMAIN, Int64s, derive_keys, permute
+from pretrain.dataset import Int64s, derive_keys, permute
 
 # Other modules use 1 to 4.
+_ORDER_DOMAIN = 1
 _SOURCE_DOMAIN = 16
 _SHARD_DOMAIN = 17
 _WINDOW_DOMAIN = 18
@@ -124,7 +125,7 @@ class Source:
     def _window_key(self, one: int, window: int) -> int:
         if self.plan.shuffle_shards is not None:
             return self._key(_WINDOW_DOMAIN, one, window)
-        return self._key(_SOURCE_DOMAIN if self._salt else ORDER_DOMAIN, one)
+        return self._key(_SOURCE_DOMAIN if self._salt else _ORDER_DOMAIN, one)
 
     def shards_from(self, own: int, windows: int) -> list[int]:
         """List the shards that an index and those after it need, over that many windows."""

@@ -14,7 +14,7 @@ import torch
 from corpus.recipe import Recipe
 from corpus.snapshots import Snapshot, open_snapshot
 from corpus.training import Pretrain
-from pretrain.config import PRESETS, DataPlan, ModelShape, data_plan, model_shape
+from pretrain.config import ModelShape, fit_preset, model_shape, plan_over
 from pretrain.dataset import Shares
 from pretrain.flops import device_name, peak_flops, row_flops
 from pretrain.memory import activation_bytes, parameter_count, state_bytes
@@ -38,7 +38,8 @@ def describe_run(recipe: Recipe, question: Question) -> tuple[dict[str, Any], Mo
     config = recipe.pretrain
     snapshot = _open(recipe) if question.with_store else None
     shape = model_shape(config.preset, snapshot) if snapshot else _shape_without_store(recipe)
-    sequences = _sequences(config, snapshot)
+    # Which rows a step takes depends on the snapshot, how many it takes does not.
+    sequences = plan_over(config, "").batch_of(config.max_steps).first
     row = row_flops(shape, config.mask_prob * shape.sequence_length)
     found = {
         "model": {
@@ -77,45 +78,26 @@ def _shape_without_store(recipe: Recipe) -> ModelShape:
             f"the size of the vocabulary of {recipe.tokenizer.path} is known once there is a "
             "snapshot: refresh the store first, then plan without --without-store"
         )
-    layers, width, heads, feedforward_width = PRESETS[recipe.pretrain.preset]
-    return ModelShape(
-        layers=layers,
-        width=width,
-        heads=heads,
-        feedforward_width=feedforward_width,
-        vocab_size=recipe.tokenizer.vocab_size,
-        sequence_length=recipe.pack.sequence_length,
+    return fit_preset(
+        recipe.pretrain.preset, recipe.tokenizer.vocab_size, recipe.pack.sequence_length
     )
 
 
-def _sequences(config: Pretrain, snapshot: Snapshot | None) -> int:
-    """Count the sequences of the whole run."""
-    if snapshot:
-        return data_plan(config, snapshot).batch_of(config.max_steps).first
-    plan = DataPlan(
-        version=0,
-        snapshot="",
-        seed=0,
-        batch_sequences=config.batch_sequences,
-        batch_ramp=config.batch_ramp,
-        mask_prob=config.mask_prob,
-        leave_unmasked_prob=config.leave_unmasked_prob,
-        random_token_prob=config.random_token_prob,
-    )
-    return plan.batch_of(config.max_steps).first
+def _count_rows(snapshot: Snapshot, split: str) -> int:
+    return sum(entry.rows for entry in snapshot.shards if entry.split == split)
 
 
 def _describe_data(snapshot: Snapshot | None, sequences: int) -> dict[str, Any] | None:
     if snapshot is None:
         return None
-    train = [entry for entry in snapshot.shards if entry.split == "train"]
-    rows, tokens = (sum(getattr(one, name) for one in train) for name in ("rows", "tokens"))
+    rows = _count_rows(snapshot, "train")
+    tokens = sum(entry.tokens for entry in snapshot.shards if entry.split == "train")
     return {
         "snapshot": snapshot.label,
         "rows": rows,
         "tokens": tokens,
         "fill": round(tokens / max(1, rows * snapshot.sequence_length), 4),
-        "validation_rows": sum(one.rows for one in snapshot.shards if one.split == "validation"),
+        "validation_rows": _count_rows(snapshot, "validation"),
         "passes": round(sequences / max(1, rows), 2),
     }
 
@@ -126,18 +108,15 @@ def _warnings(config: Pretrain, snapshot: Snapshot | None) -> list[str]:
         found.append("pretrain.run is missing: `train` needs an output directory")
     if snapshot is None:
         return found
-    rows = {
-        split: sum(one.rows for one in snapshot.shards if one.split == split)
-        for split in ("train", "validation")
-    }
-    if rows["train"] == 0:
+    rows = _count_rows(snapshot, "train")
+    if rows == 0:
         raise ValueError(f"snapshot {snapshot.label} has no training sequences: deliver more")
-    if rows["train"] < config.batch_sequences:
+    if rows < config.batch_sequences:
         found.append(
-            f"a step takes {config.batch_sequences:,} sequences of {rows['train']:,}: some stand "
+            f"a step takes {config.batch_sequences:,} sequences of {rows:,}: some stand "
             "in it more than once; lower pretrain.batch_sequences"
         )
-    if rows["validation"] == 0:
+    if _count_rows(snapshot, "validation") == 0:
         found.append("there are no validation sequences: no validation loss will be shown")
     return found
 
@@ -146,7 +125,7 @@ def count_memory(
     shape: ModelShape, config: Pretrain, rows: int, ranks: tuple[int, ...]
 ) -> list[dict[str, Any]]:
     """Count the bytes of a rank, by the number of ranks, for microbatches of so many rows."""
-    slots = slots_of(config, shape.sequence_length)
+    slots = slots_of(config, shape)
     counted = []
     for size in ranks:
         parts = state_bytes(parameter_count(shape), config, size)

@@ -7,7 +7,6 @@ would be drawn without it. It costs the memory of one more step's batches.
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -44,16 +43,3 @@ class Prefetch(Generic[T]):
     def close(self) -> None:
         """Wait for the draw that has begun and forget it."""
         self._pool.shutdown(cancel_futures=True)
-
-    def __enter__(self) -> "Prefetch[T]":
-        """Begin nothing yet."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()

@@ -22,9 +22,10 @@ import torch
 from corpus.tokenizer import UNK_ID
 from corpus.training import Pretrain
 from pretrain.batches import Batch
-from pretrain.config import ModelShape
+from pretrain.config import ModelShape, plan_over
 from pretrain.dataset import Shares
 from pretrain.engine import Engine
+from pretrain.masking import mask_rule
 from pretrain.memory import activation_bytes, parameter_count, state_bytes
 from pretrain.model import make_model
 from pretrain.world import World
@@ -73,9 +74,9 @@ def pick(timings: list[Timing]) -> Timing:
     return next(timing for timing in timings if timing.rows_per_second * _GAIN >= best)
 
 
-def slots_of(config: Pretrain, length: int) -> int:
-    """Count the slots of a row: as many labels as a full row can have."""
-    return int(-(-config.mask_prob * length // 1))
+def slots_of(config: Pretrain, shape: ModelShape) -> int:
+    """Count the slots of a row: as many labels as a full row can have, or hardly any exceeds."""
+    return mask_rule(plan_over(config, ""), shape.vocab_size, shape.sequence_length).slots
 
 
 def _sizes(batch_sequences: int) -> Iterator[int]:
@@ -95,7 +96,7 @@ def _may_fit(shape: ModelShape, config: Pretrain, rows: int, world: World) -> bo
     """Tell whether a size is worth a try; on a GPU only trying tells."""
     if world.device.type == "cuda":
         return True
-    slots = slots_of(config, shape.sequence_length)
+    slots = slots_of(config, shape)
     needed = activation_bytes(shape, config, rows, slots)
     needed += sum(state_bytes(parameter_count(shape), config, 1).values())
     return bool(needed < _SHARE_OF_MEMORY * psutil.virtual_memory().available)
@@ -142,7 +143,7 @@ def _time_steps(engine: Engine, batch: Batch, world: World) -> tuple[float, floa
 def made_up(shape: ModelShape, config: Pretrain, rows: int) -> Batch:
     """Make full rows of random tokens with as many labels as they have slots."""
     generator = np.random.default_rng(0)
-    length, slots = shape.sequence_length, slots_of(config, shape.sequence_length)
+    length, slots = shape.sequence_length, slots_of(config, shape)
     tokens = generator.integers(UNK_ID + 1, shape.vocab_size - 1, (rows, length))
     places = np.sort(np.argsort(generator.random((rows, length)), 1)[:, :slots], 1)
     return Batch(

@@ -6,21 +6,20 @@ all it knows of the other ranks is its `World`. What decides a number is set ane
 checkpoint takes the same steps, bit for bit in the same layout.
 """
 
-import fcntl
 import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import orjson
 
-from corpus.files import check_absolute_in_job, is_remote, write_bytes
+from corpus.files import check_absolute_in_job, is_remote, try_lock, write_bytes
 from corpus.recipe import Recipe
 from corpus.snapshots import Snapshot, open_snapshot
 from corpus.training import Pretrain
@@ -66,7 +65,6 @@ class Session:
     recipe: Recipe
     identity: Identity
     stream: Stream
-    shares: Shares
     engine: Engine
     world: World
     writer: CheckpointWriter | None  # on the first rank
@@ -132,7 +130,7 @@ def _take_steps(session: Session, first_step: int, notice: Notice) -> Spike | No
     watch = watch_losses(run, config, first_step, session.world)
     with (
         Reporter(run, first_step, config.max_steps, active, peak, trackers) as reporter,
-        Prefetch(partial(_draw, session), config.max_steps) as drawn,
+        closing(Prefetch(partial(_draw, session), config.max_steps)) as drawn,
     ):
         for step in range(first_step, config.max_steps):
             _tell_of_checkpoint(session, reporter)
@@ -311,7 +309,7 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
     first_step = newest[1].step if newest else 0
     if state:
         engine.restore_state(state, first_step)
-    return Session(recipe, identity, stream, shares, engine, world, writer), first_step
+    return Session(recipe, identity, stream, engine, world, writer), first_step
 
 
 def _identify(
@@ -349,20 +347,12 @@ def _sole_user(run: str, world: World) -> Iterator[None]:
         yield
         return
     Path(run).mkdir(parents=True, exist_ok=True)
-    with (Path(run) / "lock").open("w") as stream:
+    with (Path(run) / "lock").open("wb") as stream:
         deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
-        while not _try_lock(stream):
+        while not try_lock(stream):
             if time.monotonic() > deadline:
                 raise RunInUseError(
                     f"another process trains in {run}: wait for it or take another pretrain.run"
                 )
             time.sleep(0.2)
         yield
-
-
-def _try_lock(stream: TextIO) -> bool:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import yaml
 
 from corpus.files import checksum, join, size_bytes, writing
@@ -22,7 +23,9 @@ from corpus.snapshots import (
     tokenizer_root,
 )
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer, build_definition, local_tokenizer
+from pretrain.config import DataPlan
 from pretrain.metrics import read_metrics
+from pretrain.mixing import Order
 
 REPOSITORY = Path(__file__).parent.parent
 MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("e", "r"), ("a", "n")]
@@ -179,3 +182,26 @@ def column(run: Path, name: str) -> list[Any]:
     lines = read_metrics(str(run))
     assert [line["step"] for line in lines] == list(range(len(lines)))
     return [line[name] for line in lines]
+
+
+def make_plan(**changes: Any) -> DataPlan:  # noqa: ANN401
+    values = {
+        "version": 1, "snapshot": "", "seed": 5, "batch_sequences": 4, "mask_prob": 0.15,
+        "leave_unmasked_prob": 0.1, "random_token_prob": 0.1,
+    }  # fmt: skip
+    return DataPlan.model_validate(values | changes)
+
+
+def make_entries(*shards: tuple[str, int]) -> list[ShardEntry]:
+    return [
+        ShardEntry(
+            path=str(at), home="one", snapshot="one", source=source, split="train", rows=rows,
+            tokens=0, size_bytes=100 * rows, checksum="",
+        )
+        for at, (source, rows) in enumerate(shards)
+    ]  # fmt: skip
+
+
+def rows_of(numbers: npt.NDArray[np.int64], rows: int, seed: int) -> npt.NDArray[np.int64]:
+    """Turn sequence numbers into rows of one shard."""
+    return Order(make_plan(seed=seed), make_entries(("books", rows))).places(numbers).rows

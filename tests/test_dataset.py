@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretrain_helpers import SHARDS, write_snapshot
+from pretrain_helpers import SHARDS, rows_of, write_snapshot
 
 from corpus.files import size_bytes, writing
 from corpus.shards import Shard, shard_schema, write_blocks
@@ -17,7 +17,6 @@ from pretrain.dataset import (
     mix64,
     open_rows,
     permute,
-    rows_of,
     verify_shards,
 )
 

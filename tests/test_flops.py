@@ -13,22 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from corpus.snapshots import open_snapshot
 from pretrain.batches import Batch, open_stream
-from pretrain.config import PRESETS, ModelShape, data_plan
+from pretrain.config import ModelShape, data_plan, fit_preset
 from pretrain.dataset import Shares
 from pretrain.flops import attended_pairs, device_name, peak_flops, row_flops, train_flops
 from pretrain.model import MaskedLanguageModel
-
-
-def make_shape(preset: str, vocab_size: int, sequence_length: int) -> ModelShape:
-    layers, width, heads, feedforward_width = PRESETS[preset]
-    return ModelShape(
-        layers=layers,
-        width=width,
-        heads=heads,
-        feedforward_width=feedforward_width,
-        vocab_size=vocab_size,
-        sequence_length=sequence_length,
-    )
 
 
 def test_the_case_worked_out_by_hand() -> None:
@@ -45,7 +33,7 @@ def test_the_case_worked_out_by_hand() -> None:
 
 
 def test_it_equals_what_torch_counts_in_the_model() -> None:
-    shape = make_shape("tiny", 267, 64)
+    shape = fit_preset("tiny", 267, 64)
     model = MaskedLanguageModel(shape, 0.0, 0)
     rows, slots = 3, 10
     inputs = torch.full((rows, 64), 7)
@@ -68,20 +56,20 @@ def whole_row(shape: ModelShape, labels: float) -> float:
 def test_the_papers_whole_run(preset: str, published: float) -> None:
     # 500,000 steps of 8,192 rows of 512 tokens; the totals are those of PaLM's formula per token,
     # 6 N + 12 L h s and 6 (h V + h h) for every label, worked out apart from this code.
-    row = whole_row(make_shape(preset, 50_304, 512), 0.15 * 512)
+    row = whole_row(fit_preset(preset, 50_304, 512), 0.15 * 512)
     assert 500_000 * 8192 * row == pytest.approx(published, rel=0.005)
 
 
 def test_bert_large_on_a_v100_as_deepspeed_reports_it() -> None:
     # DeepSpeed's page on BERT: 52 sequences of 512 tokens a second are 53 TFLOPS. Its model makes
     # logits at the masked tokens, 80 at most (the documented max_predictions_per_seq).
-    row = whole_row(make_shape("large", 30_528, 512), 80)
+    row = whole_row(fit_preset("large", 30_528, 512), 80)
     assert 52 * row / 1e12 == pytest.approx(53, rel=0.02)
 
 
 @given(st.integers(50, 1000), st.integers(0, 1000), st.integers(0, 50))
 def test_batches_add_up(tokens: int, more: int, labels: int) -> None:
-    shape = make_shape("small", 1000, 64)
+    shape = fit_preset("small", 1000, 64)
     both = train_flops(shape, tokens + more, 9 * (tokens + more), labels)
     parts = train_flops(shape, tokens, 9 * tokens, labels) + train_flops(shape, more, 9 * more, 0)
     assert both == parts

@@ -1,15 +1,14 @@
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mask_reference import Row, mask_row
+from pretrain_helpers import make_plan
 
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID
-from pretrain.config import DataPlan
 from pretrain.dataset import Bools, Int32s, Int64s, UInt64s
 from pretrain.draw import MASKINGS
 from pretrain.masking import (
@@ -42,10 +41,7 @@ def make_rows(rows: int, length: int = 128, seed: int = 0) -> tuple[Int32s, Int3
 
 
 def make_keys(seed: int, numbers: Int64s, rows: int) -> UInt64s:
-    plan = DataPlan(
-        version=0, snapshot="", seed=seed, batch_sequences=1, mask_prob=0.15,
-        leave_unmasked_prob=0.1, random_token_prob=0.1,
-    )  # fmt: skip
+    plan = make_plan(seed=seed)
     return train_keys(plan, numbers, numbers % rows, numbers // rows)
 
 
@@ -339,27 +335,19 @@ def test_bernoulli_beyond_the_slots_stays_unmasked() -> None:
         assert np.array_equal(some.inputs_BS[row, last + 1 :], tokens[row, last + 1 :])
 
 
-def make_plan(**changes: Any) -> DataPlan:  # noqa: ANN401
-    values = {
-        "version": 1, "snapshot": "", "seed": 7, "batch_sequences": 4, "mask_prob": 0.25,
-        "leave_unmasked_prob": 0.1, "random_token_prob": 0.1,
-    }  # fmt: skip
-    return DataPlan.model_validate(values | changes)
-
-
 def test_the_rate_follows_its_schedule() -> None:
-    plan = make_plan(mask_ramp={"from_prob": 0.5, "steps": 2})
+    plan = make_plan(mask_prob=0.25, mask_ramp={"from_prob": 0.5, "steps": 2})
     rule = mask_rule(plan, VOCAB, 128)
     rates = [rule_at(rule, plan, step).mask_parts / ONE for step in range(4)]
     assert rates == [0.5, 0.375, 0.25, 0.25]
     # The shape does not change with the rate, and does for the highest.
     assert {rule_at(rule, plan, step).slots for step in range(4)} == {64}
-    assert mask_rule(make_plan(), VOCAB, 128).slots == 32
+    assert mask_rule(make_plan(mask_prob=0.25), VOCAB, 128).slots == 32
 
 
 def test_static_masks_come_back_after_their_copies() -> None:
     tokens, lengths = make_rows(30)
-    plan = make_plan(mask_copies=3)
+    plan = make_plan(mask_prob=0.25, mask_copies=3)
     rule = mask_rule(plan, VOCAB, 128)
     drawn = []
     for one in range(7):

@@ -7,26 +7,14 @@ import torch
 from torch import Tensor
 
 from corpus.training import Pretrain
-from pretrain.config import PRESETS, ModelShape
+from pretrain.config import fit_preset
 from pretrain.memory import activation_bytes, parameter_count, saved_bytes, state_bytes
 from pretrain.model import MaskedLanguageModel
 
 
-def make_shape(preset: str, vocab_size: int, sequence_length: int) -> ModelShape:
-    layers, width, heads, feedforward_width = PRESETS[preset]
-    return ModelShape(
-        layers=layers,
-        width=width,
-        heads=heads,
-        feedforward_width=feedforward_width,
-        vocab_size=vocab_size,
-        sequence_length=sequence_length,
-    )
-
-
 @pytest.mark.parametrize("preset", ["tiny", "small"])
 def test_the_count_is_the_models(preset: str) -> None:
-    shape = make_shape(preset, 300, 64)
+    shape = fit_preset(preset, 300, 64)
     model = MaskedLanguageModel(shape, 0.0, 0)
     assert parameter_count(shape) == sum(one.numel() for one in model.parameters())
 
@@ -35,7 +23,7 @@ def test_the_count_is_the_models(preset: str) -> None:
 def test_the_papers_models(preset: str, millions: float) -> None:
     # RoBERTa's released models: roberta-base has 124.7 million parameters with its head, large
     # 355.4 (transformers' own count; two more positions and one token type, as here).
-    assert parameter_count(make_shape(preset, 50265, 512)) / 1e6 == pytest.approx(millions, abs=0.1)
+    assert parameter_count(fit_preset(preset, 50265, 512)) / 1e6 == pytest.approx(millions, abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +54,7 @@ def test_a_share_that_does_not_divide_is_rounded_up() -> None:
 @pytest.mark.parametrize(("preset", "length"), [("tiny", 64), ("small", 128)])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_activations_are_what_autograd_keeps(preset: str, length: int, precision: str) -> None:
-    shape = make_shape(preset, 3000, length)
+    shape = fit_preset(preset, 3000, length)
     config = Pretrain.model_validate({"precision": precision, "dropout": 0.0})
     model = MaskedLanguageModel(shape, 0.0, 0)
     model = model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
@@ -92,7 +80,7 @@ def test_activations_are_what_autograd_keeps(preset: str, length: int, precision
 
 
 def test_dropout_and_logits_cost_more() -> None:
-    shape = make_shape("tiny", 3000, 64)
+    shape = fit_preset("tiny", 3000, 64)
     none, some = Pretrain(dropout=0.0), Pretrain(dropout=0.1)
     # Of the last layer, only the slots go on behind attention.
     difference = saved_bytes(shape, some, 1, 10) - saved_bytes(shape, none, 1, 10)
@@ -101,7 +89,7 @@ def test_dropout_and_logits_cost_more() -> None:
 
 
 def test_recomputed_layers_keep_their_inputs_and_one_layer_at_a_time() -> None:
-    shape = make_shape("base", 3000, 64)
+    shape = fit_preset("base", 3000, 64)
     kept, again = (Pretrain(dropout=0.0, recompute_activations=flag) for flag in (False, True))
     two_layers = shape.model_copy(update={"layers": 2})
     difference = saved_bytes(shape, again, 1, 10) - saved_bytes(two_layers, again, 1, 10)

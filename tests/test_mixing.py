@@ -6,32 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretrain_helpers import make_recipe, write_snapshot
+from pretrain_helpers import make_entries, make_plan, make_recipe, rows_of, write_snapshot
 
-from corpus.snapshots import ShardEntry
 from pretrain.batches import hash_batches, open_stream
-from pretrain.config import DataPlan, data_plan
-from pretrain.dataset import Shares, rows_of
+from pretrain.config import data_plan
+from pretrain.dataset import Shares
 from pretrain.mixing import Order, interleave
-
-
-def make_plan(**changes: Any) -> DataPlan:  # noqa: ANN401
-    values = {
-        "version": 1, "snapshot": "", "seed": 5, "batch_sequences": 4, "mask_prob": 0.15,
-        "leave_unmasked_prob": 0.1, "random_token_prob": 0.1,
-    }  # fmt: skip
-    return DataPlan.model_validate(values | changes)
-
-
-def make_entries(*shards: tuple[str, int]) -> list[ShardEntry]:
-    return [
-        ShardEntry(
-            path=str(at), home="one", snapshot="one", source=source, split="train", rows=rows,
-            tokens=0, size_bytes=100 * rows, checksum="",
-        )
-        for at, (source, rows) in enumerate(shards)
-    ]  # fmt: skip
-
 
 ENTRIES = make_entries(("books", 7), ("wiki", 5), ("books", 0), ("books", 4), ("web", 30))
 

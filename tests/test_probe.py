@@ -11,7 +11,7 @@ from corpus.training import Pretrain
 from pretrain import probe as module
 from pretrain.config import ModelShape
 from pretrain.launch import join
-from pretrain.masking import IGNORED
+from pretrain.masking import IGNORED, bernoulli_slots
 from pretrain.probe import Timing, made_up, pick, probe, slots_of
 from pretrain.world import World
 
@@ -80,7 +80,13 @@ def test_the_pick_is_as_fast_as_any(seconds: list[float]) -> None:
 
 def test_made_up_rows_are_full_and_have_all_their_labels() -> None:
     batch = made_up(SHAPE, make_config(), 3)
-    assert slots_of(make_config(), 32) == 5
+    assert slots_of(make_config(), SHAPE) == 5
+    # A row of 32 exceeds 20 draws of 15 % less than once in 2^40 times.
+    assert slots_of(make_config(masking="bernoulli"), SHAPE) == bernoulli_slots(
+        round(0.15 * 2**32), 32
+    )
+    ramp = {"from_prob": 0.3, "steps": 10}
+    assert slots_of(make_config(mask_ramp=ramp), SHAPE) == 10
     assert batch.inputs.shape == (3, 32)
     assert batch.label_count == 15
     assert batch.token_count == 96
