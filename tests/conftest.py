@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from corpus_helpers import Built, refresh, write_corpus
 from hypothesis import settings
+from pretrain_helpers import write_snapshot
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -31,3 +32,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     directory = tmp_path_factory.mktemp("corpus")
     recipe = write_corpus(directory)
     return Built(directory, recipe, refresh(recipe))
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one synthetic snapshot to train on; nobody changes it."""
+    root = tmp_path_factory.mktemp("store")
+    write_snapshot(root)
+    return root

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from benchmarks.curves import widest
 from corpus.files import checksum, join, size_bytes, writing
 from corpus.recipe import Recipe
 from corpus.shards import Sequences, shard_schema, token_dtype, write_shard
@@ -205,3 +206,9 @@ def make_entries(*shards: tuple[str, int]) -> list[ShardEntry]:
 def rows_of(numbers: npt.NDArray[np.int64], rows: int, seed: int) -> npt.NDArray[np.int64]:
     """Turn sequence numbers into rows of one shard."""
     return Order(make_plan(seed=seed), make_entries(("books", rows))).places(numbers).rows
+
+
+def check_same_steps(run: Path, other: Path) -> None:
+    """Compare two runs: the very same batches, losses but for the order of sums."""
+    assert column(run, "batch_hash") == column(other, "batch_hash")
+    assert widest(column(run, "loss"), column(other, "loss")) < 1e-5

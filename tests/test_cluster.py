@@ -15,11 +15,12 @@ import pytest
 import torch
 from pretrain_helpers import (
     REPOSITORY,
+    check_same_steps,
     column,
     make_recipe,
     write_recipe,
-    write_snapshot,
 )
+from ray_helpers import two_nodes
 
 from pretrain.launch import run_training
 from pretrain.metrics import read_metrics
@@ -33,13 +34,6 @@ LONG: dict[str, Any] = {"max_steps": 150, "checkpoint_every_steps": 20, "validat
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("store")
-    write_snapshot(root)
-    return root
-
-
-@pytest.fixture(scope="module")
 def uninterrupted(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("uninterrupted")
     run_training(make_recipe(store, run, **LONG))
@@ -49,17 +43,10 @@ def uninterrupted(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Start a head that runs no ranks and two nodes of one core; on loopback."""
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.5")
-    from ray.cluster_utils import Cluster  # noqa: PLC0415 - after the environment is set
-
-    common: dict[str, Any] = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
-    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0} | common)
-    cluster.add_node(num_cpus=1, **common)
-    cluster.add_node(num_cpus=1, **common)
-    yield cluster
-    cluster.shutdown()
+    with two_nodes(monkeypatch) as cluster:
+        yield cluster
 
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -129,9 +116,7 @@ def test_ray_on_this_machine_stays_on_loopback(store: Path, start: Start, tmp_pa
     assert group_sizes(finish(driver)) == [2]
     alone = tmp_path / "alone"
     run_training(make_recipe(store, alone, max_steps=40, validate_every_steps=40))
-    assert column(run, "batch_hash") == column(alone, "batch_hash")
-    pairs = zip(column(run, "loss"), column(alone, "loss"), strict=True)
-    assert max(abs(a - b) for a, b in pairs) < 1e-5
+    check_same_steps(run, alone)
 
 
 def test_a_mistake_is_one_line_and_not_tried_again(
@@ -172,9 +157,7 @@ def test_a_killed_node_does_not_show(
     sizes = group_sizes(finish(driver))
     assert sizes[0] == 2
     assert sizes[-1] == 1
-    assert column(run, "batch_hash") == column(uninterrupted, "batch_hash")
-    pairs = zip(column(run, "loss"), column(uninterrupted, "loss"), strict=True)
-    assert max(abs(a - b) for a, b in pairs) < 1e-5
+    check_same_steps(run, uninterrupted)
 
 
 def test_a_notice_is_answered_by_a_checkpoint(

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from pretrain_helpers import write_snapshot
 
 from benchmarks.curves import losses_of, plain_losses, recipe_for, resumed_losses, widest
 
@@ -11,24 +10,17 @@ STEPS = 12
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    root = tmp_path_factory.mktemp("store")
-    write_snapshot(root)
-    return str(root)
-
-
-@pytest.fixture(scope="module")
-def plain(store: str, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    return plain_losses(recipe_for(store, tmp_path_factory.mktemp("none"), STEPS))
+def plain(store: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    return plain_losses(recipe_for(str(store), tmp_path_factory.mktemp("none"), STEPS))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "stage"), [(3, 1), (3, 3), (4, 2)])
 def test_three_and_four_processes_follow_the_plain_loop(
-    store: str, plain: list[float], tmp_path: Path, processes: int, stage: int
+    store: Path, plain: list[float], tmp_path: Path, processes: int, stage: int
 ) -> None:
     settings = {"processes": processes, "zero_stage": stage}
-    losses = losses_of(recipe_for(store, tmp_path / "run", STEPS, **settings))
+    losses = losses_of(recipe_for(str(store), tmp_path / "run", STEPS, **settings))
     assert len(losses) == STEPS
     assert widest(losses, plain) < 1e-5
     assert losses[-1] < losses[0] - 0.05
@@ -36,17 +28,19 @@ def test_three_and_four_processes_follow_the_plain_loop(
 
 @pytest.mark.slow
 def test_a_run_resumed_elsewhere_follows_the_plain_loop(
-    store: str, plain: list[float], tmp_path: Path
+    store: Path, plain: list[float], tmp_path: Path
 ) -> None:
-    losses = resumed_losses(store, tmp_path / "run", STEPS)
+    losses = resumed_losses(str(store), tmp_path / "run", STEPS)
     assert len(losses) == STEPS
     assert widest(losses, plain) < 1e-5
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "lamb", "stableadamw"])
-def test_every_optimizer_follows_the_plain_loop(store: str, tmp_path: Path, optimizer: str) -> None:
+def test_every_optimizer_follows_the_plain_loop(
+    store: Path, tmp_path: Path, optimizer: str
+) -> None:
     settings = {"zero_stage": 0, "optimizer": optimizer, "microbatch_sequences": 2}
-    recipe = recipe_for(store, tmp_path / "run", STEPS, **settings)
+    recipe = recipe_for(str(store), tmp_path / "run", STEPS, **settings)
     expected = plain_losses(recipe)
     assert widest(losses_of(recipe), expected) < 1e-5
     assert expected[-1] < expected[0] - 0.05

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from pretrain_helpers import column, make_recipe, write_snapshot
+from pretrain_helpers import column, make_recipe
 
 from corpus.snapshots import open_snapshot
 from pretrain.batches import Batch, open_stream
@@ -20,13 +20,6 @@ from pretrain.masking import IGNORED
 from pretrain.model import Extras, MaskedLanguageModel, make_model
 from pretrain.optimizers import moments_of
 from pretrain.writer import CheckpointWriter
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("store")
-    write_snapshot(root)
-    return root
 
 
 def make_engine(store: Path, **pretrain: Any) -> Engine:  # noqa: ANN401

@@ -16,16 +16,9 @@ from kill_helpers import (
     simulate,
     suffer,
 )
-from pretrain_helpers import column, write_snapshot
+from pretrain_helpers import column
 
 from pretrain.launch import run_training
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("store")
-    write_snapshot(root)
-    return root
 
 
 def test_random_schedules_leave_every_batch_as_it_was(store: Path, tmp_path: Path) -> None:

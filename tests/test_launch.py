@@ -13,23 +13,15 @@ import psutil
 import pytest
 from pretrain_helpers import (
     REPOSITORY,
-    column,
+    check_same_steps,
     make_recipe,
     start_training,
     wait_for_steps,
     write_recipe,
-    write_snapshot,
 )
 
 from pretrain.__main__ import main
 from pretrain.launch import run_training
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("store")
-    write_snapshot(root)
-    return root
 
 
 def rank_processes(parent: int) -> list[psutil.Process]:
@@ -88,9 +80,7 @@ def test_torchrun_trains_the_same(store: Path, tmp_path: Path) -> None:
         env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert column(two, "batch_hash") == column(alone, "batch_hash")
-    pairs = zip(column(two, "loss"), column(alone, "loss"), strict=True)
-    assert max(abs(a - b) for a, b in pairs) < 1e-5
+    check_same_steps(two, alone)
 
 
 @pytest.mark.slow
@@ -125,9 +115,7 @@ def test_the_deepspeed_launcher_trains_the_same_on_loopback(store: Path, tmp_pat
     assert process.returncode == 0, output
     assert listening
     assert listening <= {"127.0.0.1", "::1"}
-    assert column(two, "batch_hash") == column(alone, "batch_hash")
-    pairs = zip(column(two, "loss"), column(alone, "loss"), strict=True)
-    assert max(abs(a - b) for a, b in pairs) < 1e-5
+    check_same_steps(two, alone)
 
 
 def test_ray_workers_are_a_number_or_a_range(store: Path, tmp_path: Path) -> None:

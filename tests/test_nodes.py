@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import pytest
 from corpus_helpers import REPOSITORY, Built, run, start
+from ray_helpers import two_nodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -29,15 +30,8 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def nodes(held: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Start a head that runs no tasks and two nodes of one core; on loopback."""
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    from ray.cluster_utils import Cluster  # noqa: PLC0415 - after the environment is set
-
-    common: dict[str, Any] = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
-    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0} | common)
-    cluster.add_node(num_cpus=1, **common)
-    cluster.add_node(num_cpus=1, **common)
-    yield cluster
-    cluster.shutdown()
+    with two_nodes(monkeypatch) as cluster:
+        yield cluster
 
 
 def test_a_killed_node_does_not_show(

@@ -130,6 +130,14 @@ def test_every_parameter_is_updated_by_one_group(name: str) -> None:
         assert any(parameter is each for each in decayed) == decays(key)
 
 
+def test_the_default_is_adamw_with_the_numbers_of_table_9() -> None:
+    optimizer = make_optimizer(MaskedLanguageModel(SHAPE, 0.0, 0), Pretrain())
+    assert type(optimizer) is torch.optim.AdamW
+    for group in optimizer.param_groups:
+        assert (*group["betas"], group["eps"]) == (0.9, 0.98, 1e-6)
+    assert sorted(group["weight_decay"] for group in optimizer.param_groups) == [0.0, 0.01]
+
+
 def test_muon_turns_the_matrices_of_the_layers_alone() -> None:
     config = make_config("muon")
     names = [name for name, _ in MaskedLanguageModel(SHAPE, 0.0, 0).named_parameters()]

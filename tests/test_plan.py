@@ -78,13 +78,6 @@ def test_every_recipe_of_ours_can_be_planned(path: Path) -> None:
     assert found["warnings"] == []
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("store")
-    write_snapshot(root)
-    return root
-
-
 def test_a_snapshot_gives_rows_and_passes(store: Path) -> None:
     recipe = make_recipe(store, store / "run", max_steps=97, batch_sequences=6)
     found, shape = describe_run(recipe, Question())

@@ -14,7 +14,6 @@ from pretrain_helpers import (
     make_recipe,
     start_training,
     wait_for_steps,
-    write_snapshot,
 )
 
 from pretrain.checkpoints import newest_checkpoint
@@ -24,13 +23,6 @@ from pretrain.preemption import Notice, PreemptedError, listening
 from pretrain.world import World
 
 ALONE = World(0, 1, torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("store")
-    write_snapshot(root)
-    return root
 
 
 def test_a_notice_arrives_once() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pretrain_helpers import column, make_recipe, start_training, write_snapshot
+from pretrain_helpers import column, make_recipe, start_training
 from torch import Tensor
 
 from corpus.snapshots import open_snapshot
@@ -53,13 +53,6 @@ def bad_gradient(loss: Tensor) -> Tensor:
     if out.requires_grad:
         out.register_hook(lambda gradient: gradient * math.nan)  # type: ignore[no-untyped-call]
     return out
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("store")
-    write_snapshot(root)
-    return root
 
 
 def first_row(store: Path, batch: int) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 from pretrain_helpers import (
     SHARDS,
     column,
@@ -18,16 +17,13 @@ from pretrain_helpers import (
     write_snapshot,
 )
 
+from benchmarks.curves import plain_losses, widest
 from corpus.files import remove_tree
 from corpus.snapshots import open_snapshot, snapshot_root
-from pretrain.batches import open_stream
 from pretrain.checkpoints import list_checkpoints
-from pretrain.config import data_plan, learning_rate_at, model_shape
-from pretrain.dataset import Shares
 from pretrain.export import export
 from pretrain.launch import run_training
 from pretrain.metrics import read_metrics
-from pretrain.model import MaskedLanguageModel, decays
 from pretrain.writer import CheckpointFailedError
 
 STEPS = 100
@@ -43,13 +39,6 @@ LONG: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("store")
-    write_snapshot(root)
-    return root
-
-
-@pytest.fixture(scope="module")
 def uninterrupted(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process, stage 1, 100 steps, never killed."""
     run = tmp_path_factory.mktemp("uninterrupted")
@@ -57,35 +46,9 @@ def uninterrupted(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return run
 
 
-def widest(one: list[float], other: list[float]) -> float:
-    assert len(one) == len(other)
-    return max(abs(a - b) for a, b in zip(one, other, strict=True))
-
-
 def test_losses_equal_a_plain_loop_without_deepspeed(store: Path, uninterrupted: Path) -> None:
-    config = make_recipe(store, uninterrupted, **LONG).pretrain
-    snapshot = open_snapshot(str(store))
-    stream = open_stream(str(store), snapshot, data_plan(config, snapshot))
-    model = MaskedLanguageModel(model_shape("tiny", snapshot), 0.0, config.seed)
-    named = list(model.named_parameters())
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for n, p in named if decays(n)], "weight_decay": 0.01},
-            {"params": [p for n, p in named if not decays(n)], "weight_decay": 0.0},
-        ],
-        betas=(0.9, 0.98),
-        eps=1e-6,
-    )
-    losses = []
-    for step in range(STEPS):
-        (batch,) = stream.train_batches(Shares(7, 1, 7), step, rank=0)
-        loss = model(batch.inputs, batch.lengths, batch.slots, batch.labels) / batch.label_count
-        loss.backward()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(config, step)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    losses = plain_losses(make_recipe(store, uninterrupted, **LONG))
+    assert len(losses) == STEPS
     assert widest(losses, column(uninterrupted, "loss")) < 1e-5
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pretrain_helpers import make_recipe, write_snapshot
+from pretrain_helpers import make_recipe
 from rank_helpers import run_ranks
 
 from corpus.snapshots import open_snapshot
@@ -59,13 +59,6 @@ def size_of(value: Any) -> int:  # noqa: ANN401
     if isinstance(value, list | tuple):
         return sum(map(size_of, value))
     return int(value.numel() * value.element_size())
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("store")
-    write_snapshot(root)
-    return root
 
 
 @pytest.mark.slow
