@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.curves import losses_of, plain_losses, recipe_for, resumed_losses, widest
+from benchmarks.curves import losses_of, plain_losses, recipe_for, widest
 
 STEPS = 12
 
@@ -15,7 +15,7 @@ def plain(store: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "stage"), [(3, 1), (3, 3), (4, 2)])
+@pytest.mark.parametrize(("processes", "stage"), [(3, 3), (4, 2)])
 def test_three_and_four_processes_follow_the_plain_loop(
     store: Path, plain: list[float], tmp_path: Path, processes: int, stage: int
 ) -> None:
@@ -24,15 +24,6 @@ def test_three_and_four_processes_follow_the_plain_loop(
     assert len(losses) == STEPS
     assert widest(losses, plain) < 1e-5
     assert losses[-1] < losses[0] - 0.05
-
-
-@pytest.mark.slow
-def test_a_run_resumed_elsewhere_follows_the_plain_loop(
-    store: Path, plain: list[float], tmp_path: Path
-) -> None:
-    losses = resumed_losses(str(store), tmp_path / "run", STEPS)
-    assert len(losses) == STEPS
-    assert widest(losses, plain) < 1e-5
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "lamb", "stableadamw"])

@@ -49,8 +49,7 @@ def test_real_ranks_that_are_really_killed(store: Path, tmp_path: Path) -> None:
     schedule = [
         Stretch(world=2, stage=3, microbatch=2, end="one", steps=3),
         Stretch(world=1, stage=0, microbatch=3, end="told", steps=2),
-        Stretch(world=3, stage=2, microbatch=1, end="all", steps=3),
-        Stretch(world=2, stage=1, microbatch=5, end="all", steps=1),
+        Stretch(world=3, stage=2, microbatch=1, end="all", steps=1),
     ]
     plan = random_plan(random.Random(5)) | {"batch_ramp": {"from_sequences": 3, "batches": 6}}
     recipe = recipe_of(store, tmp_path / "run", seed=5, **plan)
