@@ -29,7 +29,7 @@ from corpus.recipe import Tokenizer as TokenizerConfig
 from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import LEADING_SPECIALS, byte_alphabet, open_tokenizer
 from pipeline.parquet import read_table
-from pipeline.vocabulary import count_part, learn, train
+from pipeline.vocabulary import SAMPLE_RANGE, count_part, learn, train
 
 _PART_BYTES = 10_000_000  # small parts, so that several tasks have something to do
 
@@ -68,7 +68,7 @@ def _by_us(folder: str, counted: list[str]) -> Merges:
 
 def _count(folder: str, parts: list[str]) -> None:
     for part in parts:
-        count_part(Tree(folder), part, part)
+        count_part(Tree(folder), part, part, SAMPLE_RANGE)
 
 
 def _measured(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, list[float]]:

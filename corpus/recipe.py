@@ -171,6 +171,18 @@ class Tokenizer(Section):
         50265, ge=261, le=2**32, description="entries, special tokens and 256 bytes included"
     )
     path: str | None = Field(None, description="directory with an existing tokenizer.json")
+    sample_fraction: float = Field(
+        1.0, gt=0, le=1, description="share of the documents to learn from, by id hash"
+    )
+
+    @model_validator(mode="after")
+    def _sampled_where_trained(self) -> "Tokenizer":
+        if self.path is not None and self.sample_fraction != 1:
+            raise ValueError(
+                "sample_fraction is the share of documents that a tokenizer is trained on, but "
+                "`path` names one that is trained already: leave one of them out"
+            )
+        return self
 
 
 class Pack(Section):

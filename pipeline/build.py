@@ -182,8 +182,9 @@ def _tokenizer(job: Job, corpus: Corpus, stages: Stages) -> _Made:
     config = job.recipe.tokenizer
     if job.tokenizer_path is not None:
         config = config.model_copy(update={"path": job.tokenizer_path})
+    below = vocabulary.sample_below(config)
     counting = [
-        Task(f"{part.name}-{identity}", vocabulary.count_part, (part.name,))
+        Task(f"{part.name}-{identity}", vocabulary.count_part, (part.name, below))
         for part in corpus.parts
         if part.position == 0 and config.path is None
     ]

@@ -7,7 +7,7 @@ the order of documents nor the number of parts or workers shows. Where the text 
 that occur twice the vocabulary ends up smaller than asked for.
 
 Adding up and learning hold every distinct word once: prose of 100 MB has 0.2 million. Where a
-corpus has more than fit, documents are sampled by a hash of their ids.
+corpus has more than fit, `sample_fraction` picks documents by a hash of their ids.
 """
 
 from collections.abc import Iterable, Sequence
@@ -68,7 +68,12 @@ def sampling_hash(identity: str) -> int:
     return deal_hash(identity) % SAMPLE_RANGE
 
 
-def count_part(tree: Tree, task: str, name: str, below: int = SAMPLE_RANGE) -> Output:
+def sample_below(config: TokenizerConfig) -> int:
+    """Return the number below which the sampling hash of a document has to be."""
+    return round(config.sample_fraction * SAMPLE_RANGE)
+
+
+def count_part(tree: Tree, task: str, name: str, below: int) -> Output:
     """Count the words of a part's kept documents, of those whose sampling hash is below a number.
 
     The file, of words with their counts, is named after the task.
@@ -114,7 +119,13 @@ def learn(
     if config.path is not None:
         tokenizer = open_tokenizer(config.path)
     else:
-        tokenizer = Tokenizer(_define(_add_up(tree, counted), config.vocab_size))
+        words = _add_up(tree, counted)
+        if not len(words.counts):
+            raise ValueError(
+                f"tokenizer.sample_fraction {config.sample_fraction:g} leaves no text to learn "
+                "from: raise it"
+            )
+        tokenizer = Tokenizer(_define(words, config.vocab_size))
     for name, data in tokenizer_files(tokenizer).items():
         create(join(tokenizer_root(store, tokenizer.fingerprint), name), data)
     counts = {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
@@ -127,13 +138,3 @@ def _add_up(tree: Tree, counted: Sequence[str]) -> Words:
         table = open_arrow(tree.own(words_path(task)))
         words.add(*bytes_of(table["word"]), column_values(table, "count"))
     return words
-
-
-def make_tokenizer(
-    tree: Tree, task: str, store: str, config: TokenizerConfig, parts: Sequence[str]
-) -> Output:
-    """Count and learn in one task."""
-    counted = [] if config.path is not None else [f"{task}-{part}" for part in parts]
-    for name, part in zip(counted, parts, strict=False):
-        count_part(tree, name, part)
-    return learn(tree, task, store, config, counted)

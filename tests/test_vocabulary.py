@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+from chain_helpers import Chain, Delivery, prepare, tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stage_helpers import Given, clean_parts, deduplicate, spread, unhurried
@@ -21,10 +22,12 @@ from pipeline.clean import kept_mask
 from pipeline.index import open_arrow
 from pipeline.jobs import Output
 from pipeline.parquet import read_table
+from pipeline.refresh import refresh
 from pipeline.vocabulary import (
     SAMPLE_RANGE,
     count_part,
     learn,
+    sample_below,
     sampling_hash,
     train,
     words_path,
@@ -135,7 +138,7 @@ def kept_texts(tree: Tree, parts: list[str]) -> list[str]:
 
 def count_and_learn(tree: Tree, store: str, config: TokenizerConfig, parts: list[str]) -> Output:
     for part in parts:
-        count_part(tree, f"count-{part}", part)
+        count_part(tree, f"count-{part}", part, SAMPLE_RANGE)
     return learn(tree, "tokenizer", store, config, [f"count-{part}" for part in parts])
 
 
@@ -177,7 +180,7 @@ def test_the_tokenizer_is_trained_on_what_stays(tmp_path: Path, parts: list[str]
 
 def test_words_of_kept_documents_are_counted(tmp_path: Path, parts: list[str]) -> None:
     tree = Tree(str(tmp_path))
-    outputs = [count_part(tree, f"task-{part}", part) for part in parts]
+    outputs = [count_part(tree, f"task-{part}", part, SAMPLE_RANGE) for part in parts]
     assert [output.paths for output in outputs] == [
         (f"work/count/task-{part}.arrow",) for part in parts
     ]
@@ -187,7 +190,7 @@ def test_words_of_kept_documents_are_counted(tmp_path: Path, parts: list[str]) -
     expected = Counter(word.decode() for text in texts for word in split_words(text))
     assert counts_of(tree, [f"task-{part}" for part in parts]) == expected
     before = (tmp_path / words_path(f"task-{parts[0]}")).read_bytes()
-    count_part(tree, "again", parts[0])
+    count_part(tree, "again", parts[0], SAMPLE_RANGE)
     assert (tmp_path / words_path("again")).read_bytes() == before
 
 
@@ -199,7 +202,7 @@ def test_parts_and_their_order_do_not_show(tmp_path: Path, cuts: list[int]) -> N
     names = clean_parts(tree, spread(documents, cuts), CONFIG)
     deduplicate(tree, names, Dedup(partitions=1, threshold=1))
     for name in names:
-        count_part(tree, name, name)
+        count_part(tree, name, name, SAMPLE_RANGE)
     config = TokenizerConfig(vocab_size=330)
     for order in (names, names[::-1]):
         made = learn(tree, "learn", str(tmp_path / "store"), config, order)
@@ -221,6 +224,34 @@ def test_a_sample_goes_by_the_documents_ids(tmp_path: Path) -> None:
         assert len(wanted) >= seen
         seen = len(wanted)
     assert 25 < sum(sampling_hash(f"s/{n}") < SAMPLE_RANGE // 4 for n in range(200)) < 75
+
+
+def test_a_refresh_learns_from_the_sample_that_its_recipe_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(monkeypatch)
+    records = [{"id": f"{n}", "text": text} for n, text in enumerate(some_texts(8, 60))]
+    chain = Chain(tmp_path, {"threshold": 1, "ngram": 5})
+    recipe = chain.recipe(Delivery("one", {("a", "f.jsonl"): records}))
+    half = recipe.tokenizer.model_copy(update={"sample_fraction": 0.5})
+    snapshot = refresh(recipe.model_copy(update={"tokenizer": half})).snapshot
+    kept = {row["id"]: row["text"] for row in tables(chain.store, snapshot, "clean")}
+    sample = [text for key, text in kept.items() if sampling_hash(key) < SAMPLE_RANGE // 2]
+    assert 10 < len(sample) < 50
+    expected = Tokenizer(train(sample, half.vocab_size)).fingerprint
+    assert snapshot.tokenizer == expected != Tokenizer(train(kept.values(), 280)).fingerprint
+    with pytest.raises(ValueError, match=r"tokenizer.sample_fraction was 0.5 when this store"):
+        refresh(recipe.model_copy(update={"snapshot": "two"}))
+
+
+def test_a_sample_without_text_is_refused(tmp_path: Path) -> None:
+    tree = Tree(str(tmp_path))
+    config = TokenizerConfig(sample_fraction=0.001)
+    assert sample_below(config) == round(SAMPLE_RANGE / 1000)
+    with pytest.raises(ValueError, match=r"sample_fraction 0.001 leaves no text"):
+        learn(tree, "learn", str(tmp_path), config, [])
+    with pytest.raises(ValueError, match="one that is trained already"):
+        TokenizerConfig(path="somewhere", sample_fraction=0.5)
 
 
 def test_an_existing_tokenizer_is_taken_as_it_is(tmp_path: Path) -> None:
