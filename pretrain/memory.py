@@ -7,7 +7,7 @@ on a master weight in fp32, and two moments. Stage 1 shares out master weights a
 ranks, stage 2 gradients too, stage 3 weights too. Activations are what the backward pass finds
 again (Korthikanti et al. 2022, section 4, with our residual layout and without a score matrix, as
 attention is fused), and the logits with their gradient. The libraries' own buffers, an allocator's
-gaps and the checkpoint on its way out are not in it.
+gaps, a padded copy of the vocabulary and the checkpoint on its way out are not in it.
 """
 
 from corpus.training import Pretrain
@@ -27,12 +27,20 @@ def parameter_count(shape: ModelShape) -> int:
     attention = 4 * (width * width + width) + norm
     feedforward = width * inner + inner + inner * width + width + norm
     head = width * width + width + norm + shape.vocab_size
-    return embeddings + shape.layers * (attention + feedforward) + head
+    pairs = width * width + width + 2 * width + 2 if shape.next_sentence else 0
+    return embeddings + shape.layers * (attention + feedforward) + head + pairs
 
 
-def state_bytes(parameters: int, config: Pretrain, ranks: int) -> dict[str, int]:
+def single_moments(shape: ModelShape, config: Pretrain) -> int:
+    """Count the parameters of which the optimizer keeps one moment, not two: Muon's matrices."""
+    matrices = 4 * shape.width**2 + 2 * shape.width * shape.feedforward_width
+    return shape.layers * matrices if config.optimizer == "muon" else 0
+
+
+def state_bytes(parameters: int, config: Pretrain, ranks: int, single: int = 0) -> dict[str, int]:
     """Count a rank's bytes of weights, gradients, master weights, moments and buckets.
 
+    `single` parameters have one moment, which is so at stage 0 only.
     100 parameters, bf16, stage 1, 4 ranks -> 200, 600, 100, 200 and no bucket
     """
     stage, is_bf16 = config.zero_stage, config.precision == "bf16"
@@ -45,7 +53,7 @@ def state_bytes(parameters: int, config: Pretrain, ranks: int) -> dict[str, int]
         "weights": shared(3) * (_BF16 if is_bf16 else _FP32),
         "gradients": shared(2) * _FP32 + (parameters * _BF16 if is_bf16 else 0),
         "master_weights": shared(1) * _FP32 if stage else 0,
-        "moments": shared(1) * _FP32 * _MOMENTS,
+        "moments": shared(1) * _FP32 * _MOMENTS - single * _FP32,
         "buckets": _BUCKET * _FP32 if has_bucket else 0,
     }
 

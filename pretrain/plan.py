@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from corpus.recipe import Recipe
+from corpus.shards import PAIRED
 from corpus.snapshots import Snapshot, open_snapshot
 from corpus.training import Pretrain
 from pretrain.config import ModelShape, fit_preset, model_shape, plan_over
 from pretrain.dataset import Shares
 from pretrain.flops import device_name, peak_flops, row_flops
-from pretrain.memory import activation_bytes, parameter_count, state_bytes
+from pretrain.memory import activation_bytes, parameter_count, single_moments, state_bytes
 from pretrain.probe import Timing, pick, slots_of
 from pretrain.world import World
 
@@ -37,7 +38,11 @@ def describe_run(recipe: Recipe, question: Question) -> tuple[dict[str, Any], Mo
     """Count what a recipe makes of its snapshot, or of its own numbers alone."""
     config = recipe.pretrain
     snapshot = _open(recipe) if question.with_store else None
-    shape = model_shape(config.preset, snapshot) if snapshot else _shape_without_store(recipe)
+    has_pairs = config.next_sentence and recipe.pack.format in PAIRED
+    if snapshot:
+        shape = model_shape(config.preset, snapshot, has_pairs)
+    else:
+        shape = _shape_without_store(recipe, has_pairs)
     # Which rows a step takes depends on the snapshot, how many it takes does not.
     sequences = plan_over(config, "").batch_of(config.max_steps).first
     row = row_flops(shape, config.mask_prob * shape.sequence_length)
@@ -72,15 +77,14 @@ def _open(recipe: Recipe) -> Snapshot:
         raise ValueError(f"{error}: refresh the store first, or plan --without-store") from None
 
 
-def _shape_without_store(recipe: Recipe) -> ModelShape:
+def _shape_without_store(recipe: Recipe, has_pairs: bool) -> ModelShape:
     if recipe.tokenizer.path is not None:
         raise ValueError(
             f"the size of the vocabulary of {recipe.tokenizer.path} is known once there is a "
             "snapshot: refresh the store first, then plan without --without-store"
         )
-    return fit_preset(
-        recipe.pretrain.preset, recipe.tokenizer.vocab_size, recipe.pack.sequence_length
-    )
+    vocabulary, length = recipe.tokenizer.vocab_size, recipe.pack.sequence_length
+    return fit_preset(recipe.pretrain.preset, vocabulary, length, has_pairs)
 
 
 def _count_rows(snapshot: Snapshot, split: str) -> int:
@@ -128,7 +132,7 @@ def count_memory(
     slots = slots_of(config, shape)
     counted = []
     for size in ranks:
-        parts = state_bytes(parameter_count(shape), config, size)
+        parts = state_bytes(parameter_count(shape), config, size, single_moments(shape, config))
         parts["activations"] = activation_bytes(shape, config, rows, slots)
         counted.append({"ranks": size, **parts, "together": sum(parts.values())})
     return counted

@@ -26,7 +26,7 @@ from pretrain.config import ModelShape, plan_over
 from pretrain.dataset import Shares
 from pretrain.engine import Engine
 from pretrain.masking import mask_rule
-from pretrain.memory import activation_bytes, parameter_count, state_bytes
+from pretrain.memory import activation_bytes, parameter_count, single_moments, state_bytes
 from pretrain.model import make_model
 from pretrain.world import World
 
@@ -98,7 +98,8 @@ def _may_fit(shape: ModelShape, config: Pretrain, rows: int, world: World) -> bo
         return True
     slots = slots_of(config, shape)
     needed = activation_bytes(shape, config, rows, slots)
-    needed += sum(state_bytes(parameter_count(shape), config, 1).values())
+    single = single_moments(shape, config)
+    needed += sum(state_bytes(parameter_count(shape), config, 1, single).values())
     return bool(needed < _SHARE_OF_MEMORY * psutil.virtual_memory().available)
 
 

@@ -8,15 +8,38 @@ from torch import Tensor
 
 from corpus.training import Pretrain
 from pretrain.config import fit_preset
-from pretrain.memory import activation_bytes, parameter_count, saved_bytes, state_bytes
+from pretrain.memory import (
+    activation_bytes,
+    parameter_count,
+    saved_bytes,
+    single_moments,
+    state_bytes,
+)
 from pretrain.model import MaskedLanguageModel
+from pretrain.optimizers import make_optimizer
 
 
 @pytest.mark.parametrize("preset", ["tiny", "small"])
 def test_the_count_is_the_models(preset: str) -> None:
-    shape = fit_preset(preset, 300, 64)
+    for next_sentence in (False, True):
+        shape = fit_preset(preset, 300, 64, next_sentence)
+        model = MaskedLanguageModel(shape, 0.0, 0)
+        assert parameter_count(shape) == sum(one.numel() for one in model.parameters())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "lamb", "stableadamw"])
+def test_the_moments_are_the_optimizers(optimizer: str) -> None:
+    config = Pretrain.model_validate({"optimizer": optimizer, "precision": "fp32", "zero_stage": 0})
+    shape = fit_preset("tiny", 300, 64)
     model = MaskedLanguageModel(shape, 0.0, 0)
-    assert parameter_count(shape) == sum(one.numel() for one in model.parameters())
+    made = make_optimizer(model, config)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    made.step()
+    states = [state for each in made.state.values() for state in each.values()]
+    found = sum(state.nbytes for state in states if state.ndim)
+    single = single_moments(shape, config)
+    assert state_bytes(parameter_count(shape), config, 1, single)["moments"] == found
 
 
 @pytest.mark.parametrize(("preset", "millions"), [("base", 124.7), ("large", 355.4)])
