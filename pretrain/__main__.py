@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import orjson
 
 from corpus.recipe import load_recipe
-from pretrain.explain import explain_step
+from pretrain.explain import explain_batch, explain_step
 from pretrain.export import export
 from pretrain.launch import RankFailedError, configure_logging, join, run_training
 from pretrain.plan import Question, describe_run, make_plan, show_plan
@@ -43,7 +43,15 @@ def _run(options: argparse.Namespace) -> None:
     elif options.command == "plan":
         print(_plan(options))
     else:
-        print(explain_step(options.run, options.step))
+        print(_explain(options))
+
+
+def _explain(options: argparse.Namespace) -> str:
+    if (options.step is None) == (options.batch is None):
+        raise ValueError("give a step, or --batch with the number of a batch")
+    if options.step is not None:
+        return explain_step(options.run, options.step)
+    return explain_batch(options.run, options.batch)
 
 
 def _plan(options: argparse.Namespace) -> str:
@@ -115,7 +123,10 @@ def _parser() -> argparse.ArgumentParser:
         "explain-step", help="rebuild the global batch of a step and show it"
     )
     explain.add_argument("run", help="output directory of a training run")
-    explain.add_argument("step", type=int, help="step, counted from 0 as in metrics.jsonl")
+    explain.add_argument(
+        "step", type=int, nargs="?", help="step, counted from 0 as in metrics.jsonl"
+    )
+    explain.add_argument("--batch", type=int, help="a batch by its number, as in skipped.json")
     return parser
 
 

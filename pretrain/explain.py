@@ -41,8 +41,25 @@ def explain_step(run: str, step: int) -> str:
         raise ValueError(
             f"step {step} is not in this run: its steps are 0 to {recipe.pretrain.max_steps - 1}"
         )
+    return _explain(run, recipe, step, listed_batches(run))
+
+
+def explain_batch(run: str, number: int) -> str:
+    """Describe a batch by its number, also one that was left out: at the step that wanted it."""
+    recipe = open_recipe(run)
+    before = tuple(each for each in listed_batches(run) if each < number)
+    step = number - len(before)
+    if number < 0 or step >= recipe.pretrain.max_steps:
+        raise ValueError(
+            f"batch {number} is not in this run: its {recipe.pretrain.max_steps} steps took, or "
+            f"left out, batches 0 to {recipe.pretrain.max_steps - 1 + len(before)}"
+        )
+    return _explain(run, recipe, step, before)
+
+
+def _explain(run: str, recipe: Recipe, step: int, left_out: tuple[int, ...]) -> str:
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
-    plan = data_plan(recipe.pretrain, snapshot, listed_batches(run))
+    plan = data_plan(recipe.pretrain, snapshot, left_out)
     stream = open_stream(recipe.store, snapshot, plan)
     tokenizer = open_tokenizer(tokenizer_root(recipe.store, snapshot.tokenizer))
     place = stream.plan.batch_of(step)
@@ -58,7 +75,7 @@ def explain_step(run: str, step: int) -> str:
         f"tokens      {sum(batch.token_count for batch in batches):,}",
         f"labels      {sum(batch.label_count for batch in batches):,}",
         f"masks       {_show_masking(stream, step)}",
-        f"batch hash  {_compare(run, step, f'{hash_batches(batches):064x}')}",
+        f"batch hash  {_compare(run, place.number, f'{hash_batches(batches):064x}')}",
         *(f"{count:>9,} rows of {path}" for path, count in sorted(shards.items())),
         *_show_rows(batches[0], stream, tokenizer),
     ]
@@ -110,14 +127,16 @@ def _show_documents(stream: Stream, row: int) -> str:
     return ", ".join(parts if 1 in starts or not begun else [f"{begun - 1} continued", *parts])
 
 
-def _compare(run: str, step: int, found: str) -> str:
-    recorded = [line["batch_hash"] for line in read_metrics(run) if line["step"] == step]
+def _compare(run: str, number: int, found: str) -> str:
+    recorded = [line["batch_hash"] for line in read_metrics(run) if line["batch"] == number]
+    if number in listed_batches(run):
+        return f"{found} (the run left this batch out)"
     if not recorded:
-        return f"{found} (the run has not taken this step)"
+        return f"{found} (the run has not taken this batch)"
     if recorded[0] == found:
         return f"{found} (what the ranks trained on)"
     raise ValueError(
-        f"the store gives batch hash {found} for step {step}, the ranks recorded {recorded[0]}: "
+        f"the store gives batch hash {found} for batch {number}, the ranks recorded {recorded[0]}: "
         "the run was made by another version, or store and run do not belong together"
     )
 

@@ -205,4 +205,10 @@ def answer_spike(run: str, root: str, config: Pretrain, spike: Spike, world: Wor
 def log_skipped(run: str) -> None:
     """Remind of what a finished run left out."""
     if listed := listed_batches(run):
-        logger.warning("%d batches were left out, see %s", len(listed), Path(run) / SKIPPED)
+        logger.warning(
+            "%d batches were left out, see %s and `python -m pretrain explain-step %s --batch %d`",
+            len(listed),
+            Path(run) / SKIPPED,
+            run,
+            listed[0],
+        )

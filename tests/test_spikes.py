@@ -19,7 +19,7 @@ from pretrain.batches import open_stream
 from pretrain.checkpoints import list_checkpoints, read_state
 from pretrain.config import data_plan
 from pretrain.dataset import Shares
-from pretrain.explain import explain_step
+from pretrain.explain import explain_batch, explain_step
 from pretrain.launch import run_training
 from pretrain.model import MaskedLanguageModel
 from pretrain.spikes import LossWatch, listed_batches, loss_limit, read_rollbacks
@@ -147,6 +147,14 @@ def test_the_guilty_batch_is_left_out_and_the_rest_is_as_if_it_never_was(
     assert column(tmp_path, "batch") == [*range(POISONED), *range(POISONED + 1, STEPS + 1)]
     assert column(tmp_path, "skipped_batches") == [0] * 18 + [1] * 6
     assert "what the ranks trained on" in explain_step(str(tmp_path), 22)
+    assert explain_batch(str(tmp_path), POISONED + 1) == explain_step(str(tmp_path), POISONED)
+    left_out = explain_batch(str(tmp_path), POISONED)
+    assert f"step {POISONED} of" in left_out
+    assert "(the run left this batch out)" in left_out
+    assert f"sequences   {6 * POISONED} to {6 * POISONED + 5}, pass 1 of 97 rows" in left_out
+    message = f"batch {STEPS + 1} is not in this run: its {STEPS} steps took, or left out"
+    with pytest.raises(ValueError, match=message):
+        explain_batch(str(tmp_path), STEPS + 1)
 
 
 def test_the_same_run_twice_skips_the_same(
