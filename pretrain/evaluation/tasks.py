@@ -1,6 +1,6 @@
-"""A labelled task as data: what is asked, where its files lie, how they are laid out, what counts.
+"""A labelled task as data: what is asked, where its files lie, how they look, what counts.
 
-A task is a preset by name plus whatever a recipe says otherwise (`load_task`), or written out whole.
+A task is a preset by name plus whatever a recipe says otherwise (`load_task`), or written whole.
 The presets (presets.py) hold the published layouts and metrics, never paths.
 """
 
