@@ -21,12 +21,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
@@ -70,14 +72,14 @@ class MaskedModel:
     @cached_property
     def ordinary(self) -> npt.NDArray[np.bool_]:
         """Tell for each id whether it is a token of text: [vocabulary]."""
-        ordinary = np.ones(self.vocab_size, np.bool_)
+        ordinary = np.arange(self.vocab_size) < len(self.tokenizer)
         ordinary[list(self.tokenizer.all_special_ids)] = False
         return ordinary
 
     @property
     def vocab_size(self) -> int:
-        """Entries of the tokenizer, which the model may have more of."""
-        return len(self.tokenizer)
+        """Entries of the model, which may have more than the tokenizer."""
+        return int(self.network.config.vocab_size)
 
     @cached_property
     def _backend(self) -> Any:  # noqa: ANN401 - a tokenizers.Tokenizer
@@ -92,21 +94,29 @@ class MaskedModel:
         return Pieces.of(text, encoded.ids, encoded.offsets)
 
     @torch.no_grad()
-    def log_probs(self, rows: Sequence[Int64s]) -> Iterator[torch.Tensor]:
-        """Give the log-probabilities of rows of token ids, each [length, vocabulary]."""
-        size = max(1, _MAX_LOGITS // (max(map(len, rows), default=1) * self.vocab_size))
-        for start in range(0, len(rows), size):
-            batch = [torch.from_numpy(row) for row in rows[start : start + size]]
+    def logits(self, rows: Iterable[Int64s]) -> Iterator[torch.Tensor]:
+        """Give the logits of rows of token ids, each [length, vocabulary]."""
+        for batch in batched(rows, max(1, _MAX_LOGITS // (self.max_length * self.vocab_size))):
             lengths = torch.tensor([len(row) for row in batch])
-            pad = self.tokenizer.pad_token_id
-            ids = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=pad)
+            ids = nn.utils.rnn.pad_sequence(
+                [torch.from_numpy(row) for row in batch],
+                batch_first=True,
+                padding_value=self.tokenizer.pad_token_id,
+            )
             real = torch.arange(ids.shape[1]) < lengths[:, None]
             device = self.network.device
-            logits = self.network(
+            found = self.network(
                 input_ids=ids.to(device), attention_mask=real.long().to(device)
             ).logits
-            for row, length in zip(logits, lengths.tolist(), strict=True):
-                yield functional.log_softmax(row[:length].float(), dim=-1)
+            for row, length in zip(found, lengths.tolist(), strict=True):
+                yield row[:length]
+
+
+def batched(items: Iterable[Int64s], size: int) -> Iterator[list[Int64s]]:
+    """Give items in lists of a size, the last one shorter (itertools.batched of Python 3.12)."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 class Pieces(NamedTuple):
@@ -190,6 +200,11 @@ def open_model(directory: str) -> MaskedModel:
             f"the tokenizer of {directory} must be a fast one (tokenizer.json) with tokens for "
             "masking and padding"
         )
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer of {directory} has {len(tokenizer):,} entries, the model "
+            f"{config.vocab_size:,}: they do not belong together"
+        )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     length = min(tokenizer.model_max_length, _positions(config))
     return MaskedModel(network.to(device).eval(), tokenizer, length)
@@ -202,9 +217,7 @@ def _positions(config: Any) -> int:  # noqa: ANN401 - of any model
     return int(rows)
 
 
-def measure(
-    model: MaskedModel, texts: Iterable[str], words: int = 512, seed: int = 0
-) -> Intrinsic:
+def measure(model: MaskedModel, texts: Iterable[str], words: int = 512, seed: int = 0) -> Intrinsic:
     """Measure a model on texts; `words` is how many of theirs are told one by one, 0 for none."""
     count = size = 0
     windows: list[Pieces] = []
@@ -242,14 +255,19 @@ def _row(model: MaskedModel, ids: Int64s) -> Int64s:
 def _masked_loss(model: MaskedModel, windows: Sequence[Pieces], seed: int) -> tuple[float, int]:
     """Sum the loss over the hidden tokens of all windows; give it with their number."""
     drawn = [hide(model, window.ids, number, seed) for number, window in enumerate(windows)]
-    losses, labels = [], 0
-    rows = [_row(model, ids) for ids, _ in drawn]
-    for window, (_, places), logs in zip(windows, drawn, model.log_probs(rows), strict=True):
-        truth = torch.from_numpy(window.ids[places]).to(logs.device)
-        found = logs[torch.from_numpy(places).to(logs.device) + 1].gather(1, truth[:, None])
-        losses.append(-float(found.double().sum()))
-        labels += len(places)
-    return math.fsum(losses), labels
+    rows = (_row(model, ids) for ids, _ in drawn)
+    losses = [
+        _nats(logits, places, window.ids[places])
+        for window, (_, places), logits in zip(windows, drawn, model.logits(rows), strict=True)
+    ]
+    return math.fsum(losses), sum(len(places) for _, places in drawn)
+
+
+def _nats(logits: torch.Tensor, places: Int64s, ids: Int64s) -> float:
+    """Sum the loss of the true ids at places of a window; the row begins with a special token."""
+    truth = torch.from_numpy(ids).to(logits.device)
+    chosen = logits[torch.from_numpy(places).to(logits.device) + 1].double()
+    return float(functional.cross_entropy(chosen, truth, reduction="sum"))
 
 
 def hide(model: MaskedModel, ids: Int64s, window: int, seed: int) -> tuple[Int64s, Int64s]:
@@ -276,7 +294,7 @@ def hide(model: MaskedModel, ids: Int64s, window: int, seed: int) -> tuple[Int64
 
 def _shares(keys: UInt64s) -> npt.NDArray[np.float64]:
     """Turn hashes into numbers in [0, 1)."""
-    return (keys >> np.uint64(11)) * 2.0**-53  # the bits that a float64 holds
+    return (keys >> np.uint64(11)).astype(np.float64) * 2.0**-53  # the bits that it holds
 
 
 def _choose(windows: Sequence[Pieces], limit: int) -> list[Word]:
@@ -294,32 +312,45 @@ def _choose(windows: Sequence[Pieces], limit: int) -> list[Word]:
 def _stretches(words: Int64s) -> Iterator[tuple[int, int]]:
     cuts = np.flatnonzero(np.diff(words)) + 1
     bounds = [0, *cuts.tolist(), len(words)] if len(words) else []
-    yield from zip(bounds[:-1], bounds[1:], strict=True)
+    yield from pairwise(bounds)
+
+
+class _Hidden(NamedTuple):
+    """One question to the model: token `at` of a window, where [at, stop) is hidden."""
+
+    word: Word
+    at: int
+    stop: int
 
 
 def _tell(
     model: MaskedModel, windows: Sequence[Pieces], chosen: Sequence[Word]
 ) -> tuple[float, float, int, int]:
     """Score words: nats of tokens hidden alone, nats of words told left to right, tokens, bytes."""
-    alone, whole, tokens, size = [], [], 0, 0
-    for word in chosen:
-        window = windows[word.window]
-        # A token hidden alone, and with what follows it in its word; for the last that is the same.
-        hidden = [
-            (at, stop) for at in range(word.start, word.stop) for stop in {at + 1, word.stop}
-        ]
-        rows = []
-        for start, stop in hidden:
-            row = _row(model, window.ids)
-            row[1 + start : 1 + stop] = model.mask_id
-            rows.append(row)
-        for (at, stop), logs in zip(hidden, model.log_probs(rows), strict=True):
-            nats = -float(logs[1 + at, int(window.ids[at])])
-            alone += [nats] * (stop == at + 1)
-            whole += [nats] * (stop == word.stop)
-        tokens += word.stop - word.start
-        size += int(window.sizes[word.start : word.stop].sum())
-    return math.fsum(alone), math.fsum(whole), tokens, size
+    # The last token of a word is hidden alone in both ways, and asked for once.
+    asked = [
+        _Hidden(word, at, stop)
+        for word in chosen
+        for at in range(word.start, word.stop)
+        for stop in sorted({at + 1, word.stop})
+    ]
+    rows = (_hide_stretch(model, windows[each.word.window], each) for each in asked)
+    alone, whole = [], []
+    for each, logits in zip(asked, model.logits(rows), strict=True):
+        at = np.array([each.at], np.int64)
+        nats = _nats(logits, at, windows[each.word.window].ids[at])
+        if each.stop == each.at + 1:
+            alone.append(nats)
+        if each.stop == each.word.stop:
+            whole.append(nats)
+    size = sum(int(windows[word.window].sizes[word.start : word.stop].sum()) for word in chosen)
+    return math.fsum(alone), math.fsum(whole), len(alone), size
+
+
+def _hide_stretch(model: MaskedModel, window: Pieces, asked: _Hidden) -> Int64s:
+    row = _row(model, window.ids)
+    row[1 + asked.at : 1 + asked.stop] = model.mask_id
+    return row
 
 
 class Filling(NamedTuple):
@@ -342,10 +373,10 @@ def fill(model: MaskedModel, text: str, top: int = 5) -> list[list[Filling]]:
             f"the text has {len(row):,} tokens with the special ones, the model takes "
             f"{model.max_length:,}: shorten it"
         )
-    (logs,) = model.log_probs([row])
+    (logits,) = model.logits([row])
     filled = []
     for place in places:
-        found = logs[place].double().exp().topk(min(top, logs.shape[1]))
+        found = logits[place].double().softmax(-1).topk(min(top, logits.shape[1]))
         filled.append(
             [
                 Filling(model.tokenizer.decode([number]), number, probability)
