@@ -31,6 +31,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+from transformers.utils import logging
 
 from pretrain.dataset import Int64s, UInt64s, derive_keys
 from pretrain.metrics import perplexity
@@ -186,6 +187,7 @@ def open_model(directory: str) -> MaskedModel:
             f"{directory} is no checkpoint directory: it has no config.json; make one of a run "
             "with `python -m pretrain export RUN DIR`"
         )
+    logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
         network = AutoModelForMaskedLM.from_pretrained(
