@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import orjson
 
 from corpus.recipe import load_recipe
+from pretrain.evaluation import commands as evaluation
 from pretrain.explain import explain_step
 from pretrain.export import export
 from pretrain.launch import RankFailedError, configure_logging, join, run_training
@@ -42,6 +43,8 @@ def _run(options: argparse.Namespace) -> None:
         export(options.run, options.directory)
     elif options.command == "plan":
         print(_plan(options))
+    elif options.command in evaluation.COMMANDS:
+        print(evaluation.run(options))
     else:
         print(explain_step(options.run, options.step))
 
@@ -116,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("run", help="output directory of a training run")
     explain.add_argument("step", type=int, help="step, counted from 0 as in metrics.jsonl")
+    evaluation.add_parsers(commands)
     return parser
 
 
