@@ -256,7 +256,8 @@ def _keep_labels(split: Split, labels: tuple[str, ...]) -> Split:
 def example_of(task: Task, name: str, values: dict[str, Any], labelled: bool) -> Example:
     """Make an example of the values of its roles; raises `Unusable` with the reason.
 
-    `name` is its id where it has none of its own. Without `labelled`, whatever stands for a label is left alone.
+    `name` is its id where it has none of its own. Without `labelled`, whatever stands for a label
+    is left alone.
     """
     name = name.rpartition("/")[2] if values.get("id") is None else str(values["id"])
     if task.kind == "tagging":
