@@ -1,56 +1,121 @@
-"""What each evaluation command does with its arguments, and what its terminal shows."""
+"""Answers cut from contexts: found in start and end scores, compared as SQuAD compares them.
 
-import argparse
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from typing import Any
+The search is that of BERT's run_squad.py: the best starts and ends of every piece of a context, and
+the score of no answer is the least that any piece gives to its blank token. Normalization, exact
+match, F1 and the search of a threshold follow the definitions of SQuAD's official evaluation
+(Rajpurkar et al. 2016, section 6.1; 2018, section 4: the best threshold is chosen on the examples).
+"""
 
-import orjson
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from pretrain.evaluation.intrinsic import fill, measure, open_model
-from pretrain.evaluation.texts import read_texts
+import numpy as np
+from numpy.typing import NDArray
 
+from pretrain.evaluation.features import Feature
 
-def _perplexity(options: argparse.Namespace) -> str:
-    if options.words < 0 or options.max_bytes < 1:
-        raise ValueError("--words is 0 or more, --max-bytes 1 or more")
-    texts = read_texts(options.files, options.max_bytes)
-    found = asdict(
-        measure(open_model(options.checkpoint), texts.texts, options.words, options.seed)
-    )
-    values = found | {"dropped": dict(texts.dropped), "is_cut": texts.is_cut}
-    if options.json:
-        return orjson.dumps(values, option=orjson.OPT_INDENT_2).decode()
-    return "\n".join(f"{name:18} {_show(value)}" for name, value in values.items())
+# n_best_size of BERT's run_squad.py.
+N_BEST = 20
 
-
-def _show(value: Any) -> str:  # noqa: ANN401 - any value of a result
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "-"}[value]
-    if isinstance(value, dict):
-        return ", ".join(f"{count:,} {name}" for name, count in value.items()) or "none"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}"
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def _fill(options: argparse.Namespace) -> str:
-    if options.top < 1:
-        raise ValueError(f"--top is {options.top}, expected 1 or more")
-    model = open_model(options.checkpoint)
-    lines = []
-    for text in options.texts or map(str.strip, sys.stdin):
-        masks = fill(model, text, options.top)
-        if options.json:
-            values = {"text": text, "masks": [[each._asdict() for each in mask] for mask in masks]}
-            lines.append(orjson.dumps(values).decode())
-            continue
-        lines.append(text)
-        for number, mask in enumerate(masks, 1):
-            lines += [f"  {number}  {each.probability:8.4f}  {each.token!r}" for each in mask]
-    return "\n".join(lines)
+class Candidate(NamedTuple):
+    """A possible answer: characters [start, stop) of the context, and start plus end score."""
+
+    start: int
+    stop: int
+    score: float
 
 
-ANSWERS: Mapping[str, Callable[[argparse.Namespace], str]] = {
-    "perplexity": _perplexity,
-    "fill": _fill,
-}
+def candidates_of(
+    feature: Feature, scores: NDArray[np.float32], max_tokens: int
+) -> list[Candidate]:
+    """Return the best answers that one piece of a context holds."""
+    inside = [at for at, place in enumerate(feature.places) if place is not None]
+    if not inside:
+        return []
+    first, stop = inside[0], inside[-1] + 1
+    begins, ends = scores[0, first:stop], scores[1, first:stop]
+    found = []
+    for begin in _largest(begins):
+        for end in _largest(ends):
+            if begin <= end < begin + max_tokens:
+                span = _characters(feature, first + begin, first + end)
+                found.append(Candidate(*span, float(begins[begin]) + float(ends[end])))
+    return [each for each in found if each.start < each.stop]
+
+
+def _largest(values: NDArray[np.float32]) -> list[int]:
+    order: list[int] = np.argsort(-values, kind="stable")[:N_BEST].tolist()
+    return order
+
+
+def _characters(feature: Feature, begin: int, end: int) -> tuple[int, int]:
+    first, last = feature.places[begin], feature.places[end]
+    assert first is not None
+    assert last is not None
+    return first[0], last[1]
+
+
+def blank_score(feature: Feature, scores: NDArray[np.float32]) -> float:
+    """Return the score that a piece gives to no answer."""
+    return float(scores[0, feature.blank]) + float(scores[1, feature.blank])
+
+
+def best_of(found: Sequence[Candidate]) -> list[Candidate]:
+    """Return the best candidates of all pieces, each span once, the earlier of equals first."""
+    best: dict[tuple[int, int], Candidate] = {}
+    for each in sorted(found, key=lambda one: (-one.score, one.start, one.stop)):
+        best.setdefault((each.start, each.stop), each)
+    return list(best.values())[:N_BEST]
+
+
+def normalize(text: str) -> str:
+    """Lower the case, take out ASCII punctuation and English articles, join words by one space."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(answer: str, truths: Sequence[str]) -> float:
+    """Return 1 if an answer equals one of the true ones, normalized; 0 otherwise."""
+    return float(any(normalize(answer) == normalize(truth) for truth in truths))
+
+
+def overlap_f1(answer: str, truths: Sequence[str], blanks: bool) -> float:
+    """Return the largest F1 of the words of an answer and those of a true one.
+
+    Two answers without words score 1 with `blanks` (SQuAD 2.0), 0 without (1.1).
+    """
+    words = normalize(answer).split()
+    return max(_word_f1(words, normalize(truth).split(), blanks) for truth in truths)
+
+
+def _word_f1(answer: list[str], truth: list[str], blanks: bool) -> float:
+    if not answer or not truth:
+        return float(blanks and answer == truth)
+    common = sum((Counter(answer) & Counter(truth)).values())
+    # 2pr / (p + r) of p = common / answer, r = common / truth, as one division.
+    return 2 * common / (len(answer) + len(truth))
+
+
+def best_threshold(
+    margins: Sequence[float], answered: Sequence[float], blank: Sequence[float]
+) -> tuple[float, float]:
+    """Return the best mean score and the threshold that gives it.
+
+    An example scores `blank` where its margin is above the threshold, else `answered`. Thresholds
+    tried are the margins and one below all; of equals the lowest.
+    """
+    order = sorted(range(len(margins)), key=lambda n: margins[n])
+    total = sum(blank)
+    best, threshold = total, (margins[order[0]] - 1.0 if order else 0.0)
+    for at, n in enumerate(order):
+        total += answered[n] - blank[n]
+        last = at + 1 == len(order) or margins[order[at + 1]] > margins[n]
+        if last and total > best:
+            best, threshold = total, margins[n]
+    return best / max(len(margins), 1), threshold

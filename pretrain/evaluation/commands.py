@@ -1,6 +1,6 @@
 """The arguments of the evaluation commands of `python -m pretrain`.
 
-What they do is in answers.py, which is imported when one is asked for: `train`, whose ranks import
+What they do is in actions.py, which is imported when one is asked for: `train`, whose ranks import
 the command line too, does not wait for transformers and scikit-learn.
 """
 
@@ -41,5 +41,5 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> str:
     """Run a command of this package and return what its terminal shows."""
-    answer = importlib.import_module("pretrain.evaluation.answers").ANSWERS[options.command]
-    return str(answer(options))
+    action = importlib.import_module("pretrain.evaluation.actions").ACTIONS[options.command]
+    return str(action(options))
