@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from pretrain.evaluation.ablate import ablate
 from pretrain.evaluation.intrinsic import fill, measure, open_model
 from pretrain.evaluation.texts import read_texts
 
@@ -50,7 +51,12 @@ def _fill(options: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
+def _ablate(options: argparse.Namespace) -> str:
+    return ablate(options.recipe, options.overrides)
+
+
 ACTIONS: Mapping[str, Callable[[argparse.Namespace], str]] = {
     "perplexity": _perplexity,
     "fill": _fill,
+    "ablate": _ablate,
 }
