@@ -11,6 +11,7 @@ import orjson
 from pretrain.evaluation.ablate import ablate
 from pretrain.evaluation.intrinsic import fill, measure, open_model
 from pretrain.evaluation.texts import read_texts
+from pretrain.evaluation.trajectory import evaluate_run
 
 
 def _perplexity(options: argparse.Namespace) -> str:
@@ -55,8 +56,13 @@ def _ablate(options: argparse.Namespace) -> str:
     return ablate(options.recipe, options.overrides)
 
 
+def _evaluate_run(options: argparse.Namespace) -> str:
+    return evaluate_run(options.run, options.recipe, options.overrides)
+
+
 ACTIONS: Mapping[str, Callable[[argparse.Namespace], str]] = {
     "perplexity": _perplexity,
     "fill": _fill,
     "ablate": _ablate,
+    "evaluate-run": _evaluate_run,
 }
