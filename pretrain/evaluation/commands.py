@@ -1,23 +1,45 @@
-"""The evaluation commands of `python -m pretrain`: their arguments, and which room does the work.
+"""The arguments of the evaluation commands of `python -m pretrain`.
 
-They stand apart from `__main__.py` so that its file stays one screen a command; each command's work
-is imported when it is asked for, so that `train` does not pay for scikit-learn.
+What they do is in actions.py, which is imported when one is asked for: `train`, whose ranks import
+the command line too, does not wait for transformers and scikit-learn.
 """
 
 import argparse
+import importlib
 from typing import Any
 
-COMMANDS = ("perplexity", "fill", "ablate", "evaluate-run")
+from pretrain.evaluation.texts import DEFAULT_MAX_BYTES
+
+COMMANDS = ("perplexity", "fill")
 
 
 def add_parsers(commands: Any) -> None:  # noqa: ANN401 - argparse does not export its type
     """Add the commands of this package to those of `python -m pretrain`."""
     perplexity = commands.add_parser(
-        "perplexity", help="score a checkpoint on text: masked perplexity and bits a byte"
+        "perplexity", help="measure a checkpoint on text: perplexity, bits a byte"
     )
-    perplexity.add_argument("checkpoint", help="exported directory, or any that transformers loads")
+    _add_checkpoint(perplexity)
+    perplexity.add_argument("files", nargs="+", help="text files of any format that is read")
+    perplexity.add_argument(
+        "--words", type=int, default=512, help="words told one by one (default: %(default)s)"
+    )
+    perplexity.add_argument("--seed", type=int, default=0, help="of the masks (default: 0)")
+    perplexity.add_argument(
+        "--max-bytes", type=int, default=DEFAULT_MAX_BYTES, help="of text (default: %(default)s)"
+    )
+    perplexity.add_argument("--json", action="store_true", help="for programs")
+    fill = commands.add_parser("fill", help="tell the likeliest tokens for each <mask> of a text")
+    _add_checkpoint(fill)
+    fill.add_argument("texts", nargs="*", help="each with a <mask>; absent: lines of stdin")
+    fill.add_argument("--top", type=int, default=5, help="tokens a mask (default: %(default)s)")
+    fill.add_argument("--json", action="store_true", help="for programs, a line a text")
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="exported directory, or any that transformers loads")
 
 
 def run(options: argparse.Namespace) -> str:
     """Run a command of this package and return what its terminal shows."""
-    raise ValueError(f"{options.command} does nothing yet")
+    action = importlib.import_module("pretrain.evaluation.actions").ACTIONS[options.command]
+    return str(action(options))
