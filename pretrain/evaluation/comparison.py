@@ -45,9 +45,7 @@ class Comparison(NamedTuple):
         }
 
 
-def compare(
-    results: Mapping[Setting, Sequence[Losses]], confidence: float
-) -> list[Comparison]:
+def compare(results: Mapping[Setting, Sequence[Losses]], confidence: float) -> list[Comparison]:
     """Judge every claim of the tables that were asked; losses are listed by seed."""
     by_name = {(setting.table, setting.name): setting for setting in results}
     found = []

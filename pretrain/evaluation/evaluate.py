@@ -1,41 +1,27 @@
 """The command `evaluate`: from a recipe to a table, results.json, a page and saved models."""
 
 import logging
-import math
-from typing import Any
-
-import orjson
-from pydantic import ConfigDict
 
 from corpus.files import write_bytes
-from corpus.section import Section
-from pretrain.evaluation.baselines import Baseline, run_baseline
+from pretrain.evaluation.baselines import run_baseline
+from pretrain.evaluation.page import render
 from pretrain.evaluation.prepared import read
-from pretrain.evaluation.protocol import Entry, run_protocol
+from pretrain.evaluation.protocol import run_protocol
 from pretrain.evaluation.recipe import Evaluation
+from pretrain.evaluation.report import Report, Sizes, as_json
+from pretrain.evaluation.saved import save_best
+from pretrain.evaluation.table import show_report
 from pretrain.evaluation.tasks import Task
 
 logger = logging.getLogger(__name__)
 
 
-class Sizes(Section):
-    """How many examples a task has, and what was dropped while reading, by split and reason."""
-
-    examples: dict[str, int]
-    drops: dict[str, dict[str, int]]
-    dropped: tuple[str, ...]
-    labels: tuple[str, ...]
-
-
-class Report(Section):
-    """Everything an evaluation found."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    tasks: tuple[Task, ...]
-    sizes: dict[str, Sizes]
-    entries: tuple[Entry, ...]
-    baselines: tuple[Baseline, ...]
+def run_evaluation(evaluation: Evaluation) -> str:
+    """Do what a recipe asks; return what the terminal shows."""
+    report = evaluate(evaluation)
+    saved = save_best(evaluation, report.entries) if evaluation.save_models else []
+    lines = [show_report(report), f"page: {evaluation.output}/report.html"]
+    return "\n".join(lines + [f"model: {directory}" for directory in saved])
 
 
 def evaluate(evaluation: Evaluation) -> Report:
@@ -51,20 +37,8 @@ def evaluate(evaluation: Evaluation) -> Report:
         baselines=tuple(baselines),
     )
     write_bytes(f"{evaluation.output}/results.json", as_json(report))
+    write_bytes(f"{evaluation.output}/report.html", render(report).encode())
     return report
-
-
-def as_json(report: Report) -> bytes:
-    """Return a report as JSON; a number that is none is null."""
-    return orjson.dumps(_plain(report.model_dump(mode="json")), option=orjson.OPT_INDENT_2)
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    return None if value == "NaN" or (isinstance(value, float) and math.isnan(value)) else value
 
 
 def _sizes(task: Task) -> Sizes:

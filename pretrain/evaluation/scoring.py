@@ -21,7 +21,9 @@ class FineTuning(Section):
     tasks: tuple[Task, ...] = Field((), description="a preset's name and what differs")
     grid: Grid = Field(Grid(), description="for all tasks")
     task_grids: dict[str, Grid] = Field({}, description="for a task by name, before `grid`")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="of fine-tuning, each checkpoint")
+    seeds: tuple[int, ...] = Field(
+        (0,), min_length=1, description="of fine-tuning, each checkpoint"
+    )
     workers: int = Field(1, ge=1, description="runs side by side, through Ray where more than one")
     threads: int = Field(1, ge=1, description="CPU threads of a run")
 

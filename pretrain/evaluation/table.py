@@ -1,4 +1,4 @@
-"""The table of an evaluation for the terminal: a block a task, a line for each that was compared."""
+"""The table of an evaluation for the terminal: a block a task, a line for each compared."""
 
 from io import StringIO
 
@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pretrain.evaluation.baselines import Baseline
-from pretrain.evaluation.evaluate import Report
 from pretrain.evaluation.protocol import Entry, Spread
+from pretrain.evaluation.report import Report
 from pretrain.evaluation.tasks import Task
 
 _WIDTH = 110  # of a terminal, where none tells
