@@ -6,6 +6,7 @@ Liang 2021) and prompt tuning (Lester et al. 2021) prepend what is learned; such
 an adapter beside its checkpoint and needs `peft` to load. The head of the task always learns.
 """
 
+import warnings
 from typing import Any, Literal
 
 import peft
@@ -22,7 +23,12 @@ _TASK_TYPES: dict[Kind, str] = {
     "tagging": "TOKEN_CLS",
     "answering": "QUESTION_ANS",
 }
-# Where the heads of transformers' encoders lie. LoRA of choice has no task type of peft's.
+# peft 0.21 prepends prompts to the outputs of each token too, and knows no options.
+_PREPENDED: dict[str, tuple[Kind, ...]] = {
+    "prefix": ("classification", "regression", "tagging", "answering"),
+    "prompt": ("classification", "regression"),
+}
+# Where the heads of transformers' encoders lie.
 _HEADS = ("classifier", "qa_outputs", "score", "pooler")
 
 
@@ -63,11 +69,16 @@ def add_adapter(model: nn.Module, adapter: Adapter, kind: Kind) -> nn.Module:
             **common,
         )
     else:
-        if kind == "choice":
-            raise ValueError(f"{adapter.kind} tuning does not know tasks of choice: take lora")
+        if kind not in _PREPENDED[adapter.kind]:
+            raise ValueError(
+                f"{adapter.kind} tuning does not fit tasks of {kind}: take lora or ia3"
+            )
         method = {"prefix": peft.PrefixTuningConfig, "prompt": peft.PromptTuningConfig}
         config = method[adapter.kind](num_virtual_tokens=adapter.virtual_tokens, **common)
-    adapted: nn.Module = peft.get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # peft asks for what transformers calls by another name since.
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted: nn.Module = peft.get_peft_model(model, config)
     return adapted
 
 
@@ -79,5 +90,7 @@ def merged(model: Any) -> nn.Module:  # noqa: ANN401 - peft has no types
 
 def with_adapter(model: nn.Module, directory: str) -> nn.Module:
     """Put a saved adapter back on its checkpoint."""
-    adapted: nn.Module = peft.PeftModel.from_pretrained(model, directory)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted: nn.Module = peft.PeftModel.from_pretrained(model, directory)
     return adapted

@@ -89,7 +89,9 @@ def predict_files(
     if at_once < 1:
         raise ValueError(f"--max-examples is {at_once}, expected 1 or more")
     predictor = Predictor(directory)
-    sources = [(name, _layout(name, layout), io.BytesIO(read_file(name))) for name in files]
+    sources: list[tuple[str, str, BinaryIO]] = [
+        (name, _layout(name, layout), io.BytesIO(read_file(name))) for name in files
+    ]
     if not files:
         stream, found = _guess(sys.stdin.buffer, layout)
         sources = [("standard input", found, stream)]

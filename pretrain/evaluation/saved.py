@@ -16,6 +16,7 @@ from torch import nn
 
 from corpus.section import Section
 from pretrain.evaluation.adapters import merged
+from pretrain.evaluation.heads import quiet
 from pretrain.evaluation.prepared import Prepared
 from pretrain.evaluation.protocol import Entry, best_runs, runs_directory
 from pretrain.evaluation.recipe import Evaluation
@@ -83,7 +84,8 @@ def _save(model: nn.Module, part: Prepared, target: Path, made: tuple[Run, Entry
     aside.mkdir(parents=True)
     adapter = run.settings.adapter
     whole = model if adapter is None or not adapter.is_merged else merged(model)
-    whole.save_pretrained(aside)  # type: ignore[operator]
+    with quiet():
+        whole.save_pretrained(aside)  # type: ignore[operator]
     part.tokenizer.save_pretrained(aside)
     plain = part.task.model_copy(update={"train": (), "validation": (), "test": ()})
     is_beside = adapter is not None and not adapter.is_merged
@@ -123,7 +125,7 @@ def _card(part: Prepared, entry: Entry, run: Run) -> str:
         "base checkpoint": Path(run.checkpoint).name,
         "adapter": run.settings.adapter.kind if run.settings.adapter else "none, all weights",
         "learning rate, batch, epoch": describe_winner(entry),
-        "seed": f"{best.seed} of {len(entry.winner.results)}",
+        "seed": f"{best.seed}, the best of {len(entry.winner.results)}",
         "longest input": f"{task.max_length} tokens",
         "threshold of no answer": _threshold(task, best),
         "run": f"`{best.fingerprint}`",

@@ -1,5 +1,6 @@
 """The table of an evaluation for the terminal: a block a task, a line for each compared."""
 
+import math
 from io import StringIO
 
 from rich.console import Console
@@ -7,7 +8,7 @@ from rich.table import Table
 
 from pretrain.evaluation.baselines import Baseline
 from pretrain.evaluation.protocol import Entry, Spread
-from pretrain.evaluation.report import Report
+from pretrain.evaluation.report import Report, verdicts
 from pretrain.evaluation.tasks import Task
 
 _WIDTH = 110  # of a terminal, where none tells
@@ -21,7 +22,9 @@ def show_report(report: Report) -> str:
         console.print(_table(report, task))
         for drops in _drops(report, task):
             console.print(drops, markup=False)
-    return out.getvalue().rstrip()
+    for line in verdicts(report):
+        console.print(line, markup=False)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
 def _table(report: Report, task: Task) -> Table:
@@ -63,9 +66,9 @@ def describe_winner(entry: Entry) -> str:
 
 
 def _baseline_row(baseline: Baseline, task: Task, has_test: bool) -> list[str]:
-    cells = [_percent((baseline.validation or {}).get(metric)) for metric in task.metrics]
+    cells = [percent((baseline.validation or {}).get(metric)) for metric in task.metrics]
     if has_test:
-        cells.append(_percent((baseline.test or {}).get(task.metrics[0])))
+        cells.append(percent((baseline.test or {}).get(task.metrics[0])))
     return [baseline.name, *cells, baseline.reason or ""]
 
 
@@ -73,14 +76,15 @@ def show_spread(spread: Spread | None) -> str:
     """Show the median in percent, and the least and greatest of several seeds."""
     if spread is None:
         return "-"
-    shown = _percent(spread.median)
+    shown = percent(spread.median)
     if len(spread.values) == 1:
         return shown
-    return f"{shown} ({_percent(spread.low)} to {_percent(spread.high)})"
+    return f"{shown} ({percent(spread.low)} to {percent(spread.high)})"
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None or value != value else f"{100 * value:.1f}"  # noqa: PLR0124 - NaN
+def percent(value: float | None) -> str:
+    """Show a share in percent; what is absent or no number is a dash."""
+    return "-" if value is None or not math.isfinite(value) else f"{100 * value:.1f}"
 
 
 def _drops(report: Report, task: Task) -> list[str]:
