@@ -19,9 +19,13 @@ SPECIALS = {
 }  # fmt: skip
 
 
-def byte_tokenizer(trim: bool = True, max_length: int = 10**6) -> PreTrainedTokenizerFast:
+def byte_tokenizer(
+    trim: bool = True,
+    max_length: int = 10**6,
+    merges: Sequence[tuple[str, str]] = tuple(MERGES),
+) -> PreTrainedTokenizerFast:
     """Return a byte-level BPE as our checkpoints have it; offsets with their space unless trim."""
-    fast = FastTokenizer.from_str(build_definition(MERGES).decode())
+    fast = FastTokenizer.from_str(build_definition(merges).decode())
     fast.post_processor = processors.RobertaProcessing(
         ("</s>", 2), ("<s>", 0), trim_offsets=trim, add_prefix_space=False
     )
@@ -83,6 +87,6 @@ def _certain(task: Task, labels: int, feature: Feature) -> NDArray[np.float32]:
             scores[row, int(label) if label >= 0 else row % labels] = 10
         return scores
     size = task.options if task.kind == "choice" else labels
-    scores = np.zeros(size, np.float32)
-    scores[int(feature.labels[0])] = 10
-    return scores
+    classes = np.zeros(size, np.float32)
+    classes[int(feature.labels[0])] = 10
+    return classes

@@ -260,7 +260,7 @@ def test_an_option_fills_the_gap_or_follows(question: str, expected: str) -> Non
     options = ("in", "an", "on", "at")
     example = ChoiceExample("c", "in", question, options, None)
     (feature,) = encode(task_of("choice"), (), [example], BYTES).features
-    assert [BYTES.decode(row) for row in feature.input_ids] == [
+    assert [BYTES.decode(list(row)) for row in feature.input_ids] == [
         expected.format(option) for option in options
     ]
     assert feature.labels == ()
