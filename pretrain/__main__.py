@@ -40,7 +40,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.command == "train":
         run_training(load_recipe(options.recipe, options.overrides))
     elif options.command == "export":
-        export(options.run, options.directory)
+        export(options.run, options.directory, options.step)
     elif options.command == "plan":
         print(_plan(options))
     elif options.command in evaluation.COMMANDS:
@@ -110,10 +110,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", help="YAML file")
     train.add_argument("overrides", nargs="*", help="section.key=value")
     export_parser = commands.add_parser(
-        "export", help="write the newest checkpoint as a directory that transformers loads"
+        "export", help="write a checkpoint as a directory that transformers loads"
     )
     export_parser.add_argument("run", help="output directory of a training run")
     export_parser.add_argument("directory", help="new or empty directory")
+    export_parser.add_argument("--step", type=int, help="of the checkpoint; absent: the newest")
     explain = commands.add_parser(
         "explain-step", help="rebuild the global batch of a step and show it"
     )

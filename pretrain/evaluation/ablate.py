@@ -3,10 +3,11 @@
     stores (one a packing) -> runs (a setting with a seed) -> measures -> intervals -> verdicts
 
 What is measured. The paper compares settings by fine-tuned tasks, and the batches by perplexity
-too. Here it is the masked loss on validation rows, the same for all runs (held_out.py). Where
-settings differ in their packing, a loss on the rows of one of them would favour it: so each pair of
-them is compared on the packings that are home to neither, by the mean of the losses there. It is a
-stand-in nevertheless: the paper has no loss for Table 2.
+too. Here it is the masked loss on validation rows, the same for all runs (held_out.py), and the
+tasks that the recipe gives (scoring.py). Where settings differ in their packing, a loss on the rows
+of one of them would favour it: so each pair is compared on the packings that are home to neither,
+by the mean of the losses there (comparison.py). It is a stand-in nevertheless, as the paper has no
+loss for Tables 1 and 2: where tasks are given, theirs is the verdict to read.
 
 The stores of other packings are built by `python -m pipeline refresh` with the tokenizer of the
 recipe's own, and have to hold the same documents. Every run is one of ours: it goes on from its
@@ -45,8 +46,10 @@ from pretrain.evaluation.arms import (
     packings,
     run_of,
 )
-from pretrain.evaluation.comparison import Comparison, compare
+from pretrain.evaluation.comparison import Comparison, Measured, compare
 from pretrain.evaluation.held_out import held_out_loss
+from pretrain.evaluation.scoring import fine_tuned_scores
+from pretrain.export import export_once
 from pretrain.launch import run_training
 
 logger = logging.getLogger(__name__)
@@ -138,14 +141,26 @@ def _build(recipe: Recipe, output: str) -> Store:
     return Store(recipe.store, open_snapshot(recipe.store, recipe.snapshot))
 
 
-def make_run(recipe: AblationRecipe, run: Run, stores: Mapping[str, Store]) -> dict[str, float]:
-    """Train a run to its end and give its held-out loss by packing; what is done is only read."""
+def make_run(recipe: AblationRecipe, run: Run, stores: Mapping[str, Store]) -> Measured:
+    """Train a run to its end and measure it; what is done is only read."""
     directory = Path(recipe.ablation.output) / "runs" / run.name
     store = stores[run.packing]
     trained = recipe.base.model_dump()
     trained["store"], trained["pack"]["format"] = store.root, run.packing
     trained["pretrain"] = run.pretrain.model_dump() | {"run": str(directory)}
     run_training(Recipe.model_validate(trained))
+    losses = _measure(recipe, directory, stores)
+    tuning = recipe.ablation.fine_tuning
+    if not tuning.tasks:
+        return Measured(losses, {})
+    checkpoint = export_once(str(directory), run.pretrain.max_steps)
+    return Measured(losses, fine_tuned_scores(tuning, checkpoint, f"{directory}/tuned"))
+
+
+def _measure(
+    recipe: AblationRecipe, directory: Path, stores: Mapping[str, Store]
+) -> dict[str, float]:
+    """Give the held-out loss of a complete run on the rows of every packing."""
     newest = newest_checkpoint(checkpoint_home(str(directory)))
     assert newest is not None
     path = directory / "held-out.json"
@@ -157,7 +172,7 @@ def make_run(recipe: AblationRecipe, run: Run, stores: Mapping[str, Store]) -> d
             known[key] = held_out_loss(*newest, judge.root, judge.snapshot, sequences)
             write_bytes(str(path), orjson.dumps(known))
         losses[packing] = known[key]
-    if not all(map(math.isfinite, losses.values())):
+    if not all(isinstance(each, float) and math.isfinite(each) for each in losses.values()):
         raise ValueError(f"{directory} ended with the losses {losses}: lower the learning rate")
     return losses
 
@@ -165,7 +180,7 @@ def make_run(recipe: AblationRecipe, run: Run, stores: Mapping[str, Store]) -> d
 def _values(
     recipe: AblationRecipe,
     stores: Mapping[str, Store],
-    results: Mapping[Setting, Sequence[Mapping[str, float]]],
+    results: Mapping[Setting, Sequence[Measured]],
     comparisons: Sequence[Comparison],
 ) -> dict[str, Any]:
     """Collect all that was found as plain values."""
@@ -196,7 +211,8 @@ def _values(
                 "passes": setting.pretrain.max_steps
                 * setting.pretrain.batch_sequences
                 / stores[setting.packing].train_rows(),
-                "losses": [dict(each) for each in found],
+                "losses": [dict(each.losses) for each in found],
+                "scores": [dict(each.scores) for each in found],
             }
             for setting, found in results.items()
         ],

@@ -8,11 +8,13 @@ from typing import Any
 
 import orjson
 
+from pretrain.evaluation.ablate import ablate
 from pretrain.evaluation.evaluate import run_evaluation
 from pretrain.evaluation.intrinsic import fill, measure, open_model
 from pretrain.evaluation.predict import predict_files
 from pretrain.evaluation.recipe import load_evaluation
 from pretrain.evaluation.texts import read_texts
+from pretrain.evaluation.trajectory import evaluate_run
 
 
 def _perplexity(options: argparse.Namespace) -> str:
@@ -65,9 +67,19 @@ def _predict(options: argparse.Namespace) -> str:
     return ""
 
 
+def _ablate(options: argparse.Namespace) -> str:
+    return ablate(options.recipe, options.overrides)
+
+
+def _evaluate_run(options: argparse.Namespace) -> str:
+    return evaluate_run(options.run, options.recipe, options.overrides)
+
+
 ACTIONS: Mapping[str, Callable[[argparse.Namespace], str]] = {
     "perplexity": _perplexity,
     "fill": _fill,
     "evaluate": _evaluate,
     "predict": _predict,
+    "ablate": _ablate,
+    "evaluate-run": _evaluate_run,
 }

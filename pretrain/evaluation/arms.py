@@ -23,6 +23,7 @@ from corpus.recipe import Recipe
 from corpus.section import Section
 from corpus.training import Pretrain
 from pretrain.evaluation.published import BATCHES, FORMATS, TABLES, Table
+from pretrain.evaluation.scoring import FineTuning
 
 # Raised by hand when the same settings come to mean another run.
 VERSION = 1
@@ -57,6 +58,8 @@ class Ablation(Section):
     held_out_sequences: int = Field(
         4096, ge=1, description="at most this many validation rows are measured on"
     )
+
+    fine_tuning: FineTuning = Field(FineTuning(), description="tasks to compare by; absent: none")
 
     @model_validator(mode="after")
     def _enough_seeds(self) -> "Ablation":

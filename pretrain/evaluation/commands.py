@@ -10,7 +10,7 @@ from typing import Any
 
 from pretrain.evaluation.texts import DEFAULT_MAX_BYTES
 
-COMMANDS = ("evaluate", "predict", "perplexity", "fill")
+COMMANDS = ("evaluate", "predict", "perplexity", "fill", "ablate", "evaluate-run")
 
 
 def add_parsers(commands: Any) -> None:  # noqa: ANN401 - argparse does not export its type
@@ -51,6 +51,20 @@ def add_parsers(commands: Any) -> None:  # noqa: ANN401 - argparse does not expo
     fill.add_argument("texts", nargs="*", help="each with a <mask>; absent: lines of stdin")
     fill.add_argument("--top", type=int, default=5, help="tokens a mask (default: %(default)s)")
     fill.add_argument("--json", action="store_true", help="for programs, a line a text")
+    ablate = commands.add_parser(
+        "ablate", help="ask the paper's Tables 1 to 3 again; the same command again goes on"
+    )
+    _add_recipe(ablate)
+    trajectory = commands.add_parser(
+        "evaluate-run", help="evaluate the checkpoints along a run and draw them over tokens seen"
+    )
+    trajectory.add_argument("run", help="output directory of a training run")
+    _add_recipe(trajectory)
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="YAML file")
+    parser.add_argument("overrides", nargs="*", help="section.key=value")
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:

@@ -187,7 +187,7 @@ def open_model(directory: str) -> MaskedModel:
             f"{directory} is no checkpoint directory: it has no config.json; make one of a run "
             "with `python -m pretrain export RUN DIR`"
         )
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
         network = AutoModelForMaskedLM.from_pretrained(

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from corpus.section import Section
 from pretrain.evaluation.protocol import run_protocol
 from pretrain.evaluation.recipe import Contestant, Evaluation, Grid
-from pretrain.evaluation.tasks import Task
+from pretrain.evaluation.tasks import Task, load_task
 
 
 class FineTuning(Section):
@@ -21,16 +21,16 @@ class FineTuning(Section):
     tasks: tuple[Task, ...] = Field((), description="a preset's name and what differs")
     grid: Grid = Field(Grid(), description="for all tasks")
     task_grids: dict[str, Grid] = Field({}, description="for a task by name, before `grid`")
-    seeds: tuple[int, ...] = Field(
-        (0,), min_length=1, description="of fine-tuning, each checkpoint"
-    )
-    workers: int = Field(1, ge=1, description="runs side by side, through Ray where more than one")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="of every checkpoint's tuning")
+    workers: int = Field(1, ge=1, description="runs side by side, by Ray where more than one")
     threads: int = Field(1, ge=1, description="CPU threads of a run")
 
     @field_validator("tasks", mode="before")
     @classmethod
     def _load_tasks(cls, values: Any) -> Any:  # noqa: ANN401 - before any check
-        return Evaluation._load_tasks(values)
+        if not isinstance(values, list | tuple):
+            return values
+        return [load_task(value) if isinstance(value, dict) else value for value in values]
 
     @model_validator(mode="after")
     def _is_an_evaluation(self) -> "FineTuning":

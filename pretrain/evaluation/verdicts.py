@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from scipy import stats
+from scipy import special
 
 Verdict = Literal["agrees", "disagrees", "undecided"]
 
@@ -38,7 +38,7 @@ def mean_interval(values: Sequence[float], confidence: float) -> Interval:
         raise ValueError(f"an interval needs two values or more, found {count}")
     mean = math.fsum(values) / count
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    reach = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * math.sqrt(variance / count)
+    reach = float(special.stdtrit(count - 1, (1 + confidence) / 2)) * math.sqrt(variance / count)
     return Interval(mean, mean - reach, mean + reach)
 
 
