@@ -9,7 +9,10 @@ from typing import Any
 import orjson
 
 from pretrain.evaluation.ablate import ablate
+from pretrain.evaluation.evaluate import run_evaluation
 from pretrain.evaluation.intrinsic import fill, measure, open_model
+from pretrain.evaluation.predict import predict_files
+from pretrain.evaluation.recipe import load_evaluation
 from pretrain.evaluation.texts import read_texts
 from pretrain.evaluation.trajectory import evaluate_run
 
@@ -52,6 +55,18 @@ def _fill(options: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
+def _evaluate(options: argparse.Namespace) -> str:
+    return run_evaluation(load_evaluation(options.recipe, options.overrides))
+
+
+def _predict(options: argparse.Namespace) -> str:
+    lines = predict_files(options.model, options.files, options.format, options.max_examples)
+    for line in lines:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    return ""
+
+
 def _ablate(options: argparse.Namespace) -> str:
     return ablate(options.recipe, options.overrides)
 
@@ -63,6 +78,8 @@ def _evaluate_run(options: argparse.Namespace) -> str:
 ACTIONS: Mapping[str, Callable[[argparse.Namespace], str]] = {
     "perplexity": _perplexity,
     "fill": _fill,
+    "evaluate": _evaluate,
+    "predict": _predict,
     "ablate": _ablate,
     "evaluate-run": _evaluate_run,
 }

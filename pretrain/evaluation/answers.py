@@ -40,26 +40,23 @@ def candidates_of(
     if not inside:
         return []
     first, stop = inside[0], inside[-1] + 1
-    begins, ends = scores[0, first:stop], scores[1, first:stop]
+    begins, ends = scores[:, first:stop].astype(np.float64)
+    starts, stops = _largest(begins)[:, None], _largest(ends)[None, :]
+    fits = (starts <= stops) & (stops < starts + max_tokens)
+    sums = np.where(fits, begins[starts] + ends[stops], -np.inf).ravel()
+    best = _largest(sums)[: int(fits.sum())]
     found = []
-    for begin in _largest(begins):
-        for end in _largest(ends):
-            if begin <= end < begin + max_tokens:
-                span = _characters(feature, first + begin, first + end)
-                found.append(Candidate(*span, float(begins[begin]) + float(ends[end])))
+    for row, column in zip(*np.divmod(best, stops.size), strict=True):
+        begin = feature.places[first + int(starts[row, 0])]
+        end = feature.places[first + int(stops[0, column])]
+        assert begin is not None
+        assert end is not None
+        found.append(Candidate(begin[0], end[1], float(sums[row * stops.size + column])))
     return [each for each in found if each.start < each.stop]
 
 
-def _largest(values: NDArray[np.float32]) -> list[int]:
-    order: list[int] = np.argsort(-values, kind="stable")[:N_BEST].tolist()
-    return order
-
-
-def _characters(feature: Feature, begin: int, end: int) -> tuple[int, int]:
-    first, last = feature.places[begin], feature.places[end]
-    assert first is not None
-    assert last is not None
-    return first[0], last[1]
+def _largest(values: NDArray[np.float64]) -> NDArray[np.intp]:
+    return np.argsort(-values, kind="stable")[:N_BEST]
 
 
 def blank_score(feature: Feature, scores: NDArray[np.float32]) -> float:

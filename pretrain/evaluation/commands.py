@@ -10,11 +10,29 @@ from typing import Any
 
 from pretrain.evaluation.texts import DEFAULT_MAX_BYTES
 
-COMMANDS = ("perplexity", "fill", "ablate", "evaluate-run")
+COMMANDS = ("evaluate", "predict", "perplexity", "fill", "ablate", "evaluate-run")
 
 
 def add_parsers(commands: Any) -> None:  # noqa: ANN401 - argparse does not export its type
     """Add the commands of this package to those of `python -m pretrain`."""
+    evaluate = commands.add_parser(
+        "evaluate", help="fine-tune checkpoints on tasks as a recipe says, and compare the scores"
+    )
+    evaluate.add_argument("recipe", help="YAML file")
+    evaluate.add_argument("overrides", nargs="*", help="section.key=value")
+    predict = commands.add_parser(
+        "predict", help="classify, tag, answer or choose with a fine-tuned model; JSON lines out"
+    )
+    predict.add_argument("model", help="directory that `evaluate` saved, or transformers loads")
+    predict.add_argument("files", nargs="*", help="JSONL, TSV, CoNLL, SQuAD, text; absent: stdin")
+    predict.add_argument(
+        "--format",
+        choices=("text", "jsonl", "tsv", "csv", "conll", "squad", "race"),
+        help="absent: by the file's name, stdin by its first line",
+    )
+    predict.add_argument(
+        "--max-examples", type=int, default=1024, help="held at once (default: %(default)s)"
+    )
     perplexity = commands.add_parser(
         "perplexity", help="measure a checkpoint on text: perplexity, bits a byte"
     )

@@ -6,10 +6,13 @@ number of columns than the file's is a fault; so the rest of a file with a broke
 
 from collections.abc import Iterator
 
-from pretrain.evaluation.records import NOT_TEXT, WRONG_COLUMNS, Line, Record, lines_of, usual
+from pretrain.evaluation.records import NOT_TEXT, WRONG_COLUMNS, Record, lines_of, usual
 from pretrain.evaluation.tasks import Column, Task, candidates
 
 DOCUMENT_BOUNDARY = "-DOCSTART-"
+
+# A line's number and columns; None where it is not in its encoding.
+Row = tuple[int, list[str] | None]
 
 
 def conll_records(task: Task, name: str, data: bytes, labelled: bool) -> Iterator[Record]:
@@ -18,7 +21,7 @@ def conll_records(task: Task, name: str, data: bytes, labelled: bool) -> Iterato
     The tags are in the last column unless the task says otherwise.
     """
     sentences = list(_sentences(data, task.encoding))
-    widths = [len(_fields(line.text)) for lines in sentences for line in lines if line.text]
+    widths = [len(fields) for rows in sentences for _, fields in rows if fields is not None]
     if not widths:
         return
     width = usual(widths)
@@ -29,45 +32,50 @@ def conll_records(task: Task, name: str, data: bytes, labelled: bool) -> Iterato
             f"{name} has {width} columns, expected the word in {words} and the tag in {tags}, "
             "numbered from 0: set the columns of the task"
         )
-    for lines in sentences:
-        yield _record(f"{name}:{lines[0].number}", lines, width, (words, tags))
+    for rows in sentences:
+        yield _record(name, rows, width, (words, tags))
 
 
-def _sentences(data: bytes, encoding: str) -> Iterator[list[Line]]:
+def _sentences(data: bytes, encoding: str) -> Iterator[list[Row]]:
     """Cut at blank lines and after document boundaries."""
-    held: list[Line] = []
-    for line in lines_of(data, encoding):
-        boundary = line.text is not None and line.text.startswith(DOCUMENT_BOUNDARY)
-        if held and (boundary or (line.text is not None and not line.text.strip(" \t"))):
+    held: list[Row] = []
+    for number, line in lines_of(data, encoding):
+        fields = None if line is None else _fields(line)
+        boundary = bool(fields) and fields is not None and fields[0] == DOCUMENT_BOUNDARY
+        if held and (boundary or fields == []):
             yield held
             held = []
         if boundary:
-            yield [line]
-        elif line.text is None or line.text.strip(" \t"):
-            held.append(line)
+            yield [(number, fields)]
+        elif fields != []:
+            held.append((number, fields))
     if held:
         yield held
 
 
 def _fields(line: str) -> list[str]:
+    """Return the columns of a line, none of a blank one."""
     # Not split() without arguments: a word may be another kind of space.
-    return line.split("\t") if "\t" in line else [each for each in line.split(" ") if each]
+    if "\t" in line:
+        return line.split("\t") if line.strip(" \t") else []
+    return [each for each in line.split(" ") if each]
 
 
-def _record(place: str, lines: list[Line], width: int, columns: tuple[int, int | None]) -> Record:
-    if lines[0].text is not None and lines[0].text.startswith(DOCUMENT_BOUNDARY):
-        return Record(place, {}, DOCUMENT_BOUNDARY)
-    if any(line.text is None for line in lines):
-        return Record(place, {}, NOT_TEXT)
-    rows = [(line.number, _fields(line.text or "")) for line in lines]
-    file = place.rpartition(":")[0]
+def _record(name: str, rows: list[Row], width: int, columns: tuple[int, int | None]) -> Record:
+    place = f"{name}:{rows[0][0]}"
+    table: list[list[str]] = []
     for number, fields in rows:
+        if fields is None:
+            return Record(f"{name}:{number}", {}, NOT_TEXT)
+        if fields[0] == DOCUMENT_BOUNDARY:
+            return Record(place, {}, DOCUMENT_BOUNDARY)
         if len(fields) != width:
-            return Record(f"{file}:{number}", {}, WRONG_COLUMNS)
+            return Record(f"{name}:{number}", {}, WRONG_COLUMNS)
+        table.append(fields)
     words, tags = columns
-    roles = {"words": [fields[words] for _, fields in rows]}
+    roles = {"words": [fields[words] for fields in table]}
     if tags is not None:
-        roles["tags"] = [fields[tags] for _, fields in rows]
+        roles["tags"] = [fields[tags] for fields in table]
     return Record(place, roles)
 
 

@@ -101,7 +101,7 @@ def read_split(
     labels: Sequence[str] | None = None,
     labelled: bool = True,
 ) -> Split:
-    """Read files of a task; with `labels`, examples of others are dropped and counted.
+    """Read files of a task; examples of other than its labels, or those given, are dropped.
 
     Where `labelled` is false, examples need no label and have none (prediction).
     """
@@ -140,7 +140,7 @@ def read_task(task: Task) -> TaskData:
     """Read all splits; validation is held out of train by a hash of the text where it has none."""
     if not task.train:
         raise ValueError(f"task {task.name} names no train files")
-    train = read_split(task, task.train, task.labels)
+    train = read_split(task, task.train)
     if task.validation:
         labels = labels_of(task, train.examples)
         validation = read_split(task, task.validation, labels)
@@ -195,7 +195,7 @@ def _judge(
     examples: list[Example] = []
     drops: Counter[str] = Counter()
     dropped: list[str] = []
-    known = frozenset(labels or ())
+    known = frozenset(labels or task.labels or ())
     for record in records:
         try:
             if record.fault:

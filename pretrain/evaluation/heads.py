@@ -38,7 +38,7 @@ def open_tokenizer(checkpoint: str, kind: Kind) -> Any:  # noqa: ANN401 - transf
     """Open the tokenizer of a checkpoint; words of tagging are told apart by a space before."""
     _check_directory(checkpoint)
     options = {"add_prefix_space": True} if kind == "tagging" else {}
-    with _quiet():
+    with quiet():
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 checkpoint, local_files_only=True, trust_remote_code=False, **options
@@ -88,7 +88,7 @@ def open_model(
         if dropout is not None and hasattr(config, name):
             setattr(config, name, dropout)
     head = getattr(transformers, _HEADS[task.kind])
-    with _quiet():
+    with quiet():
         if random_weights:
             model: nn.Module = head.from_config(config, trust_remote_code=False).float()
             return model
@@ -151,7 +151,7 @@ def _check_directory(checkpoint: str) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Leave out what transformers says of every new head, and its progress bars."""
     level = _logging.get_verbosity()
     had_bars = _logging.is_progress_bar_enabled()

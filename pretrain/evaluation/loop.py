@@ -108,7 +108,7 @@ def learn(job: Job) -> tuple[Progress, dict[str, Tensor]]:
                 saved = now
             if progress.diverged:
                 break
-        if not math.isfinite(sum(progress.pending)) or progress.diverged:
+        if progress.diverged or not _is_finite(progress, weights):
             progress = progress.model_copy(update={"diverged": True})
             break
         progress, is_best = _validate(job, progress)
@@ -231,6 +231,11 @@ def _step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(loss.item())
+
+
+def _is_finite(progress: Progress, weights: Mapping[str, Tensor]) -> bool:
+    finite = all(bool(torch.isfinite(weight).all()) for weight in weights.values())
+    return finite and math.isfinite(sum(progress.pending))
 
 
 def _precision(device: torch.device) -> AbstractContextManager[object]:

@@ -14,7 +14,6 @@ import logging
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 from pydantic import ConfigDict
@@ -55,11 +54,6 @@ class Cell(Section):
         """What decides between cells: the median over seeds of the metric that selects."""
         return statistics.median(result.value for result in self.results)
 
-    @property
-    def best(self) -> Result:
-        """The best run by validation, of equals the first."""
-        return max(self.results, key=lambda result: result.value)
-
 
 class Entry(Section):
     """What one checkpoint reached on one task."""
@@ -69,13 +63,20 @@ class Entry(Section):
     contestant: str
     task: str
     cells: tuple[Cell, ...]
+    best_cell: int
+    best_run: int
     validation: dict[str, Spread]
     test: dict[str, Spread]
 
     @property
     def winner(self) -> Cell:
-        """The best cell, of equals the first."""
-        return max(self.cells, key=lambda cell: cell.value)
+        """The best cell; of a run on several tasks the one best for all of them together."""
+        return self.cells[self.best_cell]
+
+    @property
+    def best(self) -> Result:
+        """The best run of the best cell."""
+        return self.winner.results[self.best_run]
 
 
 class Trial(Section):
@@ -90,8 +91,8 @@ def trials(evaluation: Evaluation) -> list[Trial]:
     """List all runs: by contestant, tasks, cell, seed."""
     planned = []
     for contestant in evaluation.contestants:
-        together = [evaluation.tasks] if contestant.together else [(t,) for t in evaluation.tasks]
-        for tasks in together:
+        alone = [(task,) for task in evaluation.tasks]
+        for tasks in [evaluation.tasks] if contestant.together else alone:
             for number, hyperparameters in enumerate(cells(evaluation, tasks[0])):
                 planned += [
                     _trial(evaluation, contestant, tasks, (number, hyperparameters, seed))
@@ -129,9 +130,9 @@ def run_protocol(evaluation: Evaluation) -> tuple[Entry, ...]:
     done = {n: found for n, trial in enumerate(planned) if (found := find(trial.run, out))}
     missing = [number for number in range(len(planned)) if number not in done]
     logger.info("%d runs, %d of them done before", len(planned), len(done))
-    for number, results in _perform_all(evaluation, [planned[n].run for n in missing], out):
-        done[missing[number]] = results
-        _log(planned[missing[number]], results, (len(done), len(planned)))
+    for at, results in _perform_all(evaluation, [planned[n].run for n in missing], out):
+        done[missing[at]] = results
+        _log(planned[missing[at]], results, (len(done), len(planned)))
         _prune(planned, done, out)
     return tuple(_entries(planned, done))
 
@@ -185,71 +186,64 @@ def _prune(planned: Sequence[Trial], done: Mapping[int, tuple[Result, ...]], out
     The best is the best run of the best cell; until a cell is complete, its best run may be it.
     """
     for group in _groups(planned):
-        by_cell: dict[int, list[int]] = {}
-        for number in group:
-            by_cell.setdefault(planned[number].cell, []).append(number)
-        complete = [cell for cell in by_cell.values() if all(n in done for n in cell)]
-        best = max(
-            complete,
-            key=lambda cell: statistics.median(_value(done[n]) for n in cell),
-            default=None,
-        )
-        for cell in by_cell.values():
+        by_cell = _by_cell(planned, group)
+        complete = [cell for cell in by_cell if all(number in done for number in cell)]
+        best = max(complete, key=lambda cell: _median(done, cell), default=None)
+        for cell in by_cell:
             finished = [number for number in cell if number in done]
-            keep = max(finished, key=lambda n: _value(done[n]), default=None)
+            keep = max(finished, key=lambda number: _value(done[number]), default=None)
+            is_beaten = cell in complete and cell is not best
             for number in finished:
-                if number != keep or (cell in complete and cell is not best):
+                if number != keep or is_beaten:
                     drop_weights(planned[number].run, out)
-
-
-def _value(results: Sequence[Result]) -> float:
-    return statistics.mean(result.value for result in results)
-
-
-def best_runs(evaluation: Evaluation, entries: Sequence[Entry]) -> Iterator[tuple[Contestant, Run]]:
-    """Give the run to save of each contestant and task."""
-    planned = trials(evaluation)
-    for group in _groups(planned):
-        first = planned[group[0]]
-        entry = next(
-            each
-            for each in entries
-            if (each.contestant, each.task) == (first.contestant.name, first.run.tasks[0].name)
-        )
-        best = entry.winner.best
-        chosen = next(
-            planned[n].run
-            for n in group
-            if (planned[n].run.seed, planned[n].run.hyperparameters)
-            == (best.seed, best.hyperparameters)
-        )
-        yield first.contestant, chosen
-
-
-def _entries(planned: Sequence[Trial], done: Mapping[int, tuple[Result, ...]]) -> Iterator[Entry]:
-    for group in _groups(planned):
-        first = planned[group[0]]
-        for at, task in enumerate(first.run.tasks):
-            found = tuple(
-                Cell(
-                    hyperparameters=planned[numbers[0]].run.hyperparameters,
-                    results=tuple(done[number][at] for number in numbers),
-                )
-                for numbers in _by_cell(planned, group)
-            )
-            yield _entry(first.contestant.name, task.name, found)
 
 
 def _by_cell(planned: Sequence[Trial], group: Sequence[int]) -> list[list[int]]:
     return [list(numbers) for _, numbers in groupby(group, key=lambda n: planned[n].cell)]
 
 
-def _entry(contestant: str, task: str, found: tuple[Cell, ...]) -> Entry:
-    entry = Entry(contestant=contestant, task=task, cells=found, validation={}, test={})
-    runs = entry.winner.results
-    validation = _spreads([result.best for result in runs])
-    test = _spreads([result.test for result in runs])
-    return entry.model_copy(update={"validation": validation, "test": test})
+def _value(results: Sequence[Result]) -> float:
+    return statistics.mean(result.value for result in results)
+
+
+def _median(done: Mapping[int, tuple[Result, ...]], cell: Sequence[int]) -> float:
+    return statistics.median(_value(done[number]) for number in cell)
+
+
+def best_runs(evaluation: Evaluation, entries: Sequence[Entry]) -> Iterator[tuple[Contestant, Run]]:
+    """Give the run to save of each contestant and task."""
+    planned = trials(evaluation)
+    chosen = {(entry.contestant, entry.task): entry for entry in entries}
+    for group in _groups(planned):
+        first = planned[group[0]]
+        entry = chosen[first.contestant.name, first.run.tasks[0].name]
+        number = _by_cell(planned, group)[entry.best_cell][entry.best_run]
+        yield first.contestant, planned[number].run
+
+
+def _entries(planned: Sequence[Trial], done: Mapping[int, tuple[Result, ...]]) -> Iterator[Entry]:
+    for group in _groups(planned):
+        by_cell = _by_cell(planned, group)
+        best_cell = max(range(len(by_cell)), key=lambda n: _median(done, by_cell[n]))
+        seeds = by_cell[best_cell]
+        best_run = max(range(len(seeds)), key=lambda n: _value(done[seeds[n]]))
+        first = planned[group[0]]
+        for at, task in enumerate(first.run.tasks):
+            yield Entry(
+                contestant=first.contestant.name,
+                task=task.name,
+                cells=tuple(
+                    Cell(
+                        hyperparameters=planned[numbers[0]].run.hyperparameters,
+                        results=tuple(done[number][at] for number in numbers),
+                    )
+                    for numbers in by_cell
+                ),
+                best_cell=best_cell,
+                best_run=best_run,
+                validation=_spreads([done[number][at].best for number in seeds]),
+                test=_spreads([done[number][at].test for number in seeds]),
+            )
 
 
 def _spreads(scores: Sequence[Mapping[str, float] | None]) -> dict[str, Spread]:

@@ -231,7 +231,7 @@ def _ranks(values: Sequence[float]) -> list[float]:
 def _answers(
     task: Task, examples: Sequence[Example], predictions: Sequence[Prediction], threshold: float
 ) -> dict[str, float]:
-    measures = {
+    measures: dict[str, Callable[[str, Sequence[str]], float]] = {
         "exact_match": exact_match,
         "f1": lambda text, truths: overlap_f1(text, truths, task.no_answer),
     }

@@ -180,7 +180,10 @@ def make_models(run: Run, labels: Sequence[Sequence[str]]) -> tuple[nn.Module, .
     )
     if run.settings.adapter is None:
         return models
-    return tuple(add_adapter(model, run.settings.adapter) for model in models)
+    return tuple(
+        add_adapter(model, run.settings.adapter, task.kind)
+        for model, task in zip(models, run.tasks, strict=True)
+    )
 
 
 def trained_models(run: Run, out: str) -> tuple[tuple[nn.Module, ...], tuple[Prepared, ...]]:
