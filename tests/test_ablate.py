@@ -13,6 +13,7 @@ from packed_helpers import write_packed
 from pretrain_helpers import SEQUENCE_LENGTH, SHARDS, write_snapshot
 
 from corpus.recipe import Recipe
+from corpus.snapshots import open_snapshot
 from pretrain.__main__ import main
 from pretrain.config import ModelShape
 from pretrain.evaluation import ablate as room
@@ -55,7 +56,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = Path(recipe.store)
         if not path.exists():
             write_packed(path, recipe.pack.format)
-        return Store(recipe.store, room.open_snapshot(recipe.store, recipe.snapshot))
+        return Store(recipe.store, open_snapshot(recipe.store, recipe.snapshot))
 
     monkeypatch.setattr(room, "_build", build)
     return tmp_path
@@ -68,6 +69,7 @@ def test_formats_are_compared_to_the_end(root: Path, capsys: pytest.CaptureFixtu
     assert set(values["stores"]) == set(FORMATS)
     assert [each["name"] for each in values["settings"]] == list(FORMATS)
     for setting in values["settings"]:
+        assert setting["steps"] == 2
         assert len(setting["losses"]) == 3
         for losses in setting["losses"]:
             assert set(losses) == set(FORMATS)
