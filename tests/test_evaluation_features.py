@@ -95,6 +95,19 @@ def test_a_model_shorter_than_the_task_sets_the_limit() -> None:
     assert feature.length == 20
 
 
+def test_single_texts_and_pairs_may_be_mixed() -> None:
+    encoded = encode(task_of("classification"), (), [text("the"), text("the", "in")], BYTES)
+    assert [BYTES.decode(list(each.input_ids[0])) for each in encoded.features] == [
+        "<s>the</s>",
+        "<s>the</s></s>in</s>",
+    ]
+
+
+def test_a_model_without_room_is_refused() -> None:
+    with pytest.raises(ValueError, match="tokenizer allows 9 tokens, 2 of them special: expected"):
+        encode(task_of("classification"), (), [text("x")], byte_tokenizer(max_length=9))
+
+
 def test_a_label_that_is_none_of_the_task_is_refused() -> None:
     with pytest.raises(ValueError, match="label c is not among the 2 of the task"):
         encode(task_of("classification"), ("a", "b"), [text("x", label="c")], BYTES)
