@@ -3,14 +3,14 @@
 Both are made from the values of results.json alone.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pretrain.evaluation import pages
-from pretrain.evaluation.pages import Cell, Html, Span
+from pretrain.evaluation.drawing import Markup, page, paragraph, table
+from pretrain.evaluation.intervals import Row, draw_intervals
 from pretrain.evaluation.published import LOSS, NUMBERS, TITLES, Table
-from pretrain.evaluation.verdicts import mean_interval
+from pretrain.evaluation.verdicts import Interval, mean_interval
+from pretrain.metrics import perplexity
 
 _READING = (
     "A verdict is on one published order: it agrees or disagrees where the whole interval of the "
@@ -28,138 +28,116 @@ _WHAT = ("setting", "batch", "steps", "rate", "passes")
 
 def render(values: Mapping[str, Any]) -> bytes:
     """Return the page of an ablation."""
-    sections = {"How to read it": _reading(values)}
-    for table in _tables(values):
-        sections[TITLES[table]] = _section(values, table)
-    return pages.page("Ablations", sections)
+    sections = [("How to read it", _reading(values))]
+    sections += [(TITLES[table], _section(values, table)) for table in _tables(values)]
+    return page("Ablations", sections).encode()
 
 
-def _reading(values: Mapping[str, Any]) -> Iterator[Html]:
-    yield pages.paragraph(_READING)
+def _reading(values: Mapping[str, Any]) -> Markup:
     stores = [
-        (
-            name,
-            each["snapshot"],
-            each["train_rows"],
-            f"{each['row_tokens']:.1f}",
-            each["fingerprint"],
-        )
+        (name, each["snapshot"], f"{each['train_rows']:,}", f"{each['row_tokens']:.1f}",
+         each["fingerprint"][:16])
         for name, each in values["stores"].items()
-    ]
+    ]  # fmt: skip
     head = ("packing", "snapshot", "training rows", "tokens a row", "fingerprint")
-    yield pages.table(f"Model {values['preset']}, seeds {values['seeds']}; stores", head, stores)
+    seeds = ", ".join(map(str, values["seeds"]))
+    caption = f"Stores; the model is {values['preset']}, the seeds are {seeds}"
+    return Markup(paragraph(_READING) + table(caption, head, stores))
 
 
-def _section(values: Mapping[str, Any], table: Table) -> Iterator[Html]:
-    if table == "formats":
-        yield pages.paragraph(_STAND_IN)
-    for caption, head, rows in _measures(values, table):
-        yield pages.table(caption, head, rows)
-    found = _comparisons(values, table)
+def _section(values: Mapping[str, Any], asked: Table) -> Markup:
+    parts = [paragraph(_STAND_IN)] if asked == "formats" else []
+    parts += [table(*each) for each in _measures(values, asked)]
+    found = _comparisons(values, asked)
     rows = [
-        (
-            f"{each['better']} over {each['worse']}", each["measure"], _place(each),
-            each["gain"]["mean"], _interval(each["gain"]), each["verdict"], each["claim"],
-        )
+        (_order(each), each["measure"], _gain(each), _interval(each["gain"]), each["verdict"],
+         _place(each), each["claim"] + ("" if each["numbers_in_paper"] else "; by its text"))
         for each in found
     ]  # fmt: skip
-    head = ("order in the paper", "by", "measured on", "gain", "interval", "verdict", "claim")
-    yield pages.table(f"Verdicts at {values['confidence']:.0%}", head, rows)
+    head = ("order in the paper", "by", "gain", "interval", "verdict", "measured on", "why")
+    parts.append(table(f"Verdicts, intervals of {values['confidence']:.0%}", head, rows))
     for measure in dict.fromkeys(each["measure"] for each in found):
         drawn = [
-            Span(f"{each['better']} over {each['worse']}: {each['verdict']}", **_span(each["gain"]))
+            Row(_order(each), Interval(**each["gain"]), each["verdict"])
             for each in found
             if each["measure"] == measure
         ]
-        yield pages.spans(f"Gain by {measure}, to the right as in the paper", drawn)
+        parts.append(draw_intervals(f"Gain by {measure}; to the right as in the paper", drawn))
+    return Markup("\n".join(parts))
 
 
-def _span(gain: Mapping[str, float]) -> dict[str, float]:
-    return {"value": gain["mean"], "low": gain["low"], "high": gain["high"]}
+def _order(comparison: Mapping[str, Any]) -> str:
+    return f"{comparison['better']} over {comparison['worse']}"
+
+
+def _gain(comparison: Mapping[str, Any]) -> str:
+    return f"{comparison['gain']['mean']:+.4f}"
 
 
 def show_table(values: Mapping[str, Any]) -> str:
     """Return tables and verdicts as text."""
     lines = []
-    for table in _tables(values):
-        lines += ["", TITLES[table]]
-        for caption, head, rows in _measures(values, table):
+    for asked in _tables(values):
+        lines += ["", TITLES[asked]]
+        for caption, head, rows in _measures(values, asked):
             lines += [f"  {caption}", *_columns(head, rows)]
         verdicts = [
-            (f"{each['better']} over {each['worse']}", each["measure"],
-             f"{each['gain']['mean']:+.4f}", _interval(each["gain"]), each["verdict"])
-            for each in _comparisons(values, table)
-        ]  # fmt: skip
+            (_order(each), each["measure"], _gain(each), _interval(each["gain"]), each["verdict"])
+            for each in _comparisons(values, asked)
+        ]
+        lines += [f"  Verdicts, intervals of {values['confidence']:.0%}"]
         lines += _columns(("order in the paper", "by", "gain", "interval", "verdict"), verdicts)
     return "\n".join(lines[1:])
 
 
-def _columns(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
-    texts = [list(head), *([_text(cell) for cell in row] for row in rows)]
+def _columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    texts = [head, *rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    return [
-        "    "
-        + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in texts
-    ]
+    return ["    " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in texts]
 
 
-def _text(value: Cell) -> str:
-    if value is None:
-        return "-"
-    return (
-        f"{value:.4f}"
-        if isinstance(value, float)
-        else f"{value:,}"
-        if isinstance(value, int)
-        else str(value)
-    )
+_Lines = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 
 
-def _measures(
-    values: Mapping[str, Any], table: Table
-) -> Iterator[tuple[str, tuple[str, ...], list[tuple[Cell, ...]]]]:
+def _measures(values: Mapping[str, Any], asked: Table) -> Iterator[_Lines]:
     """Give a table a measure: settings, what they were, mean with interval, the paper's number."""
-    settings = [each for each in values["settings"] if each["table"] == table]
-    own = values["own_packing"]
-    places = settings[0]["losses"][0] if table == "formats" else (own,)
+    settings = [each for each in values["settings"] if each["table"] == asked]
+    places = settings[0]["losses"][0] if asked == "formats" else (values["own_packing"],)
     for place in places:
-        rows = [
-            (*_what(each), *_loss(each, place, values), _printed(each, LOSS)) for each in settings
-        ]
-        head = (*_WHAT, "perplexity", "loss", "interval", "in the paper")
-        yield f"Loss on validation rows of {place}", head, rows
+        rows = [(*_what(each), *_loss(each, place, values)) for each in settings]
+        head = (*_WHAT, "perplexity", "loss", "interval", "perplexity in paper")
+        yield f"Loss on validation rows of {place}, nats", head, rows
     for task in settings[0]["scores"][0]:
-        scored = [
-            (*_what(each), *_score(each, task, values), _printed(each, task)) for each in settings
-        ]
-        yield f"Score on {task}", (*_WHAT, "score", "interval", "in the paper"), scored
+        scored = [(*_what(each), *_score(each, task, values)) for each in settings]
+        yield f"Score on {task}", (*_WHAT, "score", "interval", "in paper, percent"), scored
 
 
-def _printed(setting: Mapping[str, Any], measure: str) -> Cell:
-    """Give the paper's number for a setting, or None."""
-    table: Table = setting["table"]
-    return NUMBERS[table][setting["name"]].get(measure)
+def _printed(setting: Mapping[str, Any], measure: str) -> str:
+    """Give the paper's number for a setting, or a dash."""
+    asked: Table = setting["table"]
+    found = NUMBERS[asked][setting["name"]].get(measure)
+    return "-" if found is None else f"{found:g}"
 
 
-def _what(setting: Mapping[str, Any]) -> tuple[Cell, ...]:
+def _what(setting: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         setting["name"],
-        setting["batch_sequences"],
-        setting["steps"],
+        f"{setting['batch_sequences']:,}",
+        f"{setting['steps']:,}",
         f"{setting['learning_rate']:g}",
         f"{setting['passes']:.1f}",
     )
 
 
-def _loss(setting: Mapping[str, Any], packing: str, values: Mapping[str, Any]) -> tuple[Cell, ...]:
-    found = mean_interval([each[packing] for each in setting["losses"]], values["confidence"])
-    return f"{math.exp(found.mean):.2f}", found.mean, _interval(found._asdict())
+def _loss(setting: Mapping[str, Any], place: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+    found = mean_interval([each[place] for each in setting["losses"]], values["confidence"])
+    shown = f"{perplexity(found.mean):.2f}", f"{found.mean:.4f}", _interval(found._asdict())
+    return *shown, _printed(setting, LOSS)
 
 
-def _score(setting: Mapping[str, Any], task: str, values: Mapping[str, Any]) -> tuple[Cell, ...]:
+def _score(setting: Mapping[str, Any], task: str, values: Mapping[str, Any]) -> tuple[str, ...]:
     found = mean_interval([each[task] for each in setting["scores"]], values["confidence"])
-    return found.mean, _interval(found._asdict())
+    return f"{found.mean:.4f}", _interval(found._asdict()), _printed(setting, task)
 
 
 def _interval(gain: Mapping[str, float]) -> str:
@@ -171,8 +149,9 @@ def _place(comparison: Mapping[str, Any]) -> str:
 
 
 def _tables(values: Mapping[str, Any]) -> list[Table]:
-    return [table for table in TITLES if any(each["table"] == table for each in values["settings"])]
+    found = {each["table"] for each in values["settings"]}
+    return [asked for asked in TITLES if asked in found]
 
 
-def _comparisons(values: Mapping[str, Any], table: Table) -> list[Mapping[str, Any]]:
-    return [each for each in values["comparisons"] if each["table"] == table]
+def _comparisons(values: Mapping[str, Any], asked: Table) -> list[Mapping[str, Any]]:
+    return [each for each in values["comparisons"] if each["table"] == asked]

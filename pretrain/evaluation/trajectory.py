@@ -11,6 +11,7 @@ A run keeps its newest checkpoints only, unless pretrain.keep_checkpoint_every_s
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import accumulate
@@ -24,10 +25,9 @@ from corpus.files import checksum, write_bytes
 from corpus.section import Section, load_section
 from corpus.snapshots import open_snapshot
 from pretrain.checkpoints import checkpoint_home, list_checkpoints
-from pretrain.evaluation import pages
+from pretrain.evaluation.drawing import Curve, chart, charts, page, table
 from pretrain.evaluation.held_out import held_out_loss
 from pretrain.evaluation.intrinsic import measure, open_model
-from pretrain.evaluation.pages import Curve
 from pretrain.evaluation.scoring import FineTuning, fine_tuned_scores
 from pretrain.evaluation.texts import DEFAULT_MAX_BYTES, read_texts
 from pretrain.explain import open_recipe
@@ -141,12 +141,9 @@ def show_points(points: Sequence[Mapping[str, Any]]) -> str:
     columns = _columns(points)
     lines = ["  ".join(["    step", "        tokens", *columns])]
     for at, point in enumerate(points):
-        tokens = "-" if point["tokens"] is None else f"{point['tokens']:,}"
-        cells = [
-            ("-" if values[at] is None else f"{values[at]:.4f}").rjust(len(name))
-            for name, values in columns.items()
-        ]
-        lines.append("  ".join([f"{point['step']:8,}", tokens.rjust(14), *cells]))
+        cells = [_show(values[at]).rjust(len(name)) for name, values in columns.items()]
+        first = f"{point['step']:8,}", _show(point["tokens"]).rjust(14)
+        lines.append("  ".join([*first, *cells]))
     return "\n".join(lines)
 
 
@@ -154,25 +151,23 @@ def render(values: Mapping[str, Any]) -> bytes:
     """Return the page: a picture a measure over tokens seen, and the table."""
     points, columns = values["points"], _columns(values["points"])
     known = all(point["tokens"] is not None for point in points)
-    places = [point["tokens"] if known else point["step"] for point in points]
+    places = [float(point["tokens"] if known else point["step"]) for point in points]
     across = "tokens seen" if known else "steps (the metrics of the run are not whole)"
-    pictures = [
-        pages.curves(
-            f"{name} over {across}",
-            across,
-            [
-                Curve(
-                    name,
-                    tuple((x, y) for x, y in zip(places, column, strict=True) if y is not None),
-                )
-            ],
-        )
-        for name, column in columns.items()
-    ]
+    pictures = []
+    for name, column in columns.items():
+        pairs = [(x, y) for x, y in zip(places, column, strict=True) if y is not None]
+        finite = tuple(pair for pair in pairs if math.isfinite(pair[1]))
+        pictures.append(chart(f"{name} over {across}", across, [Curve(name, finite)]))
     rows = [
-        (point["step"], point["tokens"], *(column[at] for column in columns.values()))
+        (f"{point['step']:,}", _show(point["tokens"]), *(_show(c[at]) for c in columns.values()))
         for at, point in enumerate(points)
     ]
-    head = ("step", "tokens seen", *columns)
-    table = pages.table("A line a checkpoint", head, rows)
-    return pages.page(f"Run {values['run']}", {"Over training": pictures, "Numbers": [table]})
+    numbers = table("A line a checkpoint", ("step", "tokens seen", *columns), rows)
+    title = f"Along the run {values['run']}"
+    return page(title, [("Over training", charts(pictures)), ("Numbers", numbers)]).encode()
+
+
+def _show(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
