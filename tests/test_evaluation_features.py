@@ -153,7 +153,7 @@ def test_every_word_with_a_token_gets_its_tag(
         (place[0], feature.labels[at])
         for feature in encoded.features
         for at, place in enumerate(feature.places)
-        if place is not None and feature.labels[at] != NO_CLASS
+        if place is not None and feature.labels and feature.labels[at] != NO_CLASS
     ]
     # Each word is learnt once or has vanished, and with its own tag.
     assert len({word for word, _ in learnt}) == len(learnt) == len(words) - encoded.vanished
@@ -192,9 +192,21 @@ def test_words_that_vanish_are_outside() -> None:
     nothing = TaggedExample("x", ("\x01",), ("B-A",))
     encoded = encode(task, labels, [nothing], TYPED)
     assert encoded.vanished == 1
+    assert [feature.labels for feature in encoded.features] == [()]
     (found,) = decode(task, labels, [nothing], encoded, perfect(task, labels, encoded))
     assert isinstance(found, TagsPrediction)
     assert found.tags == ("O",)
+
+
+def test_a_piece_within_one_word_teaches_nothing() -> None:
+    task, labels = task_of("tagging", max_length=16, stride=0), ("O", "B-A")
+    example = TaggedExample("x", ("x" * 40, "in"), ("B-A", "O"))
+    encoded = encode(task, labels, [example], BYTES)
+    # 14 bytes of the long word a piece; the last piece ends it and holds the other one.
+    assert [bool(feature.labels) for feature in encoded.features] == [True, False, True]
+    (found,) = decode(task, labels, [example], encoded, perfect(task, labels, encoded))
+    assert isinstance(found, TagsPrediction)
+    assert found.tags == example.tags
 
 
 def test_a_token_over_two_words_belongs_to_the_first() -> None:
