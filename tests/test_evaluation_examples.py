@@ -91,6 +91,52 @@ def test_layouts_of_texts(
     assert not split.drops
 
 
+MNLI = (
+    "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse "
+    "sentence2_parse sentence1 sentence2 label1 gold_label"
+)
+# Columns of GLUE's own files and of `nyu-mll/glue`: text, pair, label.
+GLUE = [
+    ("qqp", "id qid1 qid2 question1 question2 is_duplicate", "question1 question2 is_duplicate"),
+    ("mnli", MNLI, "sentence1 sentence2 gold_label"),
+    ("qnli", "index question sentence label", "question sentence label"),
+    ("wnli", "index sentence1 sentence2 label", "sentence1 sentence2 label"),
+    (
+        "stsb",
+        "index genre filename year old_index source1 source2 sentence1 sentence2 score",
+        "sentence1 sentence2 score",
+    ),
+    ("mrpc", "idx sentence1 sentence2 label", "sentence1 sentence2 label"),
+    ("qqp", "idx question1 question2 label", "question1 question2 label"),
+    ("mnli", "idx premise hypothesis label", "premise hypothesis label"),
+    ("stsb", "idx sentence1 sentence2 label", "sentence1 sentence2 label"),
+]
+
+
+@pytest.mark.parametrize(("preset", "header", "expected"), GLUE)
+def test_columns_of_glue(preset: str, header: str, expected: str) -> None:
+    task = load_task({"name": preset})
+    text, pair, label = expected.split()
+    cells = {name: name for name in header.split()} | {label: "1"}
+    found = [(text, pair, 1.0 if preset == "stsb" else "1")]
+    table = "\t".join(header.split()) + "\n" + "\t".join(cells.values()) + "\n"
+    assert texts(read(task, table)) == found
+    rows = load_task({"name": preset, "format": "jsonl"})
+    assert texts(read(rows, json.dumps(cells))) == found
+
+
+@pytest.mark.parametrize(
+    ("preset", "row", "label"),
+    [
+        ("sst2", {"sentence": "a", "idx": 3, "label": "x"}, "x"),
+        ("cola", {"sentence": "a", "label": 0}, "0"),
+    ],
+)
+def test_single_sentences_by_name(preset: str, row: dict[str, Any], label: str) -> None:
+    task = load_task({"name": preset, "format": "jsonl", "header": True})
+    assert texts(read(task, json.dumps(row))) == [("a", None, label)]
+
+
 CONLL = """-DOCSTART- -X- O O
 
 EU NNP I-NP I-ORG
@@ -334,7 +380,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 
 @pytest.mark.parametrize("kind", sorted(ROLES))
 @pytest.mark.parametrize("labelled", [True, False])
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_whatever_a_json_object_holds(kind: str, labelled: bool, data: st.DataObject) -> None:
     task = task_of(kind, format="jsonl", options=2)
@@ -354,7 +400,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize("task", FORMS, ids=lambda task: f"{task.name}-{task.format}")
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(
     pieces=st.lists(
         st.one_of(

@@ -48,10 +48,10 @@ class Feature:
 
     `input_ids` has one row, choice one an option. `labels` is what the head learns: one class or
     number, a class a token (-100 where none), or the first and last token of the answer; empty
-    where unknown. `places` tells for each token of the row what it stands for, None for
-    special tokens: tagging (word, 1 where this token decides its tag), answering (start, stop) in
-    characters of the context; the other kinds have none. `blank` is the token that stands for no
-    answer.
+    where unknown or where there is nothing to learn. `places` tells for each token of the row what
+    it stands for, None for special tokens: tagging (word, 1 where this token decides its tag),
+    answering (start, stop) in characters of the context; the other kinds have none. `blank` is the
+    token that stands for no answer.
     """
 
     example: int
@@ -241,7 +241,9 @@ def _tags(maker: _Maker, example: TaggedExample, places: Sequence[Place]) -> lis
     if example.tags is None:
         return []
     numbers = [maker.number(tag) for tag in example.tags]
-    return [numbers[place[0]] if place and place[1] else NO_CLASS for place in places]
+    tags = [numbers[place[0]] if place and place[1] else NO_CLASS for place in places]
+    # A mean loss over no word at all is no number: such a piece is for prediction only.
+    return tags if any(place and place[1] for place in places) else []
 
 
 def _encode_questions(maker: _Maker, examples: Sequence[QuestionExample]) -> Encoded:
