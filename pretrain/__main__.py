@@ -44,7 +44,8 @@ def _run(options: argparse.Namespace) -> None:
     elif options.command == "plan":
         print(_plan(options))
     elif options.command in evaluation.COMMANDS:
-        print(evaluation.run(options))
+        if shown := evaluation.run(options):
+            print(shown)
     else:
         print(explain_step(options.run, options.step))
 

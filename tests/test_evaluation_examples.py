@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import zstandard
 from evaluation_helpers import task_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrain.evaluation.examples import (
@@ -26,7 +26,7 @@ from pretrain.evaluation.examples import (
     read_task,
 )
 from pretrain.evaluation.records import WRONG_COLUMNS
-from pretrain.evaluation.tasks import Task, load_task
+from pretrain.evaluation.tasks import ROLES, Task, load_task
 
 
 def read(task: Task, data: bytes | str, labelled: bool = True) -> Split:
@@ -89,6 +89,52 @@ def test_layouts_of_texts(
     split = read(task, data.encode(task.encoding if "\ufeff" not in data else "utf-8"))
     assert texts(split) == expected
     assert not split.drops
+
+
+MNLI = (
+    "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse "
+    "sentence2_parse sentence1 sentence2 label1 gold_label"
+)
+# Columns of GLUE's own files and of `nyu-mll/glue`: text, pair, label.
+GLUE = [
+    ("qqp", "id qid1 qid2 question1 question2 is_duplicate", "question1 question2 is_duplicate"),
+    ("mnli", MNLI, "sentence1 sentence2 gold_label"),
+    ("qnli", "index question sentence label", "question sentence label"),
+    ("wnli", "index sentence1 sentence2 label", "sentence1 sentence2 label"),
+    (
+        "stsb",
+        "index genre filename year old_index source1 source2 sentence1 sentence2 score",
+        "sentence1 sentence2 score",
+    ),
+    ("mrpc", "idx sentence1 sentence2 label", "sentence1 sentence2 label"),
+    ("qqp", "idx question1 question2 label", "question1 question2 label"),
+    ("mnli", "idx premise hypothesis label", "premise hypothesis label"),
+    ("stsb", "idx sentence1 sentence2 label", "sentence1 sentence2 label"),
+]
+
+
+@pytest.mark.parametrize(("preset", "header", "expected"), GLUE)
+def test_columns_of_glue(preset: str, header: str, expected: str) -> None:
+    task = load_task({"name": preset})
+    text, pair, label = expected.split()
+    cells = {name: name for name in header.split()} | {label: "1"}
+    found = [(text, pair, 1.0 if preset == "stsb" else "1")]
+    table = "\t".join(header.split()) + "\n" + "\t".join(cells.values()) + "\n"
+    assert texts(read(task, table)) == found
+    rows = load_task({"name": preset, "format": "jsonl"})
+    assert texts(read(rows, json.dumps(cells))) == found
+
+
+@pytest.mark.parametrize(
+    ("preset", "row", "label"),
+    [
+        ("sst2", {"sentence": "a", "idx": 3, "label": "x"}, "x"),
+        ("cola", {"sentence": "a", "label": 0}, "0"),
+    ],
+)
+def test_single_sentences_by_name(preset: str, row: dict[str, Any], label: str) -> None:
+    task = load_task({"name": preset, "format": "jsonl", "header": True})
+    assert texts(read(task, json.dumps(row))) == [("a", None, label)]
 
 
 CONLL = """-DOCSTART- -X- O O
@@ -173,7 +219,8 @@ def test_an_unusable_file_is_refused(task: Task, data: bytes | str, message: str
         (task_of("classification"), {"text": 3, "label": "a"}, "text is no text"),
         (task_of("classification"), {"label": "a"}, "no text"),
         (task_of("classification"), {"text": "x"}, "no label"),
-        (task_of("classification"), {"text": "x", "label": ""}, "no label"),
+        (task_of("classification"), {"text": "x", "label": " "}, "no label"),
+        (task_of("classification", label_until=":"), {"text": "x", "label": ":a"}, "no label"),
         (task_of("classification"), {"text": "x", "label": []}, "label is no single value"),
         (task_of("classification"), ["x"], "not a JSON object"),
         (load_task({"name": "csl"}), {"abst": "x", "keyword": [], "label": 1}, "empty pair"),
@@ -276,6 +323,7 @@ def test_race_from_a_directory_and_from_lines(tmp_path: Path) -> None:
     directory.mkdir()
     (directory / "1.txt").write_text(json.dumps(PASSAGE))
     (directory / "2.txt").write_text(json.dumps(PASSAGE))
+    (directory / ".hidden").write_text("no JSON")
     assert read_split(task, [str(directory)]).examples == expected * 2
     lines = f"{json.dumps(PASSAGE)}\n{json.dumps(PASSAGE)}\n"
     assert read(task, lines).examples == expected * 2
@@ -312,6 +360,65 @@ def test_what_goes_in_is_kept_or_dropped(lines: list[str]) -> None:
     assert len(split.examples) + split.drops.total() == len(lines)
     assert len(split.examples) == sum(line in ("a\t1", "b\t0") for line in lines)
     assert split.drops[UNSEEN_LABEL] == lines.count("f\t9")
+
+
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-9, 9),
+        st.floats(),
+        st.sampled_from(["", " ", "a", "B", "O", "B-X", "I-X", "1"]),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(st.sampled_from(["text", "answer_start"]), inner, max_size=2),
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("kind", sorted(ROLES))
+@pytest.mark.parametrize("labelled", [True, False])
+@settings(max_examples=25)
+@given(data=st.data())
+def test_whatever_a_json_object_holds(kind: str, labelled: bool, data: st.DataObject) -> None:
+    task = task_of(kind, format="jsonl", options=2)
+    roles = st.fixed_dictionaries({}, optional=dict.fromkeys(ROLES[kind], VALUES))
+    objects = data.draw(st.lists(st.one_of(roles, roles, VALUES), min_size=1, max_size=5))
+    split = read(task, "\n".join(map(json.dumps, objects)), labelled=labelled)
+    assert len(split.examples) + split.drops.total() == len(objects)
+
+
+FORMS = [
+    load_task({"name": name, **values})
+    for name, values in [
+        ("cola", {}), ("sst2", {}), ("sst2", {"format": "csv"}), ("trec", {}), ("wikigold", {}),
+        ("squad", {}), ("race", {}), ("tnews", {}),
+    ]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("task", FORMS, ids=lambda task: f"{task.name}-{task.format}")
+@settings(max_examples=25)
+@given(
+    pieces=st.lists(
+        st.one_of(
+            st.binary(max_size=4),
+            st.sampled_from([b"sentence\tlabel\n", b"sentence,label\n", b"\n", b"\t", b" ", b'"']),
+            st.sampled_from([b"a O\n", b"x\t1\t\ty\n", b'{"data": []}', b"[", b"{}\n", b"\r"]),
+        ),
+        max_size=10,
+    )
+)
+def test_whatever_a_file_holds(task: Task, pieces: list[bytes]) -> None:
+    data = b"".join(pieces)
+    try:
+        split = read(task, data)
+    except ValueError as error:
+        assert str(error).startswith("f")
+    else:
+        assert len(split.examples) + split.drops.total() <= data.count(b"\n") + 1
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.tsv.gz", "a.tsv.zst"])

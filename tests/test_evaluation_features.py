@@ -1,16 +1,27 @@
 """Examples as features: special tokens, cutting, words and their tokens, answers in pieces."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from evaluation_helpers import byte_tokenizer, perfect, task_of, typed_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import (
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertConfig,
+    RobertaConfig,
+)
 
 from pretrain.evaluation.examples import (
     ChoiceExample,
+    Example,
     QuestionExample,
     TaggedExample,
     TextExample,
@@ -95,6 +106,19 @@ def test_a_model_shorter_than_the_task_sets_the_limit() -> None:
     assert feature.length == 20
 
 
+def test_single_texts_and_pairs_may_be_mixed() -> None:
+    encoded = encode(task_of("classification"), (), [text("the"), text("the", "in")], BYTES)
+    assert [BYTES.decode(list(each.input_ids[0])) for each in encoded.features] == [
+        "<s>the</s>",
+        "<s>the</s></s>in</s>",
+    ]
+
+
+def test_a_model_without_room_is_refused() -> None:
+    with pytest.raises(ValueError, match="tokenizer allows 9 tokens, 2 of them special: expected"):
+        encode(task_of("classification"), (), [text("x")], byte_tokenizer(max_length=9))
+
+
 def test_a_label_that_is_none_of_the_task_is_refused() -> None:
     with pytest.raises(ValueError, match="label c is not among the 2 of the task"):
         encode(task_of("classification"), ("a", "b"), [text("x", label="c")], BYTES)
@@ -129,7 +153,7 @@ def test_every_word_with_a_token_gets_its_tag(
         (place[0], feature.labels[at])
         for feature in encoded.features
         for at, place in enumerate(feature.places)
-        if place is not None and feature.labels[at] != NO_CLASS
+        if place is not None and feature.labels and feature.labels[at] != NO_CLASS
     ]
     # Each word is learnt once or has vanished, and with its own tag.
     assert len({word for word, _ in learnt}) == len(learnt) == len(words) - encoded.vanished
@@ -168,9 +192,21 @@ def test_words_that_vanish_are_outside() -> None:
     nothing = TaggedExample("x", ("\x01",), ("B-A",))
     encoded = encode(task, labels, [nothing], TYPED)
     assert encoded.vanished == 1
+    assert [feature.labels for feature in encoded.features] == [()]
     (found,) = decode(task, labels, [nothing], encoded, perfect(task, labels, encoded))
     assert isinstance(found, TagsPrediction)
     assert found.tags == ("O",)
+
+
+def test_a_piece_within_one_word_teaches_nothing() -> None:
+    task, labels = task_of("tagging", max_length=16, stride=0), ("O", "B-A")
+    example = TaggedExample("x", ("x" * 40, "in"), ("B-A", "O"))
+    encoded = encode(task, labels, [example], BYTES)
+    # 14 bytes of the long word a piece; the last piece ends it and holds the other one.
+    assert [bool(feature.labels) for feature in encoded.features] == [True, False, True]
+    (found,) = decode(task, labels, [example], encoded, perfect(task, labels, encoded))
+    assert isinstance(found, TagsPrediction)
+    assert found.tags == example.tags
 
 
 def test_a_token_over_two_words_belongs_to_the_first() -> None:
@@ -284,6 +320,52 @@ def test_batches_are_padded() -> None:
     assert batch["labels"].dtype == torch.float32
     unknown = [feature([0, 5], (1,)), feature([0], ())]
     assert "labels" not in collate(task_of("classification"), unknown, 1)
+
+
+SHAPE: dict[str, Any] = {
+    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+}  # fmt: skip
+LONGER: dict[str, dict[str, Any]] = {
+    "classification": {"text": "the other thing"},
+    "regression": {"text": "the other thing"},
+    "tagging": {"words": ("in", "the", "end"), "tags": ("a", "b", "a")},
+    "answering": {"context": "a b and the other thing"},
+    "choice": {"context": "the other thing"},
+}
+HEADS = [
+    ("classification", AutoModelForSequenceClassification, text("the", "in", "b")),
+    ("regression", AutoModelForSequenceClassification, text("the", None, 2.5)),
+    ("tagging", AutoModelForTokenClassification, TaggedExample("x", ("in", "the"), ("a", "b"))),
+    (
+        "answering",
+        AutoModelForQuestionAnswering,
+        QuestionExample("x", "?", "a b", (("b", 2),), False),
+    ),
+    ("choice", AutoModelForMultipleChoice, ChoiceExample("x", "c", "?", ("a", "b", "c", "d"), 1)),
+]
+
+
+@pytest.mark.parametrize(("kind", "head", "example"), HEADS, ids=[each[0] for each in HEADS])
+@pytest.mark.parametrize("typed", [False, True], ids=["roberta", "bert"])
+def test_heads_take_the_batches(kind: str, head: type[Any], example: Example, typed: bool) -> None:
+    tokenizer = TYPED if typed else BYTES
+    labels = {"classification": ("a", "b"), "tagging": ("a", "b")}.get(kind, ())
+    longer = replace(example, id="y", **LONGER[kind])
+    task = task_of(kind, spans=False, metrics=["accuracy"]) if kind == "tagging" else task_of(kind)
+    encoded = encode(task, labels, [example, longer], tokenizer)
+    made = BertConfig if typed else RobertaConfig
+    config = made(vocab_size=len(tokenizer), **SHAPE)
+    config.num_labels = 2 if kind == "answering" else max(len(labels), 1)
+    torch.manual_seed(0)
+    model = head.from_config(config).eval()
+    batch = collate(task, encoded.features, tokenizer.pad_token_id)
+    with torch.no_grad():
+        whole = model(**batch)
+        single = model(**collate(task, encoded.features[:1], tokenizer.pad_token_id))
+    assert torch.isfinite(whole.loss)
+    for name in ("start_logits", "end_logits") if kind == "answering" else ("logits",):
+        kept = single[name].shape[1]
+        torch.testing.assert_close(whole[name][0, :kept], single[name][0], atol=1e-5, rtol=1e-5)
 
 
 def test_a_slow_tokenizer_is_refused() -> None:

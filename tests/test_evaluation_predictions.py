@@ -19,6 +19,7 @@ from pretrain.evaluation.predictions import (
     ChoicePrediction,
     LabelPrediction,
     Logits,
+    TagsPrediction,
     ValuePrediction,
     as_json,
     decode,
@@ -149,9 +150,14 @@ def test_lines_of_output_are_json() -> None:
     feature = Feature(0, ((0, 5, 2),), None, (), (None, (0, 1), None))
     tags = decode(task, ("O", "B-PER"), [words], one(feature), [logits([0, 0], [0, 9], [9, 0])])
     line = as_json(task, ("O", "B-PER"), words, tags[0])
-    assert json.loads(json.dumps(line)) == {
+    line = json.loads(json.dumps(line))
+    assert line.pop("probabilities") == pytest.approx([0.99988, 0.0], abs=1e-4)
+    assert line == {
         "id": "w", "words": ["Ann", "."], "tags": ["B-PER", "O"],
+        "spans": [{"type": "PER", "start": 0, "stop": 1, "text": "Ann"}],
     }  # fmt: skip
+    other = as_json(task, (), words, TagsPrediction(("LABEL_1", "LABEL_0"), (0.9, 0.8)))
+    assert "spans" not in other
     choice = ChoiceExample("c", "x", "?", ("a", "b"), None)
     found = as_json(task_of("choice"), (), choice, ChoicePrediction(1, (0.1, 0.9)))
     assert found["option"] == 1

@@ -21,6 +21,7 @@ from pretrain.evaluation.predict import predict_files
 from pretrain.evaluation.protocol import run_protocol, spread, trials
 from pretrain.evaluation.recipe import RANDOM, Evaluation, cells, load_evaluation
 from pretrain.evaluation.tuning import Result
+from pretrain.launch import open_cluster
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,7 @@ def test_the_best_cell_is_that_of_the_best_median(
 
 def test_baselines_by_hand(tmp_path: Path) -> None:
     rows = [{"text": "zzz yes", "label": "b"}] * 3 + [{"text": "qqq no", "label": "a"}] * 2
-    task = write_task(tmp_path, "classification")
+    task = write_task(tmp_path, "classification").model_copy(update={"test": ()})
     train = Path(task.train[0])
     train.write_bytes(b"\n".join(map(orjson.dumps, rows)))
     Path(task.validation[0]).write_bytes(b"\n".join(map(orjson.dumps, rows[2:])))
@@ -226,6 +227,25 @@ def _models_work(root: Path) -> None:
 
 def predictions(model: Path, given: bytes) -> list[dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
-        stream = io.BufferedReader(io.BytesIO(given))  # type: ignore[arg-type]
+        stream = io.BufferedReader(io.BytesIO(given))
         patch.setattr("sys.stdin", io.TextIOWrapper(stream))
         return [orjson.loads(line) for line in predict_files(str(model), [], None, 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_runs_side_by_side_are_the_same_runs(tmp_path: Path, checkpoint: str) -> None:
+    good = [
+        trial.run for trial in trials(load(tmp_path, recipe_of(tmp_path, checkpoint, "choice")))
+    ]
+    adapter = {"kind": "prompt", "virtual_tokens": 2}
+    contestant = {"name": "ours", "path": checkpoint, "adapter": adapter}
+    values = recipe_of(tmp_path, checkpoint, "tagging", checkpoints=[contestant])
+    bad = trials(load(tmp_path, values))[0].run
+    calls = [(run, str(tmp_path / "beside")) for run in [*good[:2], bad]]
+    found = {}
+    with pytest.raises(ValueError, match="prompt tuning does not fit tasks of tagging"):
+        for number, results in open_cluster().run_side_by_side(tuning.perform, calls, 1, 1):
+            found[number] = results[0].model_dump(exclude={"seconds"})
+    alone = [tuning.perform(run, str(tmp_path / "alone"))[0] for run in good[:2]]
+    assert found == {n: each.model_dump(exclude={"seconds"}) for n, each in enumerate(alone)}

@@ -275,7 +275,7 @@ def _text(task: Task, name: str, values: dict[str, Any], labelled: bool) -> Text
     label: str | float | None = None
     if labelled:
         found = values.get("label")
-        if found is None or not str(found).strip():
+        if found is None or found == "":
             raise Unusable(NO_LABEL)
         label = _number(found) if task.kind == "regression" else _class(task, found)
     return TextExample(name, text, pair, label)
@@ -296,7 +296,11 @@ def _class(task: Task, found: Any) -> str:  # noqa: ANN401 - any value of a file
     if isinstance(found, list | dict):
         raise Unusable("label is no single value")
     label = str(found).strip()
-    return label if task.label_until is None else label.partition(task.label_until)[0]
+    if task.label_until is not None:
+        label = label.partition(task.label_until)[0]
+    if not label:
+        raise Unusable(NO_LABEL)
+    return label
 
 
 def _number(found: Any) -> float:  # noqa: ANN401 - any value of a file

@@ -36,6 +36,8 @@ from pretrain.evaluation.tasks import Task
 NO_CLASS = -100
 # BERT's run_squad.py, max_query_length.
 MAX_QUESTION_TOKENS = 64
+# A question and its context need some; below, nothing can be learnt. A guess.
+MIN_ROOM = 8
 
 Place = tuple[int, int] | None
 
@@ -46,10 +48,10 @@ class Feature:
 
     `input_ids` has one row, choice one an option. `labels` is what the head learns: one class or
     number, a class a token (-100 where none), or the first and last token of the answer; empty
-    where unknown. `places` tells for each token of the row what it stands for, None for
-    special tokens: tagging (word, 1 where this token decides its tag), answering (start, stop) in
-    characters of the context; the other kinds have none. `blank` is the token that stands for no
-    answer.
+    where unknown or where there is nothing to learn. `places` tells for each token of the row what
+    it stands for, None for special tokens: tagging (word, 1 where this token decides its tag),
+    answering (start, stop) in characters of the context; the other kinds have none. `blank` is the
+    token that stands for no answer.
     """
 
     example: int
@@ -108,6 +110,16 @@ class _Maker:
     def template(self, texts: int) -> Template:
         return template_of(self.tokenizer, texts)
 
+    def room(self, template: Template) -> int:
+        """Tokens of text that a row has place for."""
+        room = self.limit - template.size
+        if room < MIN_ROOM:
+            raise ValueError(
+                f"the checkpoint's tokenizer allows {self.limit} tokens, {template.size} of them "
+                f"special: expected room for {MIN_ROOM}"
+            )
+        return room
+
 
 def encode(
     task: Task,
@@ -137,17 +149,16 @@ def encode(
 
 
 def _encode_texts(maker: _Maker, examples: Sequence[TextExample]) -> Encoded:
-    paired = bool(examples) and examples[0].pair is not None
-    template = maker.template(2 if paired else 1)
-    room = maker.limit - template.size
+    single, pair = maker.template(1), maker.template(2)
     firsts = tokens_of(maker.tokenizer, [each.text for each in examples])
     seconds = tokens_of(maker.tokenizer, [each.pair or "" for each in examples])
     features, truncated = [], 0
     for n, (example, first, second) in enumerate(zip(examples, firsts, seconds, strict=True)):
-        kept = fit_pair(len(first.ids), len(second.ids), room)
+        template = single if example.pair is None else pair
+        kept = fit_pair(len(first.ids), len(second.ids), maker.room(template))
         truncated += sum(kept) < len(first.ids) + len(second.ids)
         texts = (first.ids[: kept[0]], second.ids[: kept[1]])
-        row = template.row(*texts) if paired else template.row(texts[0])
+        row = template.row(*texts[: len(template.types)])
         label = example.label
         target = [] if label is None else [maker.number(label) if isinstance(label, str) else label]
         features.append(maker.feature(n, [row], target))
@@ -156,7 +167,7 @@ def _encode_texts(maker: _Maker, examples: Sequence[TextExample]) -> Encoded:
 
 def _encode_choices(maker: _Maker, examples: Sequence[ChoiceExample]) -> Encoded:
     template = maker.template(2)
-    room = maker.limit - template.size
+    room = maker.room(template)
     contexts = tokens_of(maker.tokenizer, [each.context for each in examples])
     questions = [_asked(each.question, option) for each in examples for option in each.options]
     seconds = tokens_of(maker.tokenizer, questions)
@@ -181,7 +192,7 @@ def _asked(question: str, option: str) -> str:
 
 def _encode_tagged(maker: _Maker, examples: Sequence[TaggedExample]) -> Encoded:
     template = maker.template(1)
-    room = maker.limit - template.size
+    room = maker.room(template)
     texts = tokens_of(maker.tokenizer, [" ".join(each.words) for each in examples], offsets=True)
     features: list[Feature] = []
     truncated = vanished = 0
@@ -230,12 +241,14 @@ def _tags(maker: _Maker, example: TaggedExample, places: Sequence[Place]) -> lis
     if example.tags is None:
         return []
     numbers = [maker.number(tag) for tag in example.tags]
-    return [numbers[place[0]] if place and place[1] else NO_CLASS for place in places]
+    tags = [numbers[place[0]] if place and place[1] else NO_CLASS for place in places]
+    # A mean loss over no word at all is no number: such a piece is for prediction only.
+    return tags if any(place and place[1] for place in places) else []
 
 
 def _encode_questions(maker: _Maker, examples: Sequence[QuestionExample]) -> Encoded:
     template = maker.template(2)
-    room = maker.limit - template.size
+    room = maker.room(template)
     contexts = list(dict.fromkeys(each.context for each in examples))
     known = dict(zip(contexts, tokens_of(maker.tokenizer, contexts, offsets=True), strict=True))
     questions = tokens_of(maker.tokenizer, [each.question for each in examples])

@@ -154,15 +154,22 @@ def _splits(task: Task, name: str, layout: str, source: tuple[BinaryIO, int]) ->
         given = task.model_copy(update={"format": layout, "columns": columns})
         yield read_stream(given, stream, name)
         return
-    columns = {role: _names(task, role) for role in _ROLES}
-    given = task.model_copy(update={"format": "jsonl", "columns": columns, "encoding": "utf-8"})
     start = 0
     while lines := list(islice(stream, at_once)):
         if layout == "text":
             yield _plain(task, name, lines, start)
         else:
+            columns = {role: _names(task, role) for role in _roles(task, lines[0])}
+            changes = {"format": "jsonl", "columns": columns, "encoding": "utf-8"}
+            given = task.model_copy(update=changes)
             yield read_stream(given, io.BytesIO(b"".join(lines)), f"{name} from line {start + 1}")
         start += len(lines)
+
+
+def _roles(task: Task, line: bytes) -> list[str]:
+    """Return what lines of JSON have to have: a pair only where the task has pairs."""
+    has_pair = "pair" in task.columns or (not task.columns and b'"pair"' in line)
+    return [role for role in _ROLES if has_pair or role != "pair"]
 
 
 def _names(task: Task, role: str) -> Column:

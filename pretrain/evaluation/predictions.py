@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pretrain.evaluation.answers import best_of, blank_score, candidates_of
 from pretrain.evaluation.examples import Example, QuestionExample, TaggedExample
 from pretrain.evaluation.features import Encoded, Feature
-from pretrain.evaluation.tags import OUTSIDE
+from pretrain.evaluation.tags import OUTSIDE, is_span_tag, spans_of
 from pretrain.evaluation.tasks import Task
 
 Logits = NDArray[np.float32]
@@ -159,7 +159,8 @@ def as_json(
 ) -> dict[str, Any]:
     """Return a prediction as one line of output, with the id of its example.
 
-    With `no_answer`, an answer whose margin is above the threshold is null.
+    With `no_answer`, an answer whose margin is above the threshold is null. Spans are of words
+    [start, stop).
     """
     line: dict[str, Any] = {"id": example.id}
     if isinstance(prediction, LabelPrediction):
@@ -171,7 +172,7 @@ def as_json(
         return line | {"option": prediction.option, "probabilities": prediction.probabilities}
     if isinstance(prediction, TagsPrediction):
         assert isinstance(example, TaggedExample)
-        return line | {"words": example.words, "tags": prediction.tags}
+        return line | _tagged_line(task, example, prediction)
     empty = task.no_answer and prediction.margin > threshold
     answer = None if empty or not prediction.candidates else prediction.text
     others = [
@@ -180,3 +181,19 @@ def as_json(
     ]
     start = None if answer is None else prediction.start
     return line | {"answer": answer, "start": start, "candidates": others}
+
+
+def _tagged_line(task: Task, example: TaggedExample, found: TagsPrediction) -> dict[str, Any]:
+    line = {
+        "words": example.words,
+        "tags": found.tags,
+        "probabilities": found.probabilities,
+    }
+    # A model from elsewhere may have tags of another kind.
+    if not task.spans or not all(map(is_span_tag, found.tags)):
+        return line
+    spans = [
+        {"type": kind, "start": start, "stop": stop, "text": " ".join(example.words[start:stop])}
+        for kind, start, stop in spans_of(found.tags)
+    ]
+    return line | {"spans": spans}

@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from pretrain.evaluation.examples import Example, TaskData, read_task
 from pretrain.evaluation.features import Encoded, encode
 from pretrain.evaluation.heads import max_tokens, open_tokenizer
@@ -47,13 +49,20 @@ def prepare(task: Task, checkpoint: str) -> Prepared:
 
 def task_identity(task: Task) -> dict[str, Any]:
     """Return what of a task determines its results: how it is read is in the examples."""
-    data = read(task)
+    return orjson.loads(_identity(task.model_dump_json(), _states(task)))  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=64)
+def _identity(text: str, states: tuple[tuple[str, int, int], ...]) -> bytes:
+    task, data = Task.model_validate_json(text), _read(text, states)
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
-    return {
-        "task": task.model_dump(mode="json", exclude=_PLACES),
-        "labels": list(data.labels),
-        "examples": {name: _digest(split.examples) for name, split in splits.items() if split},
-    }
+    return orjson.dumps(
+        {
+            "task": task.model_dump(mode="json", exclude=_PLACES),
+            "labels": list(data.labels),
+            "examples": {name: _digest(split.examples) for name, split in splits.items() if split},
+        }
+    )
 
 
 def _digest(examples: Sequence[Example]) -> str:
@@ -70,7 +79,7 @@ def _states(task: Task) -> tuple[tuple[str, int, int], ...]:
     return tuple((str(path), state.st_mtime_ns, state.st_size) for path, state in states)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _read(task: str, states: tuple[tuple[str, int, int], ...]) -> TaskData:
     del states
     return read_task(Task.model_validate_json(task))

@@ -37,10 +37,10 @@ class Line(NamedTuple):
 
 
 def files_of(path: str) -> list[str]:
-    """Return a file as it is, and the files below a directory in their order."""
-    if Path(path).is_dir():
-        return [join(path, name) for name in list_names(path)]
-    return [path]
+    """Return a file as it is; of a directory the files below it, sorted, without hidden ones."""
+    if not Path(path).is_dir():
+        return [path]
+    return [join(path, name) for name in list_names(path) if not Path(name).name.startswith(".")]
 
 
 def read_file(path: str) -> bytes:

@@ -86,6 +86,7 @@ def _save(model: nn.Module, part: Prepared, target: Path, made: tuple[Run, Entry
     whole = model if adapter is None or not adapter.is_merged else merged(model)
     with quiet():
         whole.save_pretrained(aside)  # type: ignore[operator]
+        whole.config.save_pretrained(aside)  # type: ignore[union-attr, operator]
     part.tokenizer.save_pretrained(aside)
     plain = part.task.model_copy(update={"train": (), "validation": (), "test": ()})
     is_beside = adapter is not None and not adapter.is_merged
