@@ -1,5 +1,6 @@
 """What an ablation is made of: what is held equal, which runs are shared, what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ def test_equal_runs_are_made_once() -> None:
     assert [run.pretrain.seed for run in runs] == [0] * 7 + [1] * 7 + [2] * 7
 
 
+def test_settings_are_keys_whatever_the_recipe_holds() -> None:
+    values = ablation_values(tables=["masking"])
+    values["pretrain"]["mixing"] = {"books": 1.0}
+    settings = list_settings(AblationRecipe.model_validate(values), {})
+    assert len(dict.fromkeys(settings)) == 2
+    assert len(list_runs(settings, (0, 1, 2), dict.fromkeys(FORMATS, "snapshot"))) == 6
+
+
 def test_a_run_is_named_by_what_determines_it() -> None:
     setting = list_settings(make_ablation(tables=["masking"]), {})[0]
     name = run_of(setting, 0, "snapshot").name
@@ -77,7 +86,7 @@ def test_a_run_is_named_by_what_determines_it() -> None:
 
     def changed(**values: Any) -> str:  # noqa: ANN401
         config = setting.pretrain.model_copy(update=values)
-        return run_of(setting._replace(pretrain=config), 0, "snapshot").name
+        return run_of(replace(setting, pretrain=config), 0, "snapshot").name
 
     assert changed(run="elsewhere", checkpoint_every_steps=7, keep_checkpoints=9) == name
     for other in (

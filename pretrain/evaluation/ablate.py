@@ -84,25 +84,35 @@ def ablate(path: str, overrides: Sequence[str] = ()) -> str:
     stores = prepare_stores(recipe)
     check_passes(recipe, stores[recipe.pack.format].train_rows())
     settings = list_settings(recipe, {name: each.row_tokens() for name, each in stores.items()})
-    fingerprints = {name: each.snapshot.fingerprint for name, each in stores.items()}
-    runs = list_runs(settings, recipe.ablation.seeds, fingerprints)
-    measured = {}
-    for number, run in enumerate(runs, 1):
-        logger.info("run %d of %d: %s", number, len(runs), run.name)
-        measured[run.name] = make_run(recipe, run, stores)
-    results = {
-        setting: [
-            measured[run_of(setting, seed, fingerprints[setting.packing]).name]
-            for seed in recipe.ablation.seeds
-        ]
-        for setting in settings
-    }
+    results = _results(recipe, settings, stores)
     comparisons = compare(results, recipe.ablation.confidence)
     values = _values(recipe, stores, results, comparisons)
     data = orjson.dumps(values, option=orjson.OPT_INDENT_2)
     write_bytes(str(Path(output) / RESULTS), data)
     write_bytes(str(Path(output) / REPORT), render(values))
     return show_table(values) + f"\n\nwritten: {output}/{RESULTS}, {output}/{REPORT}"
+
+
+def _results(
+    recipe: AblationRecipe, settings: Sequence[Setting], stores: Mapping[str, Store]
+) -> dict[Setting, list[Measured]]:
+    """Make every run and list what it came to by setting, in the order of the seeds.
+
+    Only what is compared across packings is measured on the rows of all of them.
+    """
+    seeds = recipe.ablation.seeds
+    fingerprints = {name: each.snapshot.fingerprint for name, each in stores.items()}
+    names = {
+        setting: [run_of(setting, seed, fingerprints[setting.packing]).name for seed in seeds]
+        for setting in settings
+    }
+    across = {name for setting in settings if setting.table == "formats" for name in names[setting]}
+    runs, measured = list_runs(settings, seeds, fingerprints), {}
+    for number, run in enumerate(runs, 1):
+        logger.info("run %d of %d: %s", number, len(runs), run.name)
+        judges = stores if run.name in across else {run.packing: stores[run.packing]}
+        measured[run.name] = make_run(recipe, run, stores[run.packing], judges)
+    return {setting: [measured[name] for name in names[setting]] for setting in settings}
 
 
 def prepare_stores(recipe: AblationRecipe) -> dict[str, Store]:
@@ -141,15 +151,16 @@ def _build(recipe: Recipe, output: str) -> Store:
     return Store(recipe.store, open_snapshot(recipe.store, recipe.snapshot))
 
 
-def make_run(recipe: AblationRecipe, run: Run, stores: Mapping[str, Store]) -> Measured:
-    """Train a run to its end and measure it; what is done is only read."""
+def make_run(
+    recipe: AblationRecipe, run: Run, store: Store, judges: Mapping[str, Store]
+) -> Measured:
+    """Train a run to its end and measure it on the judges' rows; what is done is only read."""
     directory = Path(recipe.ablation.output) / "runs" / run.name
-    store = stores[run.packing]
     trained = recipe.base.model_dump()
     trained["store"], trained["pack"]["format"] = store.root, run.packing
     trained["pretrain"] = run.pretrain.model_dump() | {"run": str(directory)}
     run_training(Recipe.model_validate(trained))
-    losses = _measure(recipe, directory, stores)
+    losses = _measure(recipe, directory, judges)
     tuning = recipe.ablation.fine_tuning
     if not tuning.tasks:
         return Measured(losses, {})
@@ -158,15 +169,15 @@ def make_run(recipe: AblationRecipe, run: Run, stores: Mapping[str, Store]) -> M
 
 
 def _measure(
-    recipe: AblationRecipe, directory: Path, stores: Mapping[str, Store]
+    recipe: AblationRecipe, directory: Path, judges: Mapping[str, Store]
 ) -> dict[str, float]:
-    """Give the held-out loss of a complete run on the rows of every packing."""
+    """Give the held-out loss of a complete run on the validation rows of the judges."""
     newest = newest_checkpoint(checkpoint_home(str(directory)))
     assert newest is not None
     path = directory / "held-out.json"
     known = orjson.loads(path.read_bytes()) if path.exists() else {}
     sequences, losses = recipe.ablation.held_out_sequences, {}
-    for packing, judge in stores.items():
+    for packing, judge in judges.items():
         key = f"{judge.snapshot.fingerprint}:{sequences}:{newest[1].step}"
         if key not in known:
             known[key] = held_out_loss(*newest, judge.root, judge.snapshot, sequences)

@@ -14,6 +14,7 @@ batch; a run that two tables need is one run. What is held equal, as in the pape
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import orjson
@@ -96,7 +97,8 @@ class AblationRecipe(Recipe):
         return Recipe.model_validate(self.model_dump(exclude={"ablation"}))
 
 
-class Setting(NamedTuple):
+@dataclass(frozen=True, eq=False)  # a key by identity: recipes hold what has no hash
+class Setting:
     """One line of a table."""
 
     table: Table
