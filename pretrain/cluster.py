@@ -134,11 +134,14 @@ def run_side_by_side(
                 number, arguments = waiting.pop()
                 running[task.remote(*arguments)] = number
             for ended in ray.wait(list(running))[0]:
-                try:
-                    result = ray.get(ended)
-                except ray.exceptions.RayTaskError as error:
-                    raise error.cause from None
-                yield running.pop(ended), result
+                yield running.pop(ended), _result_of(ended)
+
+
+def _result_of(call: Any) -> Any:  # noqa: ANN401 - Ray's reference, the function's result
+    try:
+        return ray.get(call)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
 
 
 def _here() -> Any:  # noqa: ANN401 - Ray's

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import orjson
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, RobertaForMaskedLM
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
 from tuning_helpers import write_checkpoint, write_task
 
 from pretrain.evaluation.drawing import Curve, chart, confusion, table, text
@@ -132,7 +133,6 @@ def test_a_model_of_others_is_used_by_its_architecture(checkpoint: str, tmp_path
     assert set(line["probabilities"]) == {"low", "mid", "high"}
     with pytest.raises(ValueError, match="RobertaForMaskedLM, which has no head for a task"):
         predict(Path(checkpoint), given)
-    assert RobertaForMaskedLM.__name__ == "RobertaForMaskedLM"
 
 
 def test_nothing_from_outside_is_markup() -> None:
@@ -163,3 +163,34 @@ def test_standard_input_is_answered_line_by_line(
     assert orjson.loads(next(lines))["words"] == ["rain", "on", "Zurich"]
     assert orjson.loads(next(lines))["words"] == ["the", "hat"]
     assert next(lines, None) is None
+
+
+def test_tasks_learned_together_are_saved_each(checkpoint: str, tmp_path: Path) -> None:
+    tasks = [write_task(tmp_path, kind) for kind in ("answering", "tagging")]
+    evaluation = Evaluation.model_validate(
+        {
+            "output": str(tmp_path / "out"),
+            "checkpoints": [{"name": "all at once", "path": checkpoint, "together": True}],
+            "tasks": tasks,
+            "grid": {"learning_rates": [5e-3, 1e-3], "batch_sizes": [8], "epochs": 1},
+            "seeds": [0, 1],
+            "baselines": [],
+        }
+    )
+    report = evaluate(evaluation)
+    assert [entry.task for entry in report.entries] == [task.name for task in tasks]
+    assert {entry.best_cell for entry in report.entries} == {report.entries[0].best_cell}
+    directories = [Path(each) for each in save_best(evaluation, report.entries)]
+    assert [each.parent.name for each in directories] == ["all-at-once"] * 2
+    encoders = [
+        {
+            name: weight
+            for name, weight in load_file(each / "model.safetensors").items()
+            if name.startswith("roberta.encoder")
+        }
+        for each in directories
+    ]
+    assert encoders[0].keys() == encoders[1].keys() != set()
+    assert all(torch.equal(encoders[0][name], encoders[1][name]) for name in encoders[0])
+    kept = list(tmp_path.rglob("weights.safetensors"))
+    assert len(kept) == 1, "four runs, one of them is the best"

@@ -1,7 +1,7 @@
 """What a score has to beat: the most frequent answer, and linear models on TF-IDF or on words.
 
 - majority: the most frequent label, the mean number, the most frequent option, "no answer".
-- tfidf: word 1-2-grams and character 2-4-grams, sublinear TF-IDF, logistic regression (ridge for
+- tfidf: word 1-2-grams and character 1-4-grams, sublinear TF-IDF, logistic regression (ridge for
   numbers); of a pair both texts and the products of their weights, which is what they share. For
   words to tag: logistic regression by gradient descent on the word, its neighbours, shape and
   affixes. For options: the one whose question and text are nearest the context, nothing learned.

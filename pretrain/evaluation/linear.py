@@ -64,7 +64,7 @@ class _Vectors:
         texts = [text for each in examples for text in (each.text, each.pair) if text is not None]
         words = TfidfVectorizer(ngram_range=(1, 2), max_features=_NGRAMS, sublinear_tf=True,
                                 token_pattern=r"\w+|[^\w\s]")  # fmt: skip
-        characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True,
+        characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True,
                                      max_features=_NGRAMS)  # fmt: skip
         self._union = FeatureUnion([("words", words), ("characters", characters)]).fit(texts)
 

@@ -186,16 +186,19 @@ def _prune(planned: Sequence[Trial], done: Mapping[int, tuple[Result, ...]], out
     The best is the best run of the best cell; until a cell is complete, its best run may be it.
     """
     for group in _groups(planned):
-        by_cell = _by_cell(planned, group)
-        complete = [cell for cell in by_cell if all(number in done for number in cell)]
-        best = max(complete, key=lambda cell: _median(done, cell), default=None)
-        for cell in by_cell:
-            finished = [number for number in cell if number in done]
-            keep = max(finished, key=lambda number: _value(done[number]), default=None)
-            is_beaten = cell in complete and cell is not best
-            for number in finished:
-                if number != keep or is_beaten:
-                    drop_weights(planned[number].run, out)
+        for number in _beaten(_by_cell(planned, group), done):
+            drop_weights(planned[number].run, out)
+
+
+def _beaten(by_cell: Sequence[list[int]], done: Mapping[int, tuple[Result, ...]]) -> Iterator[int]:
+    """Give the runs of a group that others have beaten."""
+    complete = [cell for cell in by_cell if all(number in done for number in cell)]
+    best = max(complete, key=lambda cell: _median(done, cell), default=None)
+    for cell in by_cell:
+        finished = [number for number in cell if number in done]
+        keep = max(finished, key=lambda number: _value(done[number]), default=None)
+        is_beaten = cell in complete and cell is not best
+        yield from (number for number in finished if number != keep or is_beaten)
 
 
 def _by_cell(planned: Sequence[Trial], group: Sequence[int]) -> list[list[int]]:
