@@ -8,15 +8,12 @@ first snapshot of a store; *snapshot* keys (`snapshot`, `sources`) belong to one
 keys (`workers`, `dedup.partitions`, `pretrain`, paths) are free and never show in a result.
 """
 
-import difflib
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Literal
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from corpus.files import read_bytes
-from corpus.section import Section
+from corpus.section import Section, load_section
 from corpus.training import Pretrain
 
 LABEL_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
@@ -34,24 +31,6 @@ Format = Literal[
     "html",
     "wikipedia",
 ]
-
-
-class _RecipeLoader(yaml.SafeLoader):
-    """Plain YAML in which a label such as 2026-11-21 stays text, and no key stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping; a repeated key would silently hide the first one's value."""
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(problem=f"key {key} twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_RecipeLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 
 
 class Source(Section):
@@ -230,85 +209,6 @@ class Recipe(Section):
         return self
 
 
-_SECTIONS: dict[Any, type[BaseModel]] = {
-    "clean": Clean,
-    "dedup": Dedup,
-    "tokenizer": Tokenizer,
-    "pack": Pack,
-    "pretrain": Pretrain,
-}
-
-
 def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML recipe, apply `section.key=value` overrides and check all of it."""
-    try:
-        raw = yaml.load(read_bytes(path), _RecipeLoader)
-    except FileNotFoundError:
-        raise ValueError(f"there is no recipe at {path}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path} holds no mapping of recipe keys")
-    for override in overrides:
-        _apply_override(raw, override)
-    # A section whose keys are all commented out reads as null.
-    raw = {key: {} if value is None and key in _SECTIONS else value for key, value in raw.items()}
-    try:
-        return Recipe.model_validate(raw)
-    except ValidationError as error:
-        raise ValueError(f"{path}: " + "; ".join(_explain_all(error))) from None
-
-
-def _apply_override(raw: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals:
-        raise ValueError(f"override {override!r} has no '=': write section.key=value")
-    *parents, last = key.split(".")
-    section = raw
-    for parent in parents:
-        if section.get(parent) is None:
-            section[parent] = {}
-        section = section[parent]
-        if not isinstance(section, dict):
-            raise ValueError(f"override {override!r}: {parent} is not a section of the recipe")
-    try:
-        section[last] = yaml.load(value, _RecipeLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"override {override!r}: the value is not YAML: {error}") from None
-
-
-def _explain_all(error: ValidationError) -> list[str]:
-    """Explain each error but those that only follow from one deeper inside."""
-    details = error.errors()
-    inside = {detail["loc"][:n] for detail in details for n in range(len(detail["loc"]))}
-    return [_explain(detail) for detail in details if detail["loc"] not in inside]
-
-
-def _explain(error: Mapping[str, Any]) -> str:
-    place = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = _known_keys(error["loc"][:-1])
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.0)
-        return f"unknown key {place}: did you mean {near[0]}?"
-    if error["type"] == "missing":
-        return f"{place} is missing"
-    message = f"{place}: {error['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-    if error["type"] == "value_error":
-        return message
-    return f"{message}, found {error['input']!r}"
-
-
-def _known_keys(location: Sequence[Any]) -> list[str]:
-    """List the keys of the section at a place; the number of an element of a list leads nowhere."""
-    model: type[BaseModel] = Recipe
-    for part in location:
-        if part in model.model_fields:
-            model = _section_of(model.model_fields[part].annotation) or model
-    return sorted(model.model_fields)
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - any type there is
-    """Find the section in an annotation: `Cache | None` and `tuple[Source, ...]` hold one."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(_section_of, get_args(annotation))), None)
+    return load_section(Recipe, path, overrides)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import orjson
 
 from corpus.recipe import load_recipe
+from pretrain.evaluation import commands as evaluation
 from pretrain.explain import explain_batch, explain_step
 from pretrain.export import export
 from pretrain.launch import RankFailedError, configure_logging, join, run_training
@@ -39,9 +40,12 @@ def _run(options: argparse.Namespace) -> None:
     if options.command == "train":
         run_training(load_recipe(options.recipe, options.overrides))
     elif options.command == "export":
-        export(options.run, options.directory)
+        export(options.run, options.directory, options.step)
     elif options.command == "plan":
         print(_plan(options))
+    elif options.command in evaluation.COMMANDS:
+        if shown := evaluation.run(options):
+            print(shown)
     else:
         print(_explain(options))
 
@@ -115,10 +119,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", help="YAML file")
     train.add_argument("overrides", nargs="*", help="section.key=value")
     export_parser = commands.add_parser(
-        "export", help="write the newest checkpoint as a directory that transformers loads"
+        "export", help="write a checkpoint as a directory that transformers loads"
     )
     export_parser.add_argument("run", help="output directory of a training run")
     export_parser.add_argument("directory", help="new or empty directory")
+    export_parser.add_argument("--step", type=int, help="of the checkpoint; absent: the newest")
     explain = commands.add_parser(
         "explain-step", help="rebuild the global batch of a step and show it"
     )
@@ -127,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         "step", type=int, nargs="?", help="step, counted from 0 as in metrics.jsonl"
     )
     explain.add_argument("--batch", type=int, help="a batch by its number, as in skipped.json")
+    evaluation.add_parsers(commands)
     return parser
 
 

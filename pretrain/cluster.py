@@ -1,5 +1,7 @@
 """Training on a Ray cluster: the ranks are workers of Ray Train. The only importer of Ray here.
 
+Beside it, calls that have nothing to say to each other run as plain Ray tasks, side by side.
+
 What Ray does: it places the ranks, as many as there is room for, watches them, and starts them all
 again when one fails or a machine comes or goes. What it does not do: checkpoints, data order and
 process group are ours, so a restart is the same as the same command given again, with whatever
@@ -19,7 +21,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,7 +86,9 @@ def run_on_ray(recipe: Recipe) -> None:
     """Train on Ray workers until the last step, through failures and changes of the cluster."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    with _connected(recipe), tempfile.TemporaryDirectory(prefix="maskline-") as directory:
+    config = recipe.pretrain
+    cpus = config.worker_range[1] * config.ray_worker_cpus
+    with _connected(cpus), tempfile.TemporaryDirectory(prefix="maskline-") as directory:
         box = ray.remote(num_cpus=0, scheduling_strategy=_here())(_Box).remote()
         trainer = ray_torch.TorchTrainer(
             be_rank,
@@ -112,6 +116,34 @@ def run_on_ray(recipe: Recipe) -> None:
             raise ValueError(mistake)
 
 
+def run_side_by_side(
+    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], workers: int, cpus: int
+) -> Iterator[tuple[int, Any]]:
+    """Call a function as Ray tasks, `workers` at once; give (number of the call, result) each.
+
+    They come in the order they end. Where the cluster has GPUs each call gets one. A call whose
+    machine dies is repeated by Ray; an error of the function ends all.
+    """
+    with _connected(workers * cpus):
+        gpus = int(ray.cluster_resources().get("GPU", 0) > 0)
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus)(function)
+        waiting = list(enumerate(calls))[::-1]
+        running: dict[Any, int] = {}
+        while waiting or running:
+            while waiting and len(running) < workers:
+                number, arguments = waiting.pop()
+                running[task.remote(*arguments)] = number
+            for ended in ray.wait(list(running))[0]:
+                yield running.pop(ended), _result_of(ended)
+
+
+def _result_of(call: Any) -> Any:  # noqa: ANN401 - Ray's reference, the function's result
+    try:
+        return ray.get(call)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+
+
 def _here() -> Any:  # noqa: ANN401 - Ray's
     """Let something live on the driver's machine, with which the run ends anyway."""
     node = ray.get_runtime_context().get_node_id()
@@ -130,7 +162,7 @@ def _scaling(recipe: Recipe) -> Any:  # noqa: ANN401 - Ray's
 
 
 @contextmanager
-def _connected(recipe: Recipe) -> Iterator[None]:
+def _connected(cpus: int) -> Iterator[None]:
     """Use the cluster of the job or of RAY_ADDRESS, or a Ray of our own on this machine."""
     if ray.is_initialized():
         yield
@@ -138,10 +170,9 @@ def _connected(recipe: Recipe) -> Iterator[None]:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.ERROR)
     else:
-        config = recipe.pretrain
         ray.init(
             address="local",
-            num_cpus=config.worker_range[1] * config.ray_worker_cpus,
+            num_cpus=cpus,
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
             logging_level=logging.ERROR,

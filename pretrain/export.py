@@ -1,4 +1,4 @@
-"""Turns the newest checkpoint of a run into a directory that `transformers` loads without us.
+"""Turns a checkpoint of a run into a directory that `transformers` loads without us.
 
 Weights are copied under their own names in fp32; the decoder is tied to the word embedding, as
 `RobertaForMaskedLM` ties it. Beside them: the tokenizer as it lies in the store, and a model card
@@ -6,6 +6,7 @@ that says what made the checkpoint.
 """
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +19,26 @@ from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, open_tokenizer, tokenizer_f
 from pretrain.checkpoints import (
     CheckpointState,
     checkpoint_home,
+    checkpoint_path,
+    list_checkpoints,
     load_weights,
-    newest_checkpoint,
+    read_state,
 )
 from pretrain.config import ModelShape
 from pretrain.metrics import read_metrics
 from pretrain.model import INITIAL_DEVIATION, NORM_EPSILON, is_exported
 
+_CARD_FILE = "README.md"
+
 logger = logging.getLogger(__name__)
 
 
-def export(run: str, directory: str) -> None:
-    """Write the newest checkpoint of a run into a new or empty directory."""
-    newest = newest_checkpoint(checkpoint_home(run))
-    if newest is None:
-        raise ValueError(f"{run} holds no complete checkpoint: train until it writes one")
+def export(run: str, directory: str, step: int | None = None) -> None:
+    """Write the checkpoint of a step, or the newest one, into a new or empty directory."""
+    checkpoint, state = find_checkpoint(run, step)
     target = Path(directory)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{directory} is not empty: export writes into a new directory")
-    checkpoint, state = newest
     loaded = load_weights(checkpoint, state)
     weights = {name: weight for name, weight in loaded.items() if is_exported(name)}
     tokenizer = open_tokenizer(tokenizer_root(state.recipe["store"], state.identity.tokenizer))
@@ -50,11 +52,36 @@ def export(run: str, directory: str) -> None:
         "tokenizer_config.json": _json(_tokenizer_config(state.identity.model)),
         "config.json": _json(_model_config(state)),
         "model.safetensors": safetensors.torch.save(weights, {"format": "pt"}),
-        "README.md": _model_card(run, state).encode(),
+        _CARD_FILE: _model_card(run, state).encode(),
     }
     for name, data in files.items():
         write_bytes(str(target / name), data)
     logger.info("exported step %s of %s to %s", f"{state.step:,}", run, directory)
+
+
+def find_checkpoint(run: str, step: int | None = None) -> tuple[str, CheckpointState]:
+    """Find the checkpoint of a step, or the newest one; `ValueError` says which there are."""
+    found = list_checkpoints(checkpoint_home(run))
+    if not found:
+        raise ValueError(f"{run} holds no complete checkpoint: train until it writes one")
+    names = [checkpoint_path(checkpoint_home(run), step)] if step is not None else found[-1:]
+    if names[0] not in found:
+        steps = ", ".join(str(int(name.rpartition("step-")[2])) for name in found)
+        raise ValueError(
+            f"{run} holds no checkpoint of step {step}, only of {steps}; "
+            "pretrain.keep_checkpoint_every_steps keeps more of them"
+        )
+    return names[0], read_state(names[0])
+
+
+def export_once(run: str, step: int) -> str:
+    """Export the checkpoint of a step below its run, unless it is there; return the directory."""
+    target = Path(run) / "exported" / f"step-{step:08d}"
+    # The card is written last: without it an export was cut short.
+    if not (target / _CARD_FILE).exists():
+        shutil.rmtree(target, ignore_errors=True)
+        export(run, str(target), step)
+    return str(target)
 
 
 def _model_config(state: CheckpointState) -> dict[str, Any]:

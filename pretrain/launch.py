@@ -24,6 +24,7 @@ from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed
@@ -53,12 +54,7 @@ def run_training(recipe: Recipe) -> None:
             "%s is complete: %s steps", run_directory(recipe), f"{recipe.pretrain.max_steps:,}"
         )
     elif recipe.pretrain.ray_workers is not None:
-        if not os.environ.get("RAY_ADDRESS"):
-            # Despite its name, what makes an embedded Ray listen on loopback only; Ray reads it
-            # while it is imported.
-            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        importlib.import_module("pretrain.cluster").run_on_ray(recipe)
+        open_cluster().run_on_ray(recipe)
     elif "MASTER_ADDR" in os.environ:
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         with listening():
@@ -68,6 +64,16 @@ def run_training(recipe: Recipe) -> None:
             train(recipe, join(0, 1, 0), Notice())
     else:
         _run_processes(recipe)
+
+
+def open_cluster() -> Any:  # noqa: ANN401 - a module
+    """Import what speaks to Ray, after its settings are in the environment."""
+    if not os.environ.get("RAY_ADDRESS"):
+        # Despite its name, what makes an embedded Ray listen on loopback only; Ray reads it while
+        # it is imported.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    return importlib.import_module("pretrain.cluster")
 
 
 def join(rank: int, size: int, local_rank: int, meeting_point: Path | Store | None = None) -> World:

@@ -1,0 +1,116 @@
+"""The recipe of an evaluation: which checkpoints, which tasks, which grid, which seeds.
+
+Where it does not say otherwise the grid is the RoBERTa paper's Table 10 for the kind of task. The
+paper tags nothing: tagging takes GLUE's grid, which is an assumption.
+"""
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from corpus.section import Section, load_section
+from pretrain.evaluation.adapters import Adapter
+from pretrain.evaluation.loop import Hyperparameters
+from pretrain.evaluation.tasks import Kind, Task, load_task
+
+Baseline = Literal["majority", "tfidf", "random"]
+RANDOM = "random weights"
+
+
+class Contestant(Section):
+    """A checkpoint, and how it is fine-tuned."""
+
+    name: str = Field(min_length=1, description="what tables call it")
+    path: str = Field(min_length=1, description="directory that transformers loads")
+    random_weights: bool = Field(False, description="its architecture, drawn anew")
+    adapter: Adapter | None = Field(None, description="learn these few weights; absent: all")
+    together: bool = Field(False, description="all tasks in one run, on a shared encoder")
+
+
+class Grid(Section):
+    """What is tried; every learning rate with every batch size. Absent keys: Table 10's."""
+
+    learning_rates: tuple[float, ...] | None = Field(None, min_length=1)
+    batch_sizes: tuple[int, ...] | None = Field(None, min_length=1)
+    epochs: int | None = Field(None, ge=1)
+    weight_decay: float | None = Field(None, ge=0)
+    warmup_fraction: float | None = Field(None, ge=0, lt=1)
+    max_grad_norm: float | None = Field(None, gt=0)
+    dropout: float | None = Field(None, ge=0, lt=1)
+    patience: int | None = Field(None, ge=1, description="epochs without a better score")
+    train_examples: int | None = Field(None, ge=1, description="learn from so many only")
+
+
+_GLUE = Grid(learning_rates=(1e-5, 2e-5, 3e-5), batch_sizes=(16, 32), epochs=10, weight_decay=0.1)
+TABLE_10: dict[Kind, Grid] = {
+    "classification": _GLUE,
+    "regression": _GLUE,
+    "tagging": _GLUE,
+    "answering": Grid(learning_rates=(1.5e-5,), batch_sizes=(48,), epochs=2, weight_decay=0.01),
+    "choice": Grid(learning_rates=(1e-5,), batch_sizes=(16,), epochs=4, weight_decay=0.1),
+}
+
+
+class Evaluation(Section):
+    """Everything an evaluation is made from."""
+
+    output: str = Field(min_length=1, description="directory of runs, tables and saved models")
+    checkpoints: tuple[Contestant, ...] = Field(min_length=1)
+    tasks: tuple[Task, ...] = Field(min_length=1, description="a preset's name and what differs")
+    grid: Grid = Field(Grid(), description="for all tasks")
+    task_grids: dict[str, Grid] = Field({}, description="for a task by name, before `grid`")
+    seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1, description="the paper has five")
+    baselines: tuple[Baseline, ...] = Field(("majority", "tfidf", "random"))
+    save_models: bool = Field(True, description="keep each checkpoint's best model of each task")
+    workers: int = Field(1, ge=1, description="runs side by side, through Ray where more than one")
+    threads: int = Field(1, ge=1, description="CPU threads of a run; part of what determines it")
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _load_tasks(cls, values: Any) -> Any:  # noqa: ANN401 - before any check
+        if not isinstance(values, list | tuple):
+            return values
+        return [load_task(value) if isinstance(value, dict) else value for value in values]
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> "Evaluation":
+        for kind, names in (
+            ("checkpoints", [each.name for each in self.contestants]),
+            ("tasks", [task.name for task in self.tasks]),
+            ("seeds", [str(seed) for seed in self.seeds]),
+        ):
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"two {kind} are called {name}")
+        for name in self.task_grids:
+            if name not in {task.name for task in self.tasks}:
+                raise ValueError(f"task_grids names {name}, which is no task here")
+        return self
+
+    @property
+    def contestants(self) -> tuple[Contestant, ...]:
+        """The checkpoints, and the first one's architecture drawn anew where it is asked for."""
+        if "random" not in self.baselines:
+            return self.checkpoints
+        first = self.checkpoints[0]
+        drawn = Contestant(name=RANDOM, path=first.path, random_weights=True)
+        return (*self.checkpoints, drawn)
+
+
+def load_evaluation(path: str, overrides: Sequence[str] = ()) -> Evaluation:
+    """Read an evaluation's YAML recipe, overridden by `section.key=value`."""
+    return load_section(Evaluation, path, overrides)
+
+
+def cells(evaluation: Evaluation, task: Task) -> tuple[Hyperparameters, ...]:
+    """Return the grid of a task, in order."""
+    merged: dict[str, Any] = {}
+    for grid in (TABLE_10[task.kind], evaluation.grid, evaluation.task_grids.get(task.name)):
+        merged |= grid.model_dump(exclude_none=True) if grid else {}
+    rates, sizes = merged.pop("learning_rates"), merged.pop("batch_sizes")
+    return tuple(
+        Hyperparameters(learning_rate=rate, batch_size=size, **merged)
+        for rate, size in product(rates, sizes)
+    )

@@ -1,0 +1,177 @@
+"""A fine-tuned model as a directory: `transformers` loads it, and it says what it is.
+
+Beside the model, its tokenizer and the card lies `task.json`: kind of task, labels, limits and the
+threshold of no answer, which `config.json` has no place for. LoRA and IA3 are merged into the
+weights; prefix and prompt tuning stay adapters beside their checkpoint. A directory is written
+beside its place and renamed, so it is whole or not there.
+"""
+
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+from torch import nn
+
+from corpus.section import Section
+from pretrain.evaluation.adapters import merged
+from pretrain.evaluation.heads import quiet
+from pretrain.evaluation.prepared import Prepared
+from pretrain.evaluation.protocol import Entry, best_runs, runs_directory
+from pretrain.evaluation.recipe import Evaluation
+from pretrain.evaluation.table import describe_winner, show_spread
+from pretrain.evaluation.tasks import Task
+from pretrain.evaluation.tuning import Result, Run, fingerprint, threshold_of, trained_models
+
+logger = logging.getLogger(__name__)
+
+RECORD = "task.json"
+_PIPELINES = {
+    "classification": "text-classification",
+    "regression": "text-classification",
+    "tagging": "token-classification",
+    "answering": "question-answering",
+    "choice": "multiple-choice",
+}
+
+
+class Saved(Section):
+    """What a saved model is for."""
+
+    fingerprint: str
+    task: Task
+    labels: tuple[str, ...]
+    threshold: float | None = None
+    checkpoint: str | None = None
+
+
+def save_best(evaluation: Evaluation, entries: tuple[Entry, ...]) -> list[str]:
+    """Save the best model of each checkpoint and task; drawn weights are not worth it."""
+    found = {(entry.contestant, entry.task): entry for entry in entries}
+    directories = []
+    for contestant, run in best_runs(evaluation, entries):
+        if contestant.random_weights:
+            continue
+        root = Path(evaluation.output) / "models" / _slug(contestant.name)
+        mine = [found[contestant.name, task.name] for task in run.tasks]
+        if mine[0].best.checksum is None:
+            logger.warning("%s diverged on %s: nothing to save", contestant.name, mine[0].task)
+            continue
+        directories += _save_run(run, runs_directory(evaluation), root, mine)
+    return directories
+
+
+def _save_run(run: Run, out: str, root: Path, entries: list[Entry]) -> list[str]:
+    name = fingerprint(run)
+    targets = [root / _slug(task.name) for task in run.tasks]
+    missing = [target for target in targets if not _is_saved(target, name)]
+    if missing:
+        models, parts = trained_models(run, out)
+        for model, part, target, entry in zip(models, parts, targets, entries, strict=True):
+            _save(model, part, target, (run, entry, name))
+    return [str(target) for target in targets]
+
+
+def _is_saved(target: Path, name: str) -> bool:
+    record = target / RECORD
+    return record.exists() and Saved.model_validate_json(record.read_bytes()).fingerprint == name
+
+
+def _save(model: nn.Module, part: Prepared, target: Path, made: tuple[Run, Entry, str]) -> None:
+    run, entry, name = made
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    aside.mkdir(parents=True)
+    adapter = run.settings.adapter
+    whole = model if adapter is None or not adapter.is_merged else merged(model)
+    with quiet():
+        whole.save_pretrained(aside)  # type: ignore[operator]
+        whole.config.save_pretrained(aside)  # type: ignore[union-attr, operator]
+    part.tokenizer.save_pretrained(aside)
+    plain = part.task.model_copy(update={"train": (), "validation": (), "test": ()})
+    is_beside = adapter is not None and not adapter.is_merged
+    saved = Saved(
+        fingerprint=name,
+        task=plain,
+        labels=part.data.labels,
+        threshold=threshold_of(part.task, entry.best.best or {}),
+        checkpoint=str(Path(run.checkpoint).absolute()) if is_beside else None,
+    )
+    (aside / "README.md").write_text(_card(part, entry, run))
+    (aside / RECORD).write_text(saved.model_dump_json(indent=2))
+    if target.exists():
+        shutil.rmtree(target)
+    aside.rename(target)
+    logger.info("saved %s", target)
+
+
+def _slug(name: str) -> str:
+    """Return a name that is safe as a directory's."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
+
+
+def _card(part: Prepared, entry: Entry, run: Run) -> str:
+    task, best, data = part.task, entry.best, part.data
+    scores = [
+        f"| {metric} | {show_spread(entry.validation.get(metric))} | "
+        f"{show_spread(entry.test.get(metric))} |"
+        for metric in task.metrics
+    ]
+    rows = {
+        "kind": task.kind,
+        "labels": ", ".join(part.data.labels) or "none",
+        "training examples": f"{len(data.train.examples):,}",
+        "validation examples": f"{len(data.validation.examples):,}",
+        "dropped while reading": f"{data.train.drops.total():,} of train",
+        "base checkpoint": Path(run.checkpoint).name,
+        "adapter": run.settings.adapter.kind if run.settings.adapter else "none, all weights",
+        "learning rate, batch, epoch": describe_winner(entry),
+        "seed": f"{best.seed}, the best of {len(entry.winner.results)}",
+        "longest input": f"{task.max_length} tokens",
+        "threshold of no answer": _threshold(task, best),
+        "run": f"`{best.fingerprint}`",
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return _CARD.format(
+        pipeline=_PIPELINES[task.kind],
+        task=task.name,
+        kind=task.kind,
+        metrics="\n".join(f"- {metric}" for metric in task.metrics),
+        scores="\n".join(scores),
+        table=table,
+    )
+
+
+def _threshold(task: Task, best: Result) -> str:
+    threshold = threshold_of(task, best.best or {})
+    return "none" if threshold is None else f"{threshold:.4f} (best on validation)"
+
+
+_CARD = """---
+library_name: transformers
+pipeline_tag: {pipeline}
+tags:
+- maskline
+metrics:
+{metrics}
+---
+
+# {task}: a model for {kind}, fine-tuned by maskline
+
+## Scores in percent: median over seeds (least to greatest)
+
+| | validation | test |
+|---|---|---|
+{scores}
+
+Checkpoint, grid and epoch were chosen by the validation examples, so that those scores flatter. The
+weights are those of the best seed on validation.
+
+## What made it
+
+| | |
+|---|---|
+{table}
+
+It has the biases of the base checkpoint and of the task's examples, and was tried on nothing else.
+"""

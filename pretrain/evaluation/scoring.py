@@ -1,0 +1,57 @@
+"""What a checkpoint reaches on tasks, as one number a task: the protocol's, without baselines.
+
+An ablation and a trajectory ask it of many checkpoints. The number is the median over the
+fine-tuning seeds, in the best cell of the grid, of the metric that selects; it is of the validation
+examples, as the paper's tables are.
+"""
+
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from corpus.section import Section
+from pretrain.evaluation.protocol import run_protocol
+from pretrain.evaluation.recipe import Contestant, Evaluation, Grid
+from pretrain.evaluation.tasks import Task, load_task
+
+
+class FineTuning(Section):
+    """The tasks that checkpoints are compared by; keys mean what they mean in an evaluation."""
+
+    tasks: tuple[Task, ...] = Field((), description="a preset's name and what differs")
+    grid: Grid = Field(Grid(), description="for all tasks")
+    task_grids: dict[str, Grid] = Field({}, description="for a task by name, before `grid`")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="of every checkpoint's tuning")
+    workers: int = Field(1, ge=1, description="runs side by side, by Ray where more than one")
+    threads: int = Field(1, ge=1, description="CPU threads of a run")
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _load_tasks(cls, values: Any) -> Any:  # noqa: ANN401 - before any check
+        if not isinstance(values, list | tuple):
+            return values
+        return [load_task(value) if isinstance(value, dict) else value for value in values]
+
+    @model_validator(mode="after")
+    def _is_an_evaluation(self) -> "FineTuning":
+        if self.tasks:
+            self.evaluation("checkpoint", "output")
+        return self
+
+    def evaluation(self, checkpoint: str, output: str) -> Evaluation:
+        """Make the evaluation of one checkpoint."""
+        return Evaluation(
+            output=output,
+            checkpoints=(Contestant(name="checkpoint", path=checkpoint),),
+            baselines=(),
+            save_models=False,
+            **{name: getattr(self, name) for name in type(self).model_fields},
+        )
+
+
+def fine_tuned_scores(tuning: FineTuning, checkpoint: str, output: str) -> dict[str, float]:
+    """Fine-tune an exported checkpoint on every task; what was done before is only read."""
+    if not tuning.tasks:
+        return {}
+    entries = run_protocol(tuning.evaluation(checkpoint, output))
+    return {entry.task: entry.winner.value for entry in entries}

@@ -1,0 +1,97 @@
+"""The table of an evaluation for the terminal: a block a task, a line for each compared."""
+
+import math
+from io import StringIO
+
+from rich.console import Console
+from rich.table import Table
+
+from pretrain.evaluation.baselines import Baseline
+from pretrain.evaluation.protocol import Entry, Spread
+from pretrain.evaluation.report import Report, verdicts
+from pretrain.evaluation.tasks import Task
+
+_WIDTH = 110  # of a terminal, where none tells
+
+
+def show_report(report: Report) -> str:
+    """Return the tables of all tasks, scores as percent."""
+    out = StringIO()
+    console = Console(file=out, width=_WIDTH)
+    for task in report.tasks:
+        console.print(_table(report, task))
+        for drops in _drops(report, task):
+            console.print(drops, markup=False)
+    for line in verdicts(report):
+        console.print(line, markup=False)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def _table(report: Report, task: Task) -> Table:
+    sizes = report.sizes[task.name].examples
+    counted = ", ".join(f"{count:,} {split}" for split, count in sizes.items())
+    table = Table(title=f"{task.name} ({task.kind}; {counted})", title_justify="left")
+    has_test = "test" in sizes
+    table.add_column("")
+    for metric in task.metrics:
+        table.add_column(metric, justify="right")
+    if has_test:
+        table.add_column(f"test {task.metrics[0]}", justify="right")
+    table.add_column("grid: rate, batch, best epoch")
+    for entry in report.entries:
+        if entry.task == task.name:
+            table.add_row(*_entry_row(entry, task, has_test))
+    for baseline in report.baselines:
+        if baseline.task == task.name:
+            table.add_row(*_baseline_row(baseline, task, has_test))
+    return table
+
+
+def _entry_row(entry: Entry, task: Task, has_test: bool) -> list[str]:
+    cells = [show_spread(entry.validation.get(metric)) for metric in task.metrics]
+    if has_test:
+        cells.append(show_spread(entry.test.get(task.metrics[0])))
+    return [entry.contestant, *cells, describe_winner(entry)]
+
+
+def describe_winner(entry: Entry) -> str:
+    """Say which cell of the grid won, when its runs were best, and how many diverged."""
+    given = entry.winner.hyperparameters
+    epochs = [result.best_epoch for result in entry.winner.results]
+    known = sorted(epoch + 1 for epoch in epochs if epoch is not None)
+    when = f"{known[0]}-{known[-1]}" if known and known[0] < known[-1] else str(*known[:1])
+    lost = sum(result.diverged for result in entry.winner.results)
+    told = f"{given.learning_rate:g}, {given.batch_size}, {when or 'none'} of {given.epochs}"
+    return told + (f"; {lost} diverged" if lost else "")
+
+
+def _baseline_row(baseline: Baseline, task: Task, has_test: bool) -> list[str]:
+    cells = [percent((baseline.validation or {}).get(metric)) for metric in task.metrics]
+    if has_test:
+        cells.append(percent((baseline.test or {}).get(task.metrics[0])))
+    return [baseline.name, *cells, baseline.reason or ""]
+
+
+def show_spread(spread: Spread | None) -> str:
+    """Show the median in percent, and the least and greatest of several seeds."""
+    if spread is None:
+        return "-"
+    shown = percent(spread.median)
+    if len(spread.values) == 1:
+        return shown
+    return f"{shown} ({percent(spread.low)} to {percent(spread.high)})"
+
+
+def percent(value: float | None) -> str:
+    """Show a share in percent; what is absent or no number is a dash."""
+    return "-" if value is None or not math.isfinite(value) else f"{100 * value:.1f}"
+
+
+def _drops(report: Report, task: Task) -> list[str]:
+    sizes = report.sizes[task.name]
+    lines = [
+        f"{task.name}: {count:,} of {split} dropped: {reason}"
+        for split, reasons in sizes.drops.items()
+        for reason, count in reasons.items()
+    ]
+    return lines + [f"  {place}" for place in sizes.dropped if lines]

@@ -1,0 +1,196 @@
+"""What is saved is used: by our command, by transformers, with adapters, on good and bad input."""
+
+import io
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+from tuning_helpers import write_checkpoint, write_task
+
+from pretrain.evaluation.drawing import Curve, chart, confusion, table, text
+from pretrain.evaluation.evaluate import evaluate
+from pretrain.evaluation.loop import Hyperparameters
+from pretrain.evaluation.predict import predict_files
+from pretrain.evaluation.recipe import Evaluation
+from pretrain.evaluation.saved import save_best
+from pretrain.evaluation.tuning import Run, Settings, perform, trained_models
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_checkpoint(tmp_path_factory.mktemp("base") / "checkpoint")
+
+
+def save(directory: Path, checkpoint: str, kind: str, **contestant: object) -> Path:
+    """Evaluate one task of one seed, and return where its model was saved."""
+    evaluation = Evaluation.model_validate(
+        {
+            "output": str(directory / "out"),
+            "checkpoints": [{"name": "ours", "path": checkpoint} | contestant],
+            "tasks": [write_task(directory, kind)],
+            "grid": {"learning_rates": [5e-3], "batch_sizes": [8], "epochs": 1},
+            "seeds": [0],
+            "baselines": [],
+        }
+    )
+    (saved,) = save_best(evaluation, evaluate(evaluation).entries)
+    return Path(saved)
+
+
+def predict(model: Path, *files: Path, layout: str | None = None) -> list[dict[str, Any]]:
+    lines = predict_files(str(model), [str(file) for file in files], layout, 3)
+    return [orjson.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("kind", ["lora", "prefix"])
+def test_a_saved_adapter_says_what_the_trained_model_says(
+    kind: Literal["lora", "prefix"], checkpoint: str, tmp_path: Path
+) -> None:
+    adapter = {"kind": kind, "rank": 2, "virtual_tokens": 2}
+    model = save(tmp_path, checkpoint, "classification", adapter=adapter)
+    names = {path.name for path in model.iterdir()}
+    assert ("adapter_config.json" in names) == (kind == "prefix")
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text('{"text": "the rain zzz"}\n{"text": "hat qqq"}\n')
+    found = [line["probabilities"] for line in predict(model, lines)]
+    run = Run(
+        checkpoint=checkpoint,
+        tasks=(write_task(tmp_path, "classification"),),
+        hyperparameters=Hyperparameters(learning_rate=5e-3, batch_size=8, epochs=1),
+        seed=0,
+        settings=Settings.model_validate({"adapter": adapter}),
+    )
+    (trained,), (part,) = trained_models(run, str(tmp_path / "out" / "runs"))
+    given = part.tokenizer(["the rain zzz", "hat qqq"], return_tensors="pt", padding=True)
+    with torch.inference_mode():
+        expected = trained.eval()(**given).logits.softmax(-1).tolist()
+    assert [list(shares.values()) for shares in found] == [
+        pytest.approx(shares, rel=1e-4) for shares in expected
+    ]
+
+
+def test_weights_that_were_dropped_are_made_again(checkpoint: str, tmp_path: Path) -> None:
+    run = Run(
+        checkpoint=checkpoint,
+        tasks=(write_task(tmp_path, "choice"),),
+        hyperparameters=Hyperparameters(learning_rate=5e-3, batch_size=8, epochs=1),
+        seed=0,
+    )
+    (first,) = perform(run, str(tmp_path / "out"))
+    (weights,) = tmp_path.rglob("weights.safetensors")
+    weights.unlink()
+    trained_models(run, str(tmp_path / "out"))
+    (again,) = perform(run, str(tmp_path / "out"))
+    assert again.checksum == first.checksum
+
+
+def test_every_layout_is_read(
+    checkpoint: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = save(tmp_path, checkpoint, "classification")
+    plain, table_file = tmp_path / "a.txt", tmp_path / "b.tsv"
+    plain.write_bytes(b"the rain zzz\n\nhat qqq\n\xff zzz\n" + b"the " * 5000 + b"\n")
+    table_file.write_text("text\tother\nthe rain zzz\t1\n")
+    with caplog.at_level(logging.WARNING, logger="pretrain"):
+        from_text, from_table = predict(model, plain), predict(model, table_file)
+    assert [line["id"].rpartition(":")[2] for line in from_text] == ["1", "3", "4", "5"]
+    assert "1 dropped: empty text" in caplog.text
+    assert from_table[0]["label"] == from_text[0]["label"]
+    with pytest.raises(ValueError, match="its name does not tell its format, give --format"):
+        predict(model, tmp_path / "what")
+
+
+def test_bad_lines_are_counted_and_good_ones_answered(
+    checkpoint: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = save(tmp_path, checkpoint, "answering")
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"question": "how", "context": "the 42"}\nnot json\n{"question": "how"}\n')
+    with caplog.at_level(logging.WARNING, logger="pretrain"):
+        assert len(predict(model, asked)) == 1
+    assert caplog.text.count("1 dropped") == 2
+    with pytest.raises(ValueError, match="answering needs more than a text a line"):
+        predict(model, asked, layout="text")
+
+
+def test_a_model_of_others_is_used_by_its_architecture(checkpoint: str, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        theirs.mkdir(exist_ok=True)
+        (theirs / name).write_bytes((Path(checkpoint) / name).read_bytes())
+    with torch.random.fork_rng():
+        model = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=3)
+    model.config.id2label = {0: "low", 1: "mid", 2: "high"}
+    model.save_pretrained(theirs)
+    given = tmp_path / "given.txt"
+    given.write_text("the rain\n")
+    (line,) = predict(theirs, given)
+    assert set(line["probabilities"]) == {"low", "mid", "high"}
+    with pytest.raises(ValueError, match="RobertaForMaskedLM, which has no head for a task"):
+        predict(Path(checkpoint), given)
+
+
+def test_nothing_from_outside_is_markup() -> None:
+    bad = "<script>\u202e&"
+    assert text(bad) == "&lt;script&gt;[U+202E]&amp;"
+    drawn = [
+        table(bad, [bad], [[bad]]),
+        confusion([bad, "b"], [[3, 1], [0, 0]]),
+        chart(bad, bad, [Curve(bad, ((1.0, 0.5), (2.0, 0.5)))], percent=True),
+    ]
+    assert not any("<script" in each or "\u202e" in each for each in drawn)
+    assert "0.56)" in drawn[1], "three of four: 0.75 of the darkest"
+
+
+def test_a_curve_lies_where_its_numbers_are() -> None:
+    drawn = chart("loss", "step", [Curve("a", ((0.0, 1.0), (1.0, 3.0), (2.0, 2.0)))])
+    assert 'points="46.0,206.0 248.0,10.0 450.0,108.0"' in drawn
+    assert "nothing was measured" in chart("loss", "step", [Curve("a", ())])
+
+
+def test_standard_input_is_answered_line_by_line(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save(tmp_path, checkpoint, "tagging")
+    stream = io.BufferedReader(io.BytesIO(b"rain on Zurich\nthe hat\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(stream))
+    lines = predict_files(str(model), [], None, 1)
+    assert orjson.loads(next(lines))["words"] == ["rain", "on", "Zurich"]
+    assert orjson.loads(next(lines))["words"] == ["the", "hat"]
+    assert next(lines, None) is None
+
+
+def test_tasks_learned_together_are_saved_each(checkpoint: str, tmp_path: Path) -> None:
+    tasks = [write_task(tmp_path, kind) for kind in ("answering", "tagging")]
+    evaluation = Evaluation.model_validate(
+        {
+            "output": str(tmp_path / "out"),
+            "checkpoints": [{"name": "all at once", "path": checkpoint, "together": True}],
+            "tasks": tasks,
+            "grid": {"learning_rates": [5e-3, 1e-3], "batch_sizes": [8], "epochs": 1},
+            "seeds": [0, 1],
+            "baselines": [],
+        }
+    )
+    report = evaluate(evaluation)
+    assert [entry.task for entry in report.entries] == [task.name for task in tasks]
+    assert {entry.best_cell for entry in report.entries} == {report.entries[0].best_cell}
+    directories = [Path(each) for each in save_best(evaluation, report.entries)]
+    assert [each.parent.name for each in directories] == ["all-at-once"] * 2
+    encoders = [
+        {
+            name: weight
+            for name, weight in load_file(each / "model.safetensors").items()
+            if name.startswith("roberta.encoder")
+        }
+        for each in directories
+    ]
+    assert encoders[0].keys() == encoders[1].keys() != set()
+    assert all(torch.equal(encoders[0][name], encoders[1][name]) for name in encoders[0])
+    kept = list(tmp_path.rglob("weights.safetensors"))
+    assert len(kept) == 1, "four runs, one of them is the best"
