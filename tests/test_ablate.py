@@ -105,6 +105,7 @@ class Machine:
         if self.runs_left == 0:
             raise ValueError("the machine went away")
         self.runs_left -= 1
+        assert recipe.pretrain.checkpoint_root is None
         run = Path(recipe.pretrain.run or "")
         run.mkdir(parents=True, exist_ok=True)
         self.trained.append(run.name)
@@ -154,7 +155,7 @@ def test_a_run_of_other_settings_is_another_run(
     machine = Machine(monkeypatch)
     path = write_recipe(root, tables=["masking"])
     ablate(path)
-    ablate(path, ["pretrain.learning_rate=0.001"])
+    ablate(path, ["pretrain.learning_rate=0.001", "pretrain.checkpoint_root=elsewhere"])
     assert len(set(machine.trained)) == 12
     assert len(machine.measured) == 12
 

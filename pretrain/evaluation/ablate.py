@@ -158,7 +158,9 @@ def make_run(
     directory = Path(recipe.ablation.output) / "runs" / run.name
     trained = recipe.base.model_dump()
     trained["store"], trained["pack"]["format"] = store.root, run.packing
-    trained["pretrain"] = run.pretrain.model_dump() | {"run": str(directory)}
+    # What a recipe says of one run would be shared by all; the snapshot to validate on is its own.
+    own = {"run": str(directory), "checkpoint_root": None, "validation_snapshot": None}
+    trained["pretrain"] = run.pretrain.model_dump() | own
     run_training(Recipe.model_validate(trained))
     losses = _measure(recipe, directory, judges)
     tuning = recipe.ablation.fine_tuning
