@@ -59,7 +59,7 @@ class Hyperparameters(Section):
         None, ge=1, description="end after so many epochs without a better score; absent: never"
     )
     train_examples: int | None = Field(
-        None, ge=1, description="learn from so many only, drawn by a hash of their place"
+        None, ge=1, description="learn from so many only, drawn alike for every seed"
     )
 
 

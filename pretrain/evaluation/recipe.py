@@ -32,13 +32,15 @@ class Contestant(Section):
 class Grid(Section):
     """What is tried; every learning rate with every batch size. Absent keys: Table 10's."""
 
-    learning_rates: tuple[float, ...] | None = Field(None, min_length=1)
-    batch_sizes: tuple[int, ...] | None = Field(None, min_length=1)
-    epochs: int | None = Field(None, ge=1)
-    weight_decay: float | None = Field(None, ge=0)
-    warmup_fraction: float | None = Field(None, ge=0, lt=1)
-    max_grad_norm: float | None = Field(None, gt=0)
-    dropout: float | None = Field(None, ge=0, lt=1)
+    learning_rates: tuple[float, ...] | None = Field(None, min_length=1, description="peaks to try")
+    batch_sizes: tuple[int, ...] | None = Field(
+        None, min_length=1, description="inputs a step, to try"
+    )
+    epochs: int | None = Field(None, ge=1, description="passes over the examples, at most")
+    weight_decay: float | None = Field(None, ge=0, description="on matrices alone")
+    warmup_fraction: float | None = Field(None, ge=0, lt=1, description="share of steps")
+    max_grad_norm: float | None = Field(None, gt=0, description="gradients are clipped to it")
+    dropout: float | None = Field(None, ge=0, lt=1, description="absent: the checkpoint's")
     patience: int | None = Field(None, ge=1, description="epochs without a better score")
     train_examples: int | None = Field(None, ge=1, description="learn from so many only")
 
@@ -57,12 +59,16 @@ class Evaluation(Section):
     """Everything an evaluation is made from."""
 
     output: str = Field(min_length=1, description="directory of runs, tables and saved models")
-    checkpoints: tuple[Contestant, ...] = Field(min_length=1)
+    checkpoints: tuple[Contestant, ...] = Field(
+        min_length=1, description="what is compared; random weights take the first's shape"
+    )
     tasks: tuple[Task, ...] = Field(min_length=1, description="a preset's name and what differs")
     grid: Grid = Field(Grid(), description="for all tasks")
     task_grids: dict[str, Grid] = Field({}, description="for a task by name, before `grid`")
     seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1, description="the paper has five")
-    baselines: tuple[Baseline, ...] = Field(("majority", "tfidf", "random"))
+    baselines: tuple[Baseline, ...] = Field(
+        ("majority", "tfidf", "random"), description="what scores have to beat"
+    )
     save_models: bool = Field(True, description="keep each checkpoint's best model of each task")
     workers: int = Field(1, ge=1, description="runs side by side, through Ray where more than one")
     threads: int = Field(1, ge=1, description="CPU threads of a run; part of what determines it")
