@@ -171,6 +171,13 @@ def test_pieces_of_a_byte_level_tokenizer_add_up(model: MaskedModel, text: str) 
     assert len(text.rstrip().encode()) <= pieces.sizes.sum() <= len(text.encode())
 
 
+def test_special_tokens_that_a_text_spells_are_text(model: MaskedModel) -> None:
+    ids = model.pieces("the <mask> and <unk> in </s>").ids
+    assert model.ordinary[ids].all()
+    found = fill(model, "the <mask> in", top=1)  # what is asked for still is one
+    assert len(found) == 1
+
+
 def test_masks_are_drawn_as_in_training(model: MaskedModel) -> None:
     generator = np.random.default_rng(0)
     counts = np.zeros(4)

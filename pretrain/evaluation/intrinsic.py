@@ -34,6 +34,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging
 
 from pretrain.dataset import Int64s, UInt64s, derive_keys
+from pretrain.evaluation.pieces import tokens_of
 from pretrain.metrics import perplexity
 
 MASK_PROB = 0.15  # Devlin et al. 2019, section 3.1, as the two shares below
@@ -62,7 +63,7 @@ class MaskedModel:
     @cached_property
     def wrapping(self) -> tuple[int, int]:
         """The special tokens before and after a text."""
-        found = self._backend.encode("", add_special_tokens=True).ids
+        found = self.tokenizer("")["input_ids"]
         if len(found) != 2:
             raise ValueError(
                 f"the tokenizer wraps a text in {len(found)} special tokens, expected one before "
@@ -82,17 +83,10 @@ class MaskedModel:
         """Entries of the model, which may have more than the tokenizer."""
         return int(self.network.config.vocab_size)
 
-    @cached_property
-    def _backend(self) -> Any:  # noqa: ANN401 - a tokenizers.Tokenizer
-        backend = self.tokenizer.backend_tokenizer
-        backend.no_truncation()
-        backend.no_padding()
-        return backend
-
     def pieces(self, text: str) -> "Pieces":
-        """Cut a text of any length into tokens without special ones."""
-        encoded = self._backend.encode(text, add_special_tokens=False)
-        return Pieces.of(text, encoded.ids, encoded.offsets)
+        """Cut a text into tokens, however long; what spells a special one is text, as in training."""
+        (tokens,) = tokens_of(self.tokenizer, [text], offsets=True)
+        return Pieces.of(text, tokens.ids, tokens.offsets)
 
     @torch.no_grad()
     def logits(self, rows: Iterable[Int64s]) -> Iterator[torch.Tensor]:
@@ -365,7 +359,8 @@ class Filling(NamedTuple):
 
 def fill(model: MaskedModel, text: str, top: int = 5) -> list[list[Filling]]:
     """Give the likeliest tokens for each <mask> of a text, each with the others still hidden."""
-    row = np.array(model._backend.encode(text, add_special_tokens=True).ids, np.int64)
+    encoded = model.tokenizer(text, truncation=False, padding=False, verbose=False)
+    row = np.array(encoded["input_ids"], np.int64)
     places = np.flatnonzero(row == model.mask_id)
     mask = model.tokenizer.mask_token
     if not len(places):
