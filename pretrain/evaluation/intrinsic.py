@@ -84,7 +84,7 @@ class MaskedModel:
         return int(self.network.config.vocab_size)
 
     def pieces(self, text: str) -> "Pieces":
-        """Cut a text into tokens, however long; what spells a special one is text, as in training."""
+        """Cut a text into tokens; what spells a special one is text, as in training."""
         (tokens,) = tokens_of(self.tokenizer, [text], offsets=True)
         return Pieces.of(text, tokens.ids, tokens.offsets)
 
