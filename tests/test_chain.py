@@ -77,7 +77,7 @@ def test_edges_to_survivors_alone_are_noticed(
         return judge(self, node, seen)
 
     monkeypatch.setattr(cascade.Cascade, "_judge", without_dropped)
-    assert fails_somewhere(tmp_path, range(40))
+    assert fails_somewhere(tmp_path, range(35, 75))  # one chain in some forty shows it: 36
 
 
 @pytest.mark.slow
