@@ -13,6 +13,11 @@ from typing import Any, NamedTuple
 import zstandard
 
 REPOSITORY = Path(__file__).parent.parent
+# The commands that evaluate have recipes of their own (test_evaluation_recipes.py).
+EVALUATION_RECIPES = ("ablate", "evaluate", "trajectory")
+RECIPES = sorted(
+    path for path in (REPOSITORY / "recipes").glob("*.yaml") if path.stem not in EVALUATION_RECIPES
+)
 STOP_WORDS = ("the", "of", "and", "to", "that", "with")
 _ONSETS = tuple("bdfgklmnprstvz")
 _RIMES = ("a", "e", "i", "o", "u", "an", "en", "or", "is", "um")

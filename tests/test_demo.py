@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import orjson
 import pytest
+from corpus_helpers import RECIPES, REPOSITORY
 from rich.console import Console
 
 from corpus.archives import InputFile
@@ -18,8 +19,6 @@ from demo.docstrings import COUNTS, FILES, Tree, collect, find_modules
 from demo.duplicates import Piece, compare
 from demo.picture import draw_loss, smooth
 from demo.summary import check_learned, funnel, show_funnel, show_learning, unigram_entropy
-
-RECIPES = Path(__file__).parents[1] / "recipes"
 
 MODULE = '''"""A module about trees."""
 
@@ -213,14 +212,14 @@ def test_picture_is_a_png(tmp_path: Path) -> None:
     assert mpl.get_backend().lower() == "agg"
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_loads(path: Path) -> None:
     recipe = load_recipe(str(path))
     assert recipe.pretrain.run is not None
 
 
 def test_base_recipe_is_the_papers() -> None:
-    pretrain = load_recipe(str(RECIPES / "base.yaml")).pretrain
+    pretrain = load_recipe(str(REPOSITORY / "recipes" / "base.yaml")).pretrain
     assert (pretrain.batch_sequences, pretrain.max_steps) == (8192, 500_000)
     assert (pretrain.learning_rate, pretrain.warmup_steps) == (6e-4, 24_000)
     assert (pretrain.adam_betas, pretrain.adam_epsilon) == ((0.9, 0.98), 1e-6)

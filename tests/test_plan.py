@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from corpus_helpers import RECIPES, REPOSITORY
 from pretrain_helpers import SHARDS, make_recipe, write_recipe, write_snapshot
 
 from corpus.recipe import load_recipe
@@ -16,7 +17,6 @@ from pretrain.plan import Question, describe_run, forecast, make_plan, show_plan
 from pretrain.probe import Timing
 from pretrain.world import World
 
-ROOT = Path(__file__).parent.parent
 CPU = World(0, 1, torch.device("cpu"))
 # RoBERTa paper, Table 9, and section 4.4 for the number of steps.
 BOTH = {
@@ -51,7 +51,7 @@ def plan_by_command(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict
 @pytest.mark.parametrize("preset", ["base", "large"])
 def test_the_papers_presets(preset: str, capsys: pytest.CaptureFixture[str]) -> None:
     own, shape, flops = TABLE_9[preset]
-    path = str(ROOT / "recipes" / f"{preset}.yaml")
+    path = str(REPOSITORY / "recipes" / f"{preset}.yaml")
     config = load_recipe(path).pretrain
     assert {name: getattr(config, name) for name in BOTH | own} == BOTH | own
     plan = plan_by_command(capsys, path, "--without-store", "--without-probe", "--ranks=1,8,1024")
@@ -70,9 +70,7 @@ def test_the_papers_presets(preset: str, capsys: pytest.CaptureFixture[str]) -> 
     assert all(one["run_seconds"] is None for one in plan["forecasts"])
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_of_ours_can_be_planned(path: Path) -> None:
     found, _ = describe_run(load_recipe(str(path)), Question(with_store=False))
     assert found["warnings"] == []

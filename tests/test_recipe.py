@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import yaml
-from corpus_helpers import REPOSITORY
 from pydantic import ValidationError
 
 from corpus.recipe import Recipe, load_recipe
@@ -268,11 +267,6 @@ def test_a_recipe_does_not_change(path: Path) -> None:
 def test_a_recipe_survives_the_manifest(path: Path) -> None:
     recipe = load(path, {"dedup": {"bands": 7}}, "workers=3")
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
-
-
-def test_recipes_that_we_ship_are_valid() -> None:
-    for recipe in sorted((REPOSITORY / "recipes").glob("*.yaml")):
-        load_recipe(str(recipe))
 
 
 def test_a_key_that_stands_twice(tmp_path: Path) -> None:
