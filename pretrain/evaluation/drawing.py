@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 _LONGEST = 120  # characters of a name
+_FIGURES = 28  # characters of a cell that stands to the right in one line; longer ones are prose
 _WIDTH, _HEIGHT = 460, 240  # of a picture, to be read on a phone
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 34
 _TICKS = 4
@@ -25,7 +26,7 @@ _STYLE = """
 @media (prefers-color-scheme:dark){:root{--page:#15171a;--text:#e9e9e9;--soft:#a9a9a9;
 --line:#3a3e44;--heat:86,180,233;--bad:230,140,60}}
 body{margin:0 auto;padding:1rem;max-width:64rem;background:var(--page);color:var(--text);
-font:1rem/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
+font:1rem/1.5 system-ui,sans-serif;overflow-wrap:break-word}
 h1{font-size:1.5rem}h2{font-size:1.25rem;margin-top:2.5rem;padding-top:1rem;
 border-top:1px solid var(--line)}h3{font-size:1rem;margin:1.4rem 0 .3rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;margin:.6rem 0}
@@ -35,7 +36,7 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 tr.first th,tr.first td{font-weight:600}.soft{color:var(--soft);font-size:.9rem}
 .confusion td{padding:.2rem .5rem}.charts{display:grid;gap:1rem;
 grid-template-columns:repeat(auto-fit,minmax(18rem,1fr))}figure{margin:0}
-figcaption{color:var(--soft);font-size:.9rem}svg{width:100%;height:auto;display:block}
+figcaption{color:var(--soft);font-size:.9rem}svg{width:100%;max-width:36rem;height:auto;display:block}
 svg text{fill:var(--soft);font:11px system-ui,sans-serif}.grid{stroke:var(--line)}
 .key{display:inline-block;width:.8rem;height:.8rem;margin:0 .3rem 0 .8rem}
 nav a{margin-right:1rem;color:inherit}
@@ -56,9 +57,12 @@ class Curve(NamedTuple):
 
 
 def text(value: str) -> Markup:
-    """Return text as markup in which nothing is a tag and nothing hidden."""
-    short = value if len(value) <= _LONGEST else value[:_LONGEST] + "\u2026"
-    return Markup(html.escape(_UNSEEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", short)))
+    """Return a name as markup in which nothing is a tag and nothing hidden; a long one is cut."""
+    return _escaped(value if len(value) <= _LONGEST else value[:_LONGEST] + "\u2026")
+
+
+def _escaped(value: str) -> Markup:
+    return Markup(html.escape(_UNSEEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", value)))
 
 
 def page(title: str, sections: Iterable[tuple[str, Markup]]) -> str:
@@ -80,7 +84,7 @@ def page(title: str, sections: Iterable[tuple[str, Markup]]) -> str:
 
 def paragraph(content: str) -> Markup:
     """Return a small paragraph."""
-    return Markup(f'<p class="soft">{text(content)}</p>')
+    return Markup(f'<p class="soft">{_escaped(content)}</p>')
 
 
 def heading(content: str) -> Markup:
@@ -91,21 +95,24 @@ def heading(content: str) -> Markup:
 def table(
     caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], first: int = -1
 ) -> Markup:
-    """Return a table: names to the left, figures to the right; the row `first` stands out."""
-    titles = "".join(f'<th scope="col"{_kind(n)}>{text(name)}</th>' for n, name in enumerate(head))
+    """Return a table: names and prose to the left, figures right; the row `first` stands out."""
+    kept = list(rows)
+    prose = {n for row in kept for n, cell in enumerate(row) if n == 0 or len(cell) > _FIGURES}
+    kinds = ["" if n in prose else ' class="n"' for n in range(len(head))]
+    titles = "".join(
+        f'<th scope="col"{kind}>{text(name)}</th>' for kind, name in zip(kinds, head, strict=True)
+    )
     lines = []
-    for number, row in enumerate(rows):
-        cells = "".join(f"<td{_kind(n + 1)}>{text(cell)}</td>" for n, cell in enumerate(row[1:]))
+    for number, row in enumerate(kept):
+        cells = "".join(
+            f"<td{kind}>{text(cell)}</td>" for kind, cell in zip(kinds[1:], row[1:], strict=True)
+        )
         mark = ' class="first"' if number == first else ""
         lines.append(f'<tr{mark}><th scope="row">{text(row[0])}</th>{cells}</tr>')
     return Markup(
         f'<div class="wide"><table><caption>{text(caption)}</caption><thead><tr>{titles}</tr>'
         f"</thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
-
-
-def _kind(column: int) -> str:
-    return ' class="n"' if column else ""
 
 
 def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
@@ -168,7 +175,8 @@ Bounds = tuple[tuple[float, float], tuple[float, float]]
 
 def _bounds(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    around = 0.05 * abs(low) or 0.05  # of a lone value
+    return (low, high) if high > low else (low - around, high + around)
 
 
 def _place(point: tuple[float, float], bounds: Bounds) -> tuple[float, float]:
