@@ -19,7 +19,15 @@ from corpus.recipe import Recipe
 from corpus.shards import REORDERED, Shard
 from corpus.snapshots import Part, ShardEntry, Snapshot, Tree, open_snapshot, tokenizer_root
 from corpus.tokenizer import open_tokenizer
-from pipeline.index import Corpus, Int64s, KeySearch, column_values, open_arrow, open_index
+from pipeline.index import (
+    Corpus,
+    Int64s,
+    KeySearch,
+    array_values,
+    column_values,
+    open_arrow,
+    open_index,
+)
 from pipeline.keys import ID_BAND, salt_of
 from pipeline.parquet import read_row, rows_where
 from pipeline.plans import SPLITS, ShardPlan, cut_split, document_ids
@@ -235,8 +243,8 @@ def _runs(shard: Shard, ordinal: int) -> list[tuple[int, int]]:
 def _listed(shard: Shard, name: str) -> tuple[Int64s, Int64s]:
     """Return the values of a list column of a shard, and the row of each."""
     columns = [batch.column(name) for batch in shard.batches]
-    counts = np.concatenate([np.diff(column.offsets.to_numpy()) for column in columns])
-    values = np.concatenate([column.flatten().to_numpy() for column in columns])
+    counts = np.concatenate([np.diff(array_values(column.offsets)) for column in columns])
+    values = np.concatenate([array_values(column.flatten()) for column in columns])
     return np.repeat(np.arange(shard.rows), counts), values.astype(np.int64)
 
 

@@ -13,8 +13,7 @@ import pyarrow as pa
 
 from corpus.recipe import Pack
 from corpus.snapshots import Tree
-from pipeline.index import open_arrow
-from pipeline.kernels import Int64s
+from pipeline.index import Int64s, open_arrow
 
 SPLITS = ("train", "validation")
 _HASH_SPACE = 2**64

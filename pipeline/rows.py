@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from corpus.shards import REORDERED, Pieces, Shard, separators
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
-from pipeline.kernels import Int64s
+from pipeline.index import Int64s
 
 
 def document_rows(shard: Shard) -> list[list[tuple[int, int]]]:
