@@ -107,7 +107,8 @@ def _groups(file: pq.ParquetFile, column: str, value: str) -> Iterator[list[dict
         values = file.read_row_group(group, columns=[column])[column].to_pylist()
         rows = [row for row, each in enumerate(values) if each == value]
         if rows:
-            yield file.read_row_group(group).take(rows).to_pylist()
+            table = file.read_row_group(group)  # `take` imports pandas for its indices
+            yield [found for row in rows for found in table.slice(row, 1).to_pylist()]
 
 
 def _may_hold(statistics: pq.Statistics | None, value: str) -> bool:
