@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from corpus.section import Section, load_section
 from pretrain.evaluation.adapters import Adapter
 from pretrain.evaluation.loop import Hyperparameters
-from pretrain.evaluation.tasks import Kind, Task, load_task
+from pretrain.evaluation.tasks import Kind, Task, Tasks
 
 Baseline = Literal["majority", "tfidf", "random"]
 RANDOM = "random weights"
@@ -62,7 +62,7 @@ class Evaluation(Section):
     checkpoints: tuple[Contestant, ...] = Field(
         min_length=1, description="what is compared; random weights take the first's shape"
     )
-    tasks: tuple[Task, ...] = Field(min_length=1, description="a preset's name and what differs")
+    tasks: Tasks = Field(min_length=1, description="a preset's name and what differs")
     grid: Grid = Field(Grid(), description="for all tasks")
     task_grids: dict[str, Grid] = Field({}, description="for a task by name, before `grid`")
     seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1, description="the paper has five")
@@ -72,13 +72,6 @@ class Evaluation(Section):
     save_models: bool = Field(True, description="keep each checkpoint's best model of each task")
     workers: int = Field(1, ge=1, description="runs side by side, through Ray where more than one")
     threads: int = Field(1, ge=1, description="CPU threads of a run; part of what determines it")
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _load_tasks(cls, values: Any) -> Any:  # noqa: ANN401 - before any check
-        if not isinstance(values, list | tuple):
-            return values
-        return [load_task(value) if isinstance(value, dict) else value for value in values]
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> "Evaluation":

@@ -5,32 +5,23 @@ fine-tuning seeds, in the best cell of the grid, of the metric that selects; it 
 examples, as the paper's tables are.
 """
 
-from typing import Any
-
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from corpus.section import Section
 from pretrain.evaluation.protocol import run_protocol
 from pretrain.evaluation.recipe import Contestant, Evaluation, Grid
-from pretrain.evaluation.tasks import Task, load_task
+from pretrain.evaluation.tasks import Tasks
 
 
 class FineTuning(Section):
     """The tasks that checkpoints are compared by; keys mean what they mean in an evaluation."""
 
-    tasks: tuple[Task, ...] = Field((), description="a preset's name and what differs")
+    tasks: Tasks = Field((), description="a preset's name and what differs")
     grid: Grid = Field(Grid(), description="for all tasks")
     task_grids: dict[str, Grid] = Field({}, description="for a task by name, before `grid`")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="of every checkpoint's tuning")
     workers: int = Field(1, ge=1, description="runs side by side, by Ray where more than one")
     threads: int = Field(1, ge=1, description="CPU threads of a run")
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _load_tasks(cls, values: Any) -> Any:  # noqa: ANN401 - before any check
-        if not isinstance(values, list | tuple):
-            return values
-        return [load_task(value) if isinstance(value, dict) else value for value in values]
 
     @model_validator(mode="after")
     def _is_an_evaluation(self) -> "FineTuning":

@@ -6,9 +6,9 @@ The presets (presets.py) hold the published layouts and metrics, never paths.
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from corpus.section import Section, explain_all
 from pretrain.evaluation.presets import PRESETS
@@ -174,6 +174,16 @@ def load_task(values: Mapping[str, Any]) -> Task:
         return Task.model_validate(merged)
     except ValidationError as error:
         raise ValueError(f"task {name}: " + "; ".join(explain_all(Task, error))) from None
+
+
+def _load_tasks(values: Any) -> Any:  # noqa: ANN401 - before any check
+    if not isinstance(values, list | tuple):
+        return values
+    return [load_task(value) if isinstance(value, dict) else value for value in values]
+
+
+# Tasks as a recipe lists them: each a preset's name and what differs.
+Tasks = Annotated[tuple[Task, ...], BeforeValidator(_load_tasks)]
 
 
 def _nearest(name: object) -> str:
