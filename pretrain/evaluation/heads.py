@@ -28,8 +28,9 @@ _HEADS: dict[Kind, str] = {
 }
 # How architectures call the dropout of their layers and of attention: transformers, configuration_*
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+_SHIFTED = ("camembert", "longformer", "mpnet")
 # Tokenizers without a limit say 10^30 (transformers, VERY_LARGE_INTEGER).
-_NO_LIMIT = 10**9
+NO_LIMIT = 10**9
 _logging: Any = importlib.import_module("transformers.utils.logging")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -55,11 +56,11 @@ def open_tokenizer(checkpoint: str, kind: Kind) -> Any:  # noqa: ANN401 - transf
 def max_tokens(checkpoint: str, tokenizer: Any) -> int:  # noqa: ANN401
     """Return how many tokens an input of a checkpoint may have."""
     config = _config(checkpoint)
-    limits = [_NO_LIMIT, tokenizer.model_max_length]
+    limits = [NO_LIMIT, tokenizer.model_max_length]
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None:
         # RoBERTa's kin count positions from the padding id + 1: fairseq, utils.make_positions
-        is_shifted = "roberta" in config.model_type or config.model_type in ("camembert", "mpnet")
+        is_shifted = "roberta" in config.model_type or config.model_type in _SHIFTED
         limits.append(positions - (config.pad_token_id + 1 if is_shifted else 0))
     return int(min(limits))
 

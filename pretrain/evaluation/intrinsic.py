@@ -31,9 +31,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
-from transformers.utils import logging
 
 from pretrain.dataset import Int64s, UInt64s, derive_keys
+from pretrain.evaluation.heads import NO_LIMIT, max_tokens, quiet
 from pretrain.evaluation.pieces import tokens_of
 from pretrain.metrics import perplexity
 
@@ -42,8 +42,7 @@ _MASKED, _REPLACED = 0.8, 0.9
 _DOMAIN = 32  # of hashes; the others are named in masking.py
 # Logits of one forward pass: 2^26 of them are 256 MiB in fp32. Guess.
 _MAX_LOGITS = 2**26
-# What the position tables of these begin with: the rows up to the padding id are not positions.
-_PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "longformer")
+_ROW = 512  # tokens of a row where neither model nor tokenizer has a limit; guess
 _WORDS = re.compile(r"\S+")
 
 
@@ -181,16 +180,16 @@ def open_model(directory: str) -> MaskedModel:
             f"{directory} is no checkpoint directory: it has no config.json; make one of a run "
             "with `python -m pretrain export RUN DIR`"
         )
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
-        network = AutoModelForMaskedLM.from_pretrained(
-            directory, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{directory} holds no masked language model: {reason}") from None
+    with quiet():
+        try:
+            config = AutoConfig.from_pretrained(directory, local_files_only=True)
+            network = AutoModelForMaskedLM.from_pretrained(
+                directory, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            )
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{directory} holds no masked language model: {reason}") from None
     if not tokenizer.is_fast or tokenizer.mask_token_id is None or tokenizer.pad_token_id is None:
         raise ValueError(
             f"the tokenizer of {directory} must be a fast one (tokenizer.json) with tokens for "
@@ -202,15 +201,9 @@ def open_model(directory: str) -> MaskedModel:
             f"{config.vocab_size:,}: they do not belong together"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    length = min(tokenizer.model_max_length, _positions(config))
+    length = max_tokens(directory, tokenizer)
+    length = _ROW if length == NO_LIMIT else length
     return MaskedModel(network.to(device).eval(), tokenizer, length)
-
-
-def _positions(config: Any) -> int:  # noqa: ANN401 - of any model
-    rows = getattr(config, "max_position_embeddings", None) or 512
-    if config.model_type in _PADDED_POSITIONS:
-        rows -= config.pad_token_id + 1
-    return int(rows)
 
 
 def measure(model: MaskedModel, texts: Iterable[str], words: int = 512, seed: int = 0) -> Intrinsic:
