@@ -93,7 +93,7 @@ def _part_names(store: Store, entry: ShardEntry) -> list[str]:
 
 def explain(store: Store, identity: str) -> Iterator[str]:
     """Give the story of every record that has this id, as lines of text."""
-    documents = _documents(store, identity)
+    documents = list(_documents(store, identity))
     dropped = list(_drops(store, identity, {name for name, _ in documents}))
     if not dropped and not documents:
         if hash_id(identity) in read_forgotten(store.root).ids:
@@ -129,18 +129,16 @@ def _drops(store: Store, identity: str, passed: set[str]) -> Iterator[dict[str, 
             yield from rows_where(path, "id", identity)
 
 
-def _documents(store: Store, identity: str) -> list[tuple[str, dict[str, Any]]]:
-    """Find every document with this id that passed the rules, each with the name of its part."""
-    config, found = store.recipe.dedup, []
+def _documents(store: Store, identity: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give every document with this id that passed the rules, each with the name of its part."""
+    config = store.recipe.dedup
     key = np.uint64(int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big"))
     for part in _parts_of(store, identity):
         salt = salt_of(scope_of(part.snapshot, part.source, config))
         keys = KeySearch(store.tree, Corpus((part,), 0)).matching(0, np.array([key ^ salt]))
         for row in keys.document[keys.band == ID_BAND].tolist():
             if open_index(store.tree, part)["id"][row].as_py() == identity:
-                path = store.tree.find(f"clean/{part.name}.parquet")
-                found.append((part.name, read_row(path, row)))
-    return found
+                yield part.name, read_row(store.tree.find(f"clean/{part.name}.parquet"), row)
 
 
 def _explain_drop(
@@ -160,9 +158,10 @@ def _explain_drop(
     for row in documents:
         if _place(row) == _place(drop):
             yield from _excerpt("dropped", row["text"])
-    for _, row in _documents(store, drop["witness_id"]):
-        if _place(row) == place:
-            yield from _excerpt("kept", row["text"])
+    found = (row for _, row in _documents(store, drop["witness_id"]))
+    witness = next((row for row in found if _place(row) == place), None)  # the parts after are left
+    if witness:
+        yield from _excerpt("kept", witness["text"])
 
 
 def _title(row: Mapping[str, Any]) -> str:
