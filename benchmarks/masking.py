@@ -1,11 +1,12 @@
 """Tokens per CPU second of drawing masks, beside transformers, and the statistics of the draw.
 
 `python -m benchmarks.masking [--rows 2048] [--peers PYTHON] [--million 10]` draws masks for rows
-of 512 random ids in batches of 512, on one core, in every way of masking, and in torch on a GPU
-where there is one. The peer is transformers' `DataCollatorForLanguageModeling` (torch tensors,
-batches of 32, its defaults, one thread). Each figure is the best of 50 passes, of the peer five.
-Then it draws that many million positions and compares shares, positions and correlations with what
-chance allows (`benchmarks.mask_statistics` says which and how), and prints each beside its bound.
+of 512 random ids in batches of 512, on one core, in every way of masking, in place and into a copy,
+and in torch on a GPU where there is one. The peer is transformers'
+`DataCollatorForLanguageModeling` (torch tensors, batches of 32, its defaults, one thread). Each
+figure is the best of 50 passes, of the peer five. Then it draws that many million positions and
+compares shares, positions and correlations with what chance allows (`benchmarks.mask_statistics`
+says which and how), and prints each beside its bound.
 
 PYTHON is the interpreter of an environment with transformers and torch.
 """
@@ -22,7 +23,7 @@ from benchmarks.peers import run_peer
 from corpus.training import Pretrain
 from pretrain.config import plan_over
 from pretrain.draw import MASKINGS
-from pretrain.masking import ONE, MaskRule, mask_rows, train_keys
+from pretrain.masking import ONE, MaskRule, mask_in_place, mask_rows, train_keys
 from pretrain.masking_torch import mask_tensors
 
 _LENGTH, _BATCH, _VOCABULARY, _PASSES = 512, 512, 50_265, 50
@@ -85,7 +86,18 @@ def measure_all(rows: int) -> dict[str, float]:
             for part in parts:
                 mask_rows(tokens[part], lengths[part], keys[part], rule, words[part])
 
-        found[f"ours, {masking}"] = measure(draw, tokens.size, time.process_time)
+        def seconds_in_place(rule: MaskRule = rule) -> float:
+            taken = 0.0
+            for part in parts:
+                fresh = tokens[part].copy()
+                start = time.process_time()
+                mask_in_place(fresh, lengths[part], keys[part], rule, words[part])
+                taken += time.process_time() - start
+            return taken
+
+        in_place = min(seconds_in_place() for _ in range(_PASSES))
+        found[f"ours, {masking}, in place"] = tokens.size / in_place
+        found[f"ours, {masking}, copied"] = measure(draw, tokens.size, time.process_time)
     if torch.cuda.is_available():
         arrays = (tokens, lengths, keys.view(np.int64))
         given = [torch.from_numpy(each).cuda() for each in arrays]
