@@ -5,7 +5,7 @@
 Each input is a small valid file with one to eight mutations: bytes flipped, ranges cut, doubled,
 swapped or overwritten, numbers made large, words of some format put in; before or after it is
 compressed. It must not crash, must end within five seconds, and positions must rise.
-Coverage-guided mutation of the same readers: `python -m benchmarks.fuzz guided`, with atheris.
+Coverage-guided mutation of the same readers: benchmarks/fuzz_guided.py.
 """
 
 import bz2
@@ -196,32 +196,18 @@ def report(inputs: int, totals: dict[str, int], seconds: float) -> None:
     )
 
 
-def guided() -> None:
-    """Let atheris choose inputs by the code they reach; runs until it is stopped or crashes."""
-    import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: PLC0415
-
-    forms = sorted({form.split("-")[0] for form in seeds()})
-    suffixes = list(CODECS)
-
-    def one(data: bytes) -> None:
-        if len(data) > 2:
-            name = f"x{suffixes[data[0] % len(suffixes)]}"
-            check(name, forms[data[1] % len(forms)], data[2:])
-
-    atheris.instrument_all()
-    atheris.Setup([sys.argv[0], *sys.argv[2:]], one)
-    atheris.Fuzz()
-
-
-def _hang(*_: Any) -> None:  # noqa: ANN401 - a signal's arguments
+def raise_hang(*_: Any) -> None:  # noqa: ANN401 - a signal's arguments
+    """Answer the alarm."""
     raise TimeoutError(f"over {HANG_SECONDS} s")
 
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGALRM, _hang)
+def prepare() -> None:
+    """Answer the alarm in this process, and take small bombs for such."""
+    signal.signal(signal.SIGALRM, raise_hang)
     archives.BOMB_BYTES = 2**24
-    if sys.argv[1:2] == ["guided"]:
-        guided()
-    else:
-        given = [int(each) for each in sys.argv[1:]]
-        sys.exit(run(*(given + [1_000_000, 1][len(given) :])) > 0)
+
+
+if __name__ == "__main__":
+    prepare()
+    given = [int(each) for each in sys.argv[1:]]
+    sys.exit(run(*(given + [1_000_000, 1][len(given) :])) > 0)

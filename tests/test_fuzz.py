@@ -2,7 +2,10 @@
 
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,7 +20,7 @@ from corpus.records import Damage
 @pytest.fixture(autouse=True)
 def alarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(archives, "BOMB_BYTES", 2**24)
-    before = signal.signal(signal.SIGALRM, fuzz._hang)
+    before = signal.signal(signal.SIGALRM, fuzz.raise_hang)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -58,4 +61,28 @@ def test_a_hang_and_a_wrong_count_would_be_seen(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ValueError, match="position 1 after 1"):
         fuzz.check("x", "jsonl", b"")
     with pytest.raises(TimeoutError, match="over 5 s"):
-        fuzz._hang()
+        fuzz.raise_hang()
+
+
+def test_inputs_chosen_by_the_code_they_reach_are_read_to_their_end(tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="atheris has wheels for Linux on x86-64 only")
+    command = ["benchmarks.fuzz_guided", "-runs=3000", "-seed=3", f"-artifact_prefix={tmp_path}/"]
+    ended = subprocess.run(
+        [sys.executable, "-m", *command], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert "Done 3000 runs" in ended.stderr
+
+
+def test_a_crash_found_by_coverage_is_reported(tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="atheris has wheels for Linux on x86-64 only")
+    # An alarm before anything is read stands for a reader that hangs.
+    program = (
+        "from benchmarks import fuzz_guided\n"
+        "fuzz_guided.fuzz.check = lambda *_: fuzz_guided.fuzz.raise_hang()\n"
+        "fuzz_guided.main()\n"
+    )
+    command = [sys.executable, "-c", program, "-runs=10", f"-artifact_prefix={tmp_path}/"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 77
+    assert "TimeoutError: over 5 s" in ended.stderr + ended.stdout
