@@ -41,6 +41,30 @@ def test_the_article_is_what_stays() -> None:
     assert (title, language) == ("The bridge & the river", "en")
 
 
+def test_what_a_heading_of_other_articles_leads_goes() -> None:
+    teaser = "<p>The house voted on Tuesday to recognize the old treaty with its neighbour.</p>"
+    parts = [PARAGRAPH, PARAGRAPH, "Related stories:"]
+    page = "".join(f"<p>{part}</p>" for part in parts) + teaser
+    kept = page_text(page.encode(), None).text
+    assert kept.count(PARAGRAPH.strip()) == 2
+    assert "Related" not in kept
+    assert "treaty" not in kept
+
+
+def test_an_article_goes_on_after_such_a_heading() -> None:
+    long = f"<p>{PARAGRAPH * 4}</p>"
+    kept = page_text(f"{long}<p>Related articles</p>{long}".encode(), None).text
+    assert kept.count(PARAGRAPH.strip()) == 8
+
+
+def test_a_notice_of_cookies_goes_and_an_article_about_them_stays() -> None:
+    notice = "<p>This website uses cookies. By going on without a change you are agreeing.</p>"
+    about = "<p>A cookie keeps a session; each site that one visits may set one of its own.</p>"
+    assert "uses cookies" not in page_text(f"{notice}<p>{PARAGRAPH}</p>".encode(), None).text
+    kept = page_text(f"<p>{PARAGRAPH}</p>{about}<p>{PARAGRAPH}</p>".encode(), None).text
+    assert "keeps a session" in kept
+
+
 def test_a_page_that_is_one_gallery_is_kept() -> None:
     page = f"<body class=gallery><p>{PARAGRAPH}</p></body>"
     assert page_text(page.encode(), None).text == PARAGRAPH.strip()
