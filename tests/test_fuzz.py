@@ -20,10 +20,10 @@ from corpus.records import Damage
 @pytest.fixture(autouse=True)
 def alarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(archives, "BOMB_BYTES", 2**24)
-    before = signal.signal(signal.SIGALRM, fuzz.raise_hang)
+    before = signal.signal(signal.SIGPROF, fuzz.raise_hang)
     yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    signal.signal(signal.SIGPROF, before)
 
 
 SEEDS = fuzz.seeds()
