@@ -3,8 +3,8 @@
     python -m benchmarks.fuzz_guided [-runs=N] [-seed=S] [other options of libFuzzer]
 
 It starts from the valid files of benchmarks/fuzz.py and checks what that does: no crash, an end
-within five CPU seconds, rising positions. The first byte of an input chooses the suffix and whether the
-rest is compressed before it is read, the second the format. Exit status 77 after a crash, whose
+within five CPU seconds, rising positions. The first byte of an input chooses the suffix and whether
+the rest is compressed before it is read, the second the format. Exit status 77 after a crash, whose
 input libFuzzer writes beside.
 """
 
