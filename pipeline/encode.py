@@ -29,7 +29,7 @@ from corpus.documents import KEPT_COLUMNS, deal_hash, digest_table, format_diges
 from corpus.encoding import FlatEncoder, Tokens, encode_by_reference
 from corpus.shards import token_dtype
 from corpus.snapshots import Tree, tokenizer_root
-from corpus.tokenizer import Tokenizer, open_tokenizer
+from corpus.tokenizer import Tokenizer, stored_tokenizer
 from pipeline.clean import kept_mask
 from pipeline.jobs import Output
 from pipeline.kernels import Int64s, UInt8s
@@ -89,9 +89,7 @@ class Encoder:
         """Prepare the tables of the bytes that tokens stand for."""
         self.flat = FlatEncoder(tokenizer)
         self.tokenizer = tokenizer
-        pieces = tokenizer.token_bytes()
-        self._lengths = np.array([len(piece) for piece in pieces], np.int64)
-        self._blank = np.array([piece.isspace() for piece in pieces])
+        self._lengths, self._blank = tokenizer.token_sizes(), tokenizer.blanks()
         self._begins, self._ends = tokenizer.spaces()
         self._dtype = token_dtype(tokenizer.vocab_size)
 
@@ -182,10 +180,10 @@ def _place_starts(tokens, texts, tables, sentence_starts, word_starts):  # type:
 
 
 @lru_cache(maxsize=2)
-def _encoder(directory: str) -> Encoder:
+def _encoder(store: str, fingerprint: str) -> Encoder:
     # A task has one core, also where the reference encodes.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return Encoder(open_tokenizer(directory))
+    return Encoder(stored_tokenizer(tokenizer_root(store, fingerprint), fingerprint))
 
 
 def tokens_schema(vocab_size: int) -> pa.Schema:
@@ -204,8 +202,7 @@ def tokens_schema(vocab_size: int) -> pa.Schema:
 
 def encode_part(tree: Tree, _task: str, name: str, tokenizer: tuple[str, str]) -> Output:
     """Encode the kept documents of one part with a store's tokenizer (store, fingerprint)."""
-    store, fingerprint = tokenizer
-    encoder = _encoder(tokenizer_root(store, fingerprint))
+    encoder = _encoder(*tokenizer)
     # One thread, as a task has one core; without the buffer ahead reading is three times as fast.
     documents = read_table(
         tree.find(f"clean/{name}.parquet"),
