@@ -109,7 +109,7 @@ def _nearest_dropped(store: Store, limits: Mapping[str, float]) -> Nearest:
         return drops.filter(pa.array(_least(away))).to_pylist()  # type: ignore[no-any-return]
 
     nearest = {}
-    for rule, rows in choose_drops(store, _own_parts(store), limits, choose).items():
+    for rule, rows in choose_drops(store.tree, _own_parts(store), limits, choose).items():
         rows.sort(key=lambda row: (abs(row["value"] - limits[rule]), rank(row)))
         shown = {"side": "dropped", "text": "not kept"}
         nearest[rule] = [row | shown for row in rows[:_EXAMPLES]]

@@ -168,7 +168,7 @@ def _drops(store: Store) -> Iterator[Html]:
     yield table("Dropped records by rule", ("rule", "records", "share of all"), rows)
     rules = [rule for rule, _ in dropped]
     found = choose_drops(
-        store, store.snapshot.parts, rules, lambda _, drops: least_of(drops, _EXAMPLES)
+        store.tree, store.snapshot.parts, rules, lambda _, drops: least_of(drops, _EXAMPLES)
     )
     for rule, examples in found.items():
         yield heading(f"Dropped by {rule}")

@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corpus.documents import DROP_SCHEMA
-from corpus.snapshots import PartEntry
+from corpus.snapshots import PartEntry, Tree
 from pipeline.dedup import METHODS
-from pipeline.explain import Store
 from pipeline.parquet import read_columns
 from pipeline.samples import rank, some_parts
 
@@ -23,7 +22,7 @@ Rows = list[dict[str, Any]]
 
 
 def choose_drops(
-    store: Store,
+    tree: Tree,
     parts: Sequence[PartEntry],
     rules: Iterable[str],
     choose: Callable[[str, pa.Table], Rows],
@@ -36,7 +35,7 @@ def choose_drops(
         for part in some_parts(parts, _PARTS, rule):
             wanted.setdefault(f"dropped/{part.name}{kind}.parquet", []).append(rule)
     for path, found in wanted.items():
-        drops = read_columns(store.tree.find(path), DROP_SCHEMA.names)
+        drops = read_columns(tree.find(path), DROP_SCHEMA.names)
         for rule in found:
             chosen[rule] += choose(rule, drops.filter(pc.equal(drops["rule"], rule)))
     return chosen
