@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 
 from corpus.tokenizer import Tokenizer, split_words
 
@@ -149,9 +148,7 @@ def _open_fast(tokenizer: Tokenizer) -> Any | None:  # noqa: ANN401 - the librar
         return None
     try:
         library = importlib.import_module("gigatoken.gigatoken_rs")
-        # Without its special tokens the library takes `<s>` for the three characters it is.
-        fields = orjson.loads(tokenizer.definition) | {"added_tokens": [], "post_processor": None}
-        return library.load_hf_json(orjson.dumps(fields))
+        return library.load_hf_json(tokenizer.plain_definition)
     except ImportError as error:
         logger.info("encoding with tokenizers, some 80 times slower: no gigatoken (%s)", error)
     except RuntimeError as error:

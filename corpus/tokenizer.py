@@ -2,11 +2,17 @@
 
 `tokenizers` is the reference and does the encoding. Text that spells `<s>` or `<mask>` is encoded
 as the characters it is, never as a special token. Decoding gives back the bytes exactly.
+
+Cost: one with 50,265 entries opens in 0.1 s (measured 2026-11-21, one core of a shared machine of
+two). Its JSON is parsed once and nothing of it is kept but the vocabulary.
 """
 
+import gc
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache, cached_property
+from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -27,8 +33,16 @@ LEADING_SPECIALS = (BOS, PAD, EOS, UNK)
 # What fairseq published with RoBERTa: GPT-2's vocabulary and merges, and RoBERTa's order of them.
 ROBERTA_FILES = ("encoder.json", "vocab.bpe", "dict.txt")
 
+# What `tokenizers` writes of a BPE model.
+_BPE_FIELDS = {
+    "type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
+    "byte_fallback", "ignore_merges", "vocab", "merges",
+}  # fmt: skip
+
 # Texts that every tokenizer must give back: spaces, several scripts, spelt special tokens.
 _PROBES = ("Cut  here\n\tna\u00efve", "\u4f60\u597d \U0001f600", "<s><mask> </s>", " ", "e\u0301")
+
+_WHITE = b" \t\n\r\x0b\x0c"  # what `bytes.isspace` takes for it
 
 
 class Tokenizer:
@@ -36,7 +50,9 @@ class Tokenizer:
 
     def __init__(self, definition: bytes) -> None:
         """Open the content of a tokenizer.json; `ValueError` where its specials are not ours."""
-        self._tokenizer = FastTokenizer.from_str(definition.decode())
+        with collector_paused():
+            fields: Mapping[str, Any] = orjson.loads(definition)
+            self._tokenizer = _open_reference(definition, fields)
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -44,11 +60,16 @@ class Tokenizer:
         self.fingerprint = hashlib.sha256(definition).hexdigest()
         self.vocab_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         self.mask_id: int = self.vocab_size - 1
-        fields: Mapping[str, Any] = orjson.loads(definition)
         if fields["model"].get("dropout"):
             raise ValueError("the tokenizer has a dropout: it would encode a text anew every time")
         # Then no token reaches over the place between a character and white space after it.
         self.splits_as_gpt2 = _splits_as_gpt2(fields["pre_tokenizer"])
+        # For a library that is to take `<s>` for the three characters it is.
+        self.plain_definition = orjson.dumps({**fields, "added_tokens": [], "post_processor": None})
+        is_bpe = fields["model"].get("type") == "BPE"
+        self._vocabulary: Mapping[str, int] = (
+            fields["model"]["vocab"] if is_bpe else self._tokenizer.get_vocab()
+        )
         expected = dict(zip(LEADING_SPECIALS, range(4), strict=True)) | {MASK: self.mask_id}
         for token, position in expected.items():
             found = self._tokenizer.token_to_id(token)
@@ -74,32 +95,89 @@ class Tokenizer:
 
     def token_bytes(self) -> list[bytes]:
         """Return the bytes of every entry; special tokens as they are spelt."""
-        return list(self._pieces)
+        data, offsets = self._pieces
+        held = data.tobytes()
+        return [held[start:stop] for start, stop in pairwise(offsets.tolist())]
 
-    @cached_property
-    def _pieces(self) -> list[bytes]:
-        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
-        specials = {*range(4), self.mask_id}
-        tokens = [""] * self.vocab_size
-        for token, position in vocabulary.items():
-            tokens[position] = token
-        # All in one go: a character of the alphabet is a byte.
-        plain = "".join(token for n, token in enumerate(tokens) if n not in specials)
-        data, place, pieces = plain.translate(_to_bytes()).encode("latin-1"), 0, []
-        for position, token in enumerate(tokens):
-            if position in specials:
-                pieces.append(token.encode())
-            else:
-                pieces.append(data[place : place + len(token)])
-                place += len(token)
-        return pieces
+    def token_sizes(self) -> npt.NDArray[np.int64]:
+        """Return the number of bytes of every entry."""
+        return np.diff(self._pieces[1])
 
     def spaces(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Tell of every entry whether it begins with white space, and whether it ends with it."""
-        pieces = self._pieces
-        begins = np.array([piece[:1].isspace() for piece in pieces])
-        ends = np.array([piece[-1:].isspace() for piece in pieces])
+        white, offsets = self._white, self._pieces[1]
+        some = offsets[1:] > offsets[:-1]
+        begins: npt.NDArray[np.bool_] = white[offsets[:-1]] & some
+        ends: npt.NDArray[np.bool_] = white[offsets[1:] - 1] & some
         return begins, ends
+
+    def blanks(self) -> npt.NDArray[np.bool_]:
+        """Tell of every entry whether it is white space and nothing else."""
+        offsets = self._pieces[1]
+        found = np.concatenate([[0], np.cumsum(self._white)])[offsets]
+        blank: npt.NDArray[np.bool_] = np.diff(found) == np.diff(offsets)
+        return blank & (offsets[1:] > offsets[:-1])
+
+    @cached_property
+    def _pieces(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """All entries' bytes one after another, and [entries + 1], where each begins."""
+        tokens = [""] * self.vocab_size
+        for token, position in self._vocabulary.items():
+            tokens[position] = token
+        for position, added in self._tokenizer.get_added_tokens_decoder().items():
+            tokens[position] = added.content
+        # A character of the alphabet is a byte. Those of special tokens are their own.
+        points = np.frombuffer("".join(tokens).encode("utf-32-le"), "<u4")
+        table = _bytes_of_points()
+        if points.max(initial=0) >= len(table):
+            wrong = next(token for token in tokens if max(map(ord, token), default=0) >= len(table))
+            raise ValueError(f"the tokenizer has {wrong!r}, which spells no bytes in GPT-2's way")
+        offsets = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
+        return table[points], offsets
+
+    @cached_property
+    def _white(self) -> npt.NDArray[np.bool_]:
+        """Tell of every byte of the entries whether it is white space; one more, which is not."""
+        return np.append(np.isin(self._pieces[0], np.frombuffer(_WHITE, np.uint8)), False)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Make many small lists without the garbage collector, which goes through the heap for them.
+
+    50,000 merges are parsed in 30 ms instead of 120 (measured as above, heap of a refresh).
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _open_reference(definition: bytes, fields: Mapping[str, Any]) -> FastTokenizer:
+    """Open the library's tokenizer, of the parsed fields where they are a BPE as it writes one.
+
+    That takes half the time of what the library does with the large model in JSON.
+    """
+    model = fields["model"]
+    added = [token["content"] for token in fields.get("added_tokens") or ()]
+    if (
+        model.keys() != _BPE_FIELDS
+        or model["type"] != "BPE"
+        or any(isinstance(merge, str) for merge in model["merges"][:1])
+        # An added token that the model lacks is numbered by the size of the model.
+        or not model["vocab"].keys() >= set(added)
+    ):
+        return FastTokenizer.from_str(definition.decode())
+    small = {"vocab": {token: model["vocab"][token] for token in added}, "merges": []}
+    tokenizer = FastTokenizer.from_str(orjson.dumps({**fields, "model": model | small}).decode())
+    options = {name: model[name] for name in _BPE_FIELDS - {"type", "merges"}}
+    options["merges"] = list(map(tuple, model["merges"]))
+    given = {name: value for name, value in options.items() if value is not None}
+    tokenizer.model = models.BPE(**given)
+    return tokenizer
 
 
 @cache
@@ -112,9 +190,12 @@ def byte_alphabet() -> dict[int, str]:
 
 
 @cache
-def _to_bytes() -> dict[int, int]:
-    """Return the table that turns GPT-2's alphabet back into bytes, as Latin-1 has them."""
-    return {ord(char): byte for byte, char in byte_alphabet().items()}
+def _bytes_of_points() -> npt.NDArray[np.uint8]:
+    """Return the byte that each code point stands for; one that stands for none is itself."""
+    table = np.arange(max(map(ord, byte_alphabet().values())) + 1).astype(np.uint8)
+    for byte, char in byte_alphabet().items():
+        table[ord(char)] = byte
+    return table
 
 
 def split_words(text: str) -> list[bytes]:
@@ -177,13 +258,15 @@ def _define(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]) ->
 
 def canonical_definition(definition: bytes) -> bytes:
     """Write a tokenizer.json so that equal tokenizers are equal bytes."""
-    return orjson.dumps(orjson.loads(definition))
+    with collector_paused():
+        return orjson.dumps(orjson.loads(definition))
 
 
 def tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
     """Return the files of a tokenizer directory that `AutoTokenizer` opens, by name."""
-    model: Mapping[str, Any] = orjson.loads(tokenizer.definition)["model"]
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    with collector_paused():
+        model: Mapping[str, Any] = orjson.loads(tokenizer.definition)["model"]
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     specials = {
         "bos_token": BOS, "eos_token": EOS, "unk_token": UNK, "sep_token": EOS, "pad_token": PAD,
         "cls_token": BOS,
@@ -209,6 +292,19 @@ def open_tokenizer(directory: str) -> Tokenizer:
     if all(map(exists, paths)):
         return Tokenizer(roberta_definition(*map(read_bytes, paths)))
     raise ValueError(f"{directory} holds no tokenizer.json, nor all of {', '.join(ROBERTA_FILES)}")
+
+
+def stored_tokenizer(directory: str, fingerprint: str) -> Tokenizer:
+    """Open the tokenizer.json that a store keeps; `ValueError` where it is not the one named."""
+    path = join(directory, "tokenizer.json")
+    definition = read_bytes(path)
+    found = hashlib.sha256(definition).hexdigest()
+    if found != fingerprint:
+        raise ValueError(
+            f"{path} is damaged: its fingerprint is {found}, expected {fingerprint}: restore the "
+            "file from a copy of the store"
+        )
+    return Tokenizer(definition)
 
 
 def local_tokenizer(definition: bytes, directory: Path) -> None:

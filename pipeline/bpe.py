@@ -34,8 +34,9 @@ def learn_merges(words: Words, merges: int, min_frequency: int) -> list[tuple[st
     ids = {token: position for position, token in enumerate(tokens)}
     by_byte = np.array([ids[alphabet[byte]] for byte in range(256)], np.int32)
     symbols, limits = by_byte[words.data], (len(tokens), merges, min_frequency)
+    lefts, rights = _learn(symbols, words.offsets, words.counts, limits).T.tolist()
     learned = []
-    for left, right in _learn(symbols, words.offsets, words.counts, limits).tolist():
+    for left, right in zip(lefts, rights, strict=True):
         learned.append((tokens[left], tokens[right]))
         tokens.append(tokens[left] + tokens[right])
     assert len(set(tokens)) == len(tokens), "two merges made one token"

@@ -10,13 +10,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
 from corpus.snapshots import PartEntry
 from pipeline import pictures
 from pipeline.distributions import bins_of
 from pipeline.explain import Store
 from pipeline.judging import statistics_table
-from pipeline.parquet import first_rows, read_row, read_table
+from pipeline.parquet import first_rows
 from pipeline.pictures import Bar, Html, heading, name, paragraph, percent, table
+from pipeline.report_drops import Rows, choose_drops
 from pipeline.rules import BY_NAME, Rule, thresholds
 from pipeline.samples import rank, some_parts, where
 
@@ -24,8 +29,7 @@ _BARS = 24  # more are no picture any more; the table has all
 _PARTS, _EXAMPLES, _SAMPLE = 2, 2, 1000
 _EXCERPT = 200  # characters
 
-
-Nearest = dict[str, list[dict[str, Any]]]
+Nearest = dict[str, Rows]
 
 
 def languages(stats: Mapping[str, Any]) -> Iterator[Html]:
@@ -74,15 +78,15 @@ def distributions(store: Store, stats: Mapping[str, Any]) -> Iterator[Html]:
         "those kept, the value is that of the text as it is kept."
     )
     limits = thresholds(store.recipe.clean)
-    kept = _nearest_kept(store, limits)
-    for rule, counts in found.items():
-        limit = limits.get(rule)
-        if limit is None:
-            continue
+    judged = {rule: limit for rule in found if (limit := limits.get(rule)) is not None}
+    kept, dropped = _nearest_kept(store, limits), _nearest_dropped(store, judged)
+    for rule, limit in judged.items():
         yield heading(f"{rule}, {BY_NAME[rule].side} {limit:g}")
         title = f"Documents by their value for {rule}; the line is the threshold"
-        yield pictures.histogram(title, bins_of(dict(counts), limit), limit, BY_NAME[rule].side)
-        rows = [*_nearest_dropped(store, rule, limit), *kept.get(rule, [])]
+        yield pictures.histogram(
+            title, bins_of(dict(found[rule]), limit), limit, BY_NAME[rule].side
+        )
+        rows = [*dropped[rule], *kept.get(rule, [])]
         shown = [
             (each["side"], name(each["id"]), where(each), each["value"], each["text"])
             for each in rows
@@ -97,13 +101,26 @@ def _own_parts(store: Store) -> list[PartEntry]:
     return [part for part in store.snapshot.parts if part.snapshot == newest]
 
 
-def _nearest_dropped(store: Store, rule: str, limit: float) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for part in some_parts(_own_parts(store), _PARTS, rule):
-        path = store.tree.find(f"dropped/{part.name}.parquet")
-        rows += read_table(path, filters=[("rule", "==", rule)]).to_pylist()
-    nearest = sorted(rows, key=lambda row: (abs(row["value"] - limit), rank(row)))[:_EXAMPLES]
-    return [row | {"side": "dropped", "text": "not kept"} for row in nearest]
+def _nearest_dropped(store: Store, limits: Mapping[str, float]) -> Nearest:
+    """Find, for every rule, the documents that it dropped most narrowly."""
+
+    def choose(rule: str, drops: pa.Table) -> Rows:
+        away = np.abs(drops["value"].to_numpy() - limits[rule])
+        return drops.filter(pa.array(_least(away))).to_pylist()  # type: ignore[no-any-return]
+
+    nearest = {}
+    for rule, rows in choose_drops(store.tree, _own_parts(store), limits, choose).items():
+        rows.sort(key=lambda row: (abs(row["value"] - limits[rule]), rank(row)))
+        shown = {"side": "dropped", "text": "not kept"}
+        nearest[rule] = [row | shown for row in rows[:_EXAMPLES]]
+    return nearest
+
+
+def _least(away: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Tell which rows are among the nearest, or as near as the last of them; NaN is none."""
+    bound = np.sort(away[~np.isnan(away)])[:_EXAMPLES].max(initial=0)
+    near: npt.NDArray[np.bool_] = away <= bound
+    return near
 
 
 def _nearest_kept(store: Store, limits: Mapping[str, float | None]) -> Nearest:
@@ -118,33 +135,23 @@ def _nearest_kept(store: Store, limits: Mapping[str, float | None]) -> Nearest:
             limit = limits[rule]
             if limit is None or BY_NAME[rule].on_lines:
                 continue
-            rows = _nearest_rows(values[rule].to_pylist(), BY_NAME[rule], limit)
+            away = _away(values[rule].to_numpy(), BY_NAME[rule], limit)
             found = nearest.setdefault(rule, [])
             found += [
-                places[row] | {"value": value, "row": (part.name, row), "away": abs(value - limit)}
-                for row, value in rows
+                places[row]
+                | {"value": values[rule][row].as_py(), "text": texts[row], "away": away[row]}
+                for row in np.flatnonzero(_least(away))
             ]
             found.sort(key=lambda each: (each["away"], rank(each)))
             del found[_EXAMPLES:]
-    return {rule: [_with_text(store, each) for each in found] for rule, found in nearest.items()}
+    return {rule: list(map(_with_excerpt, found)) for rule, found in nearest.items()}
 
 
-def _nearest_rows(values: list[float | None], rule: Rule, limit: float) -> list[tuple[int, float]]:
-    """Return the rows of the values that pass and lie within the nearest ones, with the values."""
-    passing = [
-        (row, value)
-        for row, value in enumerate(values)
-        if value is not None and _passes(rule, value, limit)
-    ]
-    away = sorted(abs(value - limit) for _, value in passing)[:_EXAMPLES]
-    return [(row, value) for row, value in passing if away and abs(value - limit) <= away[-1]]
+def _away(values: npt.NDArray[np.float64], rule: Rule, limit: float) -> npt.NDArray[np.float64]:
+    """Return how far the values that pass are from the threshold; NaN for others."""
+    passes = values >= limit if rule.side == "min" else values <= limit
+    return np.where(passes, np.abs(values - limit), np.nan)
 
 
-def _passes(rule: Rule, value: float, limit: float) -> bool:
-    return value >= limit if rule.side == "min" else value <= limit
-
-
-def _with_text(store: Store, row: dict[str, Any]) -> dict[str, Any]:
-    part, number = row["row"]
-    text = str(read_row(store.tree.find(f"clean/{part}.parquet"), number)["text"])
-    return row | {"side": "kept", "text": text[:_EXCERPT]}
+def _with_excerpt(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"side": "kept", "text": str(row["text"].as_py())[:_EXCERPT]}

@@ -29,11 +29,11 @@ from corpus.documents import KEPT_COLUMNS, deal_hash, digest_table, format_diges
 from corpus.encoding import FlatEncoder, Tokens, encode_by_reference
 from corpus.shards import token_dtype
 from corpus.snapshots import Tree, tokenizer_root
-from corpus.tokenizer import Tokenizer, open_tokenizer
+from corpus.tokenizer import Tokenizer, stored_tokenizer
 from pipeline.clean import kept_mask
 from pipeline.jobs import Output
 from pipeline.kernels import Int64s, UInt8s
-from pipeline.parquet import read_table
+from pipeline.parquet import read_columns
 from pipeline.sentences import sentence_cuts
 from pipeline.signatures import write_arrow
 from pipeline.spans import bytes_of
@@ -89,9 +89,7 @@ class Encoder:
         """Prepare the tables of the bytes that tokens stand for."""
         self.flat = FlatEncoder(tokenizer)
         self.tokenizer = tokenizer
-        pieces = tokenizer.token_bytes()
-        self._lengths = np.array([len(piece) for piece in pieces], np.int64)
-        self._blank = np.array([piece.isspace() for piece in pieces])
+        self._lengths, self._blank = tokenizer.token_sizes(), tokenizer.blanks()
         self._begins, self._ends = tokenizer.spaces()
         self._dtype = token_dtype(tokenizer.vocab_size)
 
@@ -182,10 +180,10 @@ def _place_starts(tokens, texts, tables, sentence_starts, word_starts):  # type:
 
 
 @lru_cache(maxsize=2)
-def _encoder(directory: str) -> Encoder:
+def _encoder(store: str, fingerprint: str) -> Encoder:
     # A task has one core, also where the reference encodes.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return Encoder(open_tokenizer(directory))
+    return Encoder(stored_tokenizer(tokenizer_root(store, fingerprint), fingerprint))
 
 
 def tokens_schema(vocab_size: int) -> pa.Schema:
@@ -204,28 +202,19 @@ def tokens_schema(vocab_size: int) -> pa.Schema:
 
 def encode_part(tree: Tree, _task: str, name: str, tokenizer: tuple[str, str]) -> Output:
     """Encode the kept documents of one part with a store's tokenizer (store, fingerprint)."""
-    store, fingerprint = tokenizer
-    encoder = _encoder(tokenizer_root(store, fingerprint))
-    # One thread, as a task has one core; without the buffer ahead reading is three times as fast.
-    documents = read_table(
-        tree.find(f"clean/{name}.parquet"),
-        columns=list(KEPT_COLUMNS),
-        use_threads=False,
-        pre_buffer=False,
-    )
+    encoder = _encoder(*tokenizer)
+    documents = read_columns(tree.find(f"clean/{name}.parquet"), KEPT_COLUMNS)
     # In one chunk, as `take` would join them anew for every batch.
-    documents = documents.filter(kept_mask(tree, name, len(documents))).combine_chunks()
-    hashes = pa.array([deal_hash(each) for each in documents["id"].to_pylist()], pa.uint64())
-    keys = pa.table({"hash": hashes, "id": documents["id"]})
-    order = pc.sort_indices(keys, sort_keys=[("hash", "ascending"), ("id", "ascending")])
+    documents = documents.combine_chunks()
+    kept, hashes = _deal(documents["id"], kept_mask(tree, name, len(documents)))
     batches, digest, text_bytes, words = [], 0, 0, 0
-    for first, rows in _cut_rows(documents["text"], order):
-        batch = documents.take(rows)
+    for start, stop in _cut_rows(documents["text"], kept):
+        batch = documents.take(kept[start:stop])
         texts = cut_texts(*bytes_of(batch["text"]))
         encoded = encoder.encode(texts)
-        if first:
+        if not start:
             encoder.check(texts, encoded, batch["id"].to_pylist())
-        batches.append(_table(batch["id"], hashes.take(rows), encoded))
+        batches.append(_table(batch["id"], hashes[start:stop], encoded))
         digest += digest_table(batch, KEPT_COLUMNS)
         text_bytes += int(texts.offsets[-1] - texts.offsets[0])
         words += encoded.words
@@ -235,7 +224,7 @@ def encode_part(tree: Tree, _task: str, name: str, tokenizer: tuple[str, str]) -
     write_arrow(tree.own(path), table)
     counts = {
         "name": name,
-        "documents": len(documents),
+        "documents": len(kept),
         "tokens": sum(len(chunk.values) for chunk in table["token_ids"].chunks),
         "words": words,
         "text_bytes": text_bytes,
@@ -244,14 +233,23 @@ def encode_part(tree: Tree, _task: str, name: str, tokenizer: tuple[str, str]) -
     return Output((path,), counts)
 
 
-def _cut_rows(texts: pa.ChunkedArray, order: pa.Array) -> Iterator[tuple[bool, pa.Array]]:
-    """Cut rows into batches of bounded text; tell which batch is the first."""
-    sizes = pc.binary_length(texts).to_numpy()[order.to_numpy()].astype(np.int64)
+def _deal(ids: pa.ChunkedArray, kept: npt.NDArray[np.bool_]) -> tuple[pa.Array, pa.Array]:
+    """Return the kept rows in the order of the hash that deals them, and their hashes."""
+    found = ids.filter(pa.array(kept))
+    hashes = pa.array([deal_hash(each) for each in found.to_pylist()], pa.uint64())
+    keys = pa.table({"hash": hashes, "id": found})
+    order = pc.sort_indices(keys, sort_keys=[("hash", "ascending"), ("id", "ascending")])
+    return pa.array(np.flatnonzero(kept)).take(order), hashes.take(order)
+
+
+def _cut_rows(texts: pa.ChunkedArray, rows: pa.Array) -> Iterator[tuple[int, int]]:
+    """Cut rows into batches of bounded text: from which to which of them."""
+    sizes = pc.binary_length(texts).to_numpy()[rows.to_numpy()].astype(np.int64)
     ends, start = np.cumsum(sizes), 0
-    while start < len(order):
+    while start < len(rows):
         before = ends[start] - sizes[start]
         stop = max(start + 1, int(np.searchsorted(ends, before + _BATCH_BYTES, side="right")))
-        yield start == 0, order[start:stop]
+        yield start, stop
         start = stop
 
 

@@ -31,14 +31,14 @@ from pipeline.diff import compare
 from pipeline.drift import measure_drift, measure_fertility
 from pipeline.explain import Store
 from pipeline.jobs import describe_file
-from pipeline.parquet import read_table
 from pipeline.pictures import Bar, Html, heading, name, paragraph, percent, show, table
-from pipeline.samples import rank, some_parts, where
+from pipeline.report_drops import choose_drops, least_of
+from pipeline.samples import rank, where
 from pipeline.tallies import funnel, read_stats
 
 REPORT = "report.html"
 
-_EXAMPLES, _PARTS_PER_RULE = 3, 2
+_EXAMPLES = 3
 _COMPARED_PARTS = 64
 _BARS = 24  # more are no picture any more; the table has all
 _GROUPS = (("kept", "kept"), ("duplicate", "duplicates"), ("rule", "dropped by rules"))
@@ -166,20 +166,14 @@ def _drops(store: Store) -> Iterator[Html]:
     yield pictures.bars("Dropped records by rule", _GROUPS[1:], drawn)
     rows = [(rule, count, percent(count, counts.documents_in)) for rule, count in dropped]
     yield table("Dropped records by rule", ("rule", "records", "share of all"), rows)
-    for rule, _ in dropped:
+    rules = [rule for rule, _ in dropped]
+    found = choose_drops(
+        store.tree, store.snapshot.parts, rules, lambda _, drops: least_of(drops, _EXAMPLES)
+    )
+    for rule, examples in found.items():
         yield heading(f"Dropped by {rule}")
         head = ("document", "where", "value", "threshold", "detail")
-        yield table("Examples", head, map(_example, _examples(store, rule)))
-
-
-def _examples(store: Store, rule: str) -> list[dict[str, Any]]:
-    """Return a few drops of a rule, those of least hash in a few parts of least hash."""
-    kind = ".dedup" if rule in METHODS else ""
-    rows: list[dict[str, Any]] = []
-    for part in some_parts(store.snapshot.parts, _PARTS_PER_RULE, rule):
-        path = store.tree.find(f"dropped/{part.name}{kind}.parquet")
-        rows += read_table(path, filters=[("rule", "==", rule)]).to_pylist()
-    return sorted(rows, key=rank)[:_EXAMPLES]
+        yield table("Examples", head, map(_example, sorted(examples, key=rank)[:_EXAMPLES]))
 
 
 def _example(row: Mapping[str, Any]) -> tuple[Html | float | None, ...]:

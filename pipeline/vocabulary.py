@@ -24,6 +24,7 @@ from corpus.tokenizer import (
     Tokenizer,
     build_definition,
     byte_alphabet,
+    collector_paused,
     open_tokenizer,
     tokenizer_files,
 )
@@ -60,7 +61,8 @@ def train(texts: Iterable[str], vocab_size: int) -> bytes:
 
 def _define(words: Words, vocab_size: int) -> bytes:
     others = len(LEADING_SPECIALS) + len(byte_alphabet()) + 1  # <mask> comes last
-    return build_definition(learn_merges(words, vocab_size - others, _MIN_FREQUENCY))
+    with collector_paused():
+        return build_definition(learn_merges(words, vocab_size - others, _MIN_FREQUENCY))
 
 
 def sampling_hash(identity: str) -> int:

@@ -1,25 +1,30 @@
 """Byte-level BPE: text comes back, spelt specials stay text, known ids are the known ids."""
 
+import gc
 import json
 from pathlib import Path
 
 import numpy as np
 import orjson
 import pytest
+import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 from stage_helpers import unhurried
 from tokenizers import pre_tokenizers
 
+from corpus import tokenizer as tokenizer_module
 from corpus.tokenizer import (
     Tokenizer,
     build_definition,
     byte_alphabet,
     canonical_definition,
+    collector_paused,
     local_tokenizer,
     open_tokenizer,
     roberta_definition,
     split_words,
+    stored_tokenizer,
     tokenizer_files,
 )
 
@@ -69,6 +74,14 @@ def test_spaces_of_tokens() -> None:
     space_the = pieces.index(b" the")
     assert (begins[space_the], ends[space_the]) == (True, False)
     assert begins.dtype == np.bool_
+
+
+def test_sizes_and_blanks_of_tokens() -> None:
+    pieces = TOKENIZER.token_bytes()
+    assert TOKENIZER.token_sizes().tolist() == list(map(len, pieces))
+    assert TOKENIZER.blanks().tolist() == [piece.isspace() for piece in pieces]
+    assert TOKENIZER.blanks()[pieces.index(b"  ")]
+    assert not TOKENIZER.blanks()[pieces.index(b" the")]
 
 
 def test_words_by_hand() -> None:
@@ -125,6 +138,65 @@ def test_the_files_say_the_same(tmp_path: Path) -> None:
     merges = (tmp_path / "merges.txt").read_text().splitlines()
     assert merges == ["#version: 0.2", *map(" ".join, MERGES)]
     assert open_tokenizer(str(tmp_path)).definition == TOKENIZER.definition
+
+
+def test_a_stored_tokenizer_is_the_one_it_is_named(tmp_path: Path) -> None:
+    local_tokenizer(TOKENIZER.definition, tmp_path)
+    stored = stored_tokenizer(str(tmp_path), TOKENIZER.fingerprint)
+    assert stored.definition == TOKENIZER.definition
+    (tmp_path / "tokenizer.json").write_bytes(build_definition(MERGES[:-1]))
+    with pytest.raises(ValueError, match=r"tokenizer\.json is damaged: its fingerprint is .*, exp"):
+        stored_tokenizer(str(tmp_path), TOKENIZER.fingerprint)
+
+
+# The ways to write a tokenizer: merges as one string, a token that the model lacks, options.
+WRITTEN: dict[str, dict[str, object]] = {
+    "as built": {},
+    "merges in one string": {"model": {"merges": list(map(" ".join, MERGES))}},
+    "an entry that no merge reaches": {"model": {"ignore_merges": True}},
+    "a field unknown to the library": {"model": {"more": 1}},
+}
+
+
+@pytest.mark.parametrize("change", WRITTEN.values(), ids=WRITTEN)
+@pytest.mark.parametrize("added", ["</s>", "more"])
+def test_a_model_handed_over_in_parts_is_the_one_written(
+    change: dict[str, dict[str, object]], added: str
+) -> None:
+    fields = orjson.loads(TOKENIZER.definition)
+    fields["model"] |= change.get("model", {})
+    if added == "more":
+        last = fields["added_tokens"][-1]
+        number = len(fields["model"]["vocab"])
+        fields["added_tokens"].append(last | {"id": number, "content": added})
+    definition = orjson.dumps(fields)
+    by_library = tokenizers.Tokenizer.from_str(definition.decode())
+    opened = tokenizer_module._open_reference(definition, fields)
+    assert opened.to_str() == by_library.to_str()
+    assert opened.get_vocab() == by_library.get_vocab()
+    assert opened.get_added_tokens_decoder() == by_library.get_added_tokens_decoder()
+
+
+def test_an_entry_that_spells_no_bytes_is_named() -> None:
+    fields = orjson.loads(TOKENIZER.definition)
+    vocabulary = fields["model"]["vocab"]
+    vocabulary["\u4f60"] = vocabulary["<mask>"]
+    vocabulary["<mask>"] = fields["added_tokens"][-1]["id"] = len(vocabulary) - 1
+    with pytest.raises(ValueError, match="the tokenizer has '\u4f60', which spells no bytes"):
+        Tokenizer(orjson.dumps(fields)).token_bytes()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_is_as_it_was_after_a_pause(*, enabled: bool) -> None:
+    was_enabled = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with pytest.raises(KeyError), collector_paused():
+            assert not gc.isenabled()
+            raise KeyError
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
 
 
 @pytest.fixture(scope="module")
