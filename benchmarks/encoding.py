@@ -82,7 +82,7 @@ def measure(tokenizer: Tokenizer, paths: list[str], folder: str) -> None:
     write_part(tree, "warm-up", ["Compiled before. And measured after."])
     encode.encode_part(tree, "t", "warm-up", location)
     steps = [
-        (encode, "read_table"), (encode, "cut_texts"), (encode.Encoder, "encode"),
+        (encode, "read_columns"), (encode, "cut_texts"), (encode.Encoder, "encode"),
         (encode.Encoder, "check"), (encode, "digest_table"), (encode, "write_arrow"),
     ]  # fmt: skip
     names = ["encode_part", *(name for _, name in steps)]
