@@ -2,6 +2,7 @@
 
 import datetime
 import io
+import random
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -133,3 +134,25 @@ def test_tsv_has_no_quotes(tmp_path: Path) -> None:
 def test_a_field_may_hold_html(tmp_path: Path) -> None:
     (found,) = read(tmp_path / "a", b'{"h": "<p>\xc3\xa9"}', "jsonl", text_key="h", markup="html")
     assert found == Record(1, None, "", None, None, None, "html", "<p>\u00e9".encode(), "utf-8")
+
+
+@pytest.mark.parametrize("length", [40_000, 4_000_000])
+def test_a_row_group_is_not_held_whole(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "a.parquet"
+    text = random.Random(0).randbytes(80_000_000).hex()  # neither compresses well nor repeats
+    texts = [text[start : start + length] for start in range(0, len(text), length)]
+    # The writer's pages have whole batches of its own, and a page is the least that can be held.
+    pq.write_table(
+        pa.table({"text": texts}),
+        path,
+        row_group_size=len(texts),
+        use_dictionary=False,
+        write_batch_size=4,
+    )
+    before, held = pa.total_allocated_bytes(), 0
+    for read, record in enumerate(read_records(InputFile(str(path)), "parquet", 2**26)):
+        assert isinstance(record, Record)
+        assert record.text == texts[read]
+        held = max(held, pa.total_allocated_bytes() - before)
+    assert read == len(texts) - 1
+    assert held < 100_000_000 < len(text)
