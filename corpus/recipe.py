@@ -61,6 +61,12 @@ class Languages(Section):
         0, ge=0, le=100, description="least share of the text in the language found, percent"
     )
 
+    @model_validator(mode="after")
+    def _identify_what_is_kept(self) -> "Languages":
+        if not self.identify and (self.keep or self.min_score):
+            raise ValueError("keep and min_score need languages.identify")
+        return self
+
 
 class Clean(Section):
     """How text is cleaned and which rules a document must pass."""

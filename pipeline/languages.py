@@ -103,6 +103,24 @@ def _iso_code(code: str) -> str:
     return _ISO_CODES.get(code) or _ISO_CODES.get(base, base)
 
 
+@cache
+def known_labels() -> frozenset[str]:
+    """Return every label that a text can get."""
+    return frozenset(_iso_code(code) for _, code in pycld2.LANGUAGES) | {UNDETERMINED}
+
+
+def check_languages(config: Languages) -> None:
+    """Raise `ValueError` where languages are to stay that no text is ever found to be in."""
+    for code in config.keep:
+        if code not in known_labels():
+            near = sorted(label for label in known_labels() if label[:2] == code[:2])
+            raise ValueError(
+                f"clean.languages.keep: no text is ever labelled {code!r}; labels are ISO 639 codes, "
+                "of two letters where a language has one"
+                + (f": did you mean {' or '.join(near)}?" if near else "")
+            )
+
+
 def language_failure(label: str, score: int, config: Languages) -> Failure | None:
     """Return why a document in this language does not stay, or None."""
     if config.keep and label not in config.keep:

@@ -15,6 +15,7 @@ from corpus.recipe import Clean
 from pipeline.boilerplate import Boilerplate
 from pipeline.contamination import Contamination
 from pipeline.custom import UserRule, load_all
+from pipeline.languages import check_languages
 from pipeline.rules import thresholds
 from pipeline.urls import UrlBlockList
 
@@ -34,9 +35,11 @@ class Lists(NamedTuple):
 def settle(clean: Clean) -> tuple[Clean, dict[str, bytes]]:
     """Read the lists that a recipe names by path; return it naming fingerprints, and the lists.
 
-    What is settled already stays as it is. `ValueError` names a threshold of no rule.
+    What is settled already stays as it is. `ValueError` names a threshold of no rule, a language
+    that no text can be in, a list that cannot be read.
     """
     thresholds(clean)
+    check_languages(clean.languages)
     made: dict[str, bytes] = {}
 
     def name(found: UrlBlockList | Boilerplate | Contamination) -> str:
@@ -69,6 +72,8 @@ def _read(paths: Iterable[str]) -> list[tuple[str, bytes]]:
             files.append((path.rsplit("/", 1)[-1], read_bytes(path)))
         except FileNotFoundError:
             raise ValueError(f"there is no list at {path}") from None
+        except OSError as error:
+            raise ValueError(f"the list at {path} cannot be read: {error}") from None
     return files
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus.recipe import Languages
-from pipeline.languages import identify_batch, language_failure
+from pipeline.languages import check_languages, identify_batch, language_failure
 from pipeline.rules import Failure
 
 # The first article of the declaration of human rights.
@@ -87,3 +87,18 @@ def test_a_language_stays_or_fails_with_what_was_compared() -> None:
     assert language_failure("ru", 40, Languages(min_score=50)) == Failure(
         "language_score", 40, 50, "ru"
     )
+
+
+def test_a_language_that_no_text_is_found_to_be_in_cannot_be_kept() -> None:
+    check_languages(Languages(keep=("en", "zh", "ceb", "und")))
+    with pytest.raises(ValueError, match=r"labelled 'eng'.*did you mean en\?"):
+        check_languages(Languages(keep=("en", "eng")))
+    with pytest.raises(ValueError, match="labelled 'English'"):
+        check_languages(Languages(keep=("English",)))
+
+
+def test_what_is_kept_by_language_has_to_be_identified() -> None:
+    Languages(identify=False)
+    for wrong in ({"keep": ("de",)}, {"min_score": 50}):
+        with pytest.raises(ValueError, match=r"keep and min_score need languages\.identify"):
+            Languages.model_validate({"identify": False} | wrong)

@@ -9,7 +9,7 @@ import pytest
 from chain_helpers import prepare
 from corpus_helpers import random_text
 
-from corpus.recipe import Clean, Recipe, load_recipe
+from corpus.recipe import Clean, Languages, Recipe, load_recipe
 from corpus.snapshots import open_snapshot
 from pipeline.explain import open_store
 from pipeline.parquet import read_table
@@ -153,6 +153,12 @@ def test_a_missing_list_is_named(recipe: Recipe, tmp_path: Path) -> None:
     gone = recipe.clean.model_copy(update={"url_blocklists": ("/nowhere/urls.txt",)})
     with pytest.raises(ValueError, match=r"there is no list at /nowhere/urls\.txt"):
         settle(gone)
+    directory = recipe.clean.model_copy(update={"url_blocklists": (str(tmp_path),)})
+    with pytest.raises(ValueError, match=f"the list at {tmp_path} cannot be read"):
+        settle(directory)
+    english = recipe.clean.model_copy(update={"languages": Languages(keep=("eng",))})
+    with pytest.raises(ValueError, match="no text is ever labelled 'eng'"):
+        settle(english)
 
 
 def test_a_threshold_of_no_rule_is_refused_before_any_work(recipe: Recipe) -> None:
