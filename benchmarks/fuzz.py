@@ -1,5 +1,7 @@
 """Mutated inputs of every format and compression through every reader, in one process.
 
+Records go on to their text, through the parsers of pages and of wikitext.
+
     python -m benchmarks.fuzz [INPUTS] [SEED]
 
 Each input is a small valid file with one to eight mutations: bytes flipped, ranges cut, doubled,
@@ -30,6 +32,7 @@ from corpus import archives, tables
 from corpus.archives import InputFile
 from corpus.readers import read_records
 from corpus.records import Damage, Record
+from pipeline.chain import text_of
 
 HANG_SECONDS = 5
 MAX_RECORD_BYTES = 2**16
@@ -139,7 +142,10 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 
 
 def check(name: str, form: str, data: bytes) -> tuple[int, int]:
-    """Read a file; return how many records and drops it gave, whose positions must rise."""
+    """Read a file, pages and wikitext to their text; return how many records and drops it gave.
+
+    Their positions must rise.
+    """
     found = {Record: 0, Damage: 0}
     position = 0
     signal.setitimer(signal.ITIMER_PROF, HANG_SECONDS)
@@ -149,6 +155,8 @@ def check(name: str, form: str, data: bytes) -> tuple[int, int]:
     ):
         for each in read_records(InputFile(name), form, MAX_RECORD_BYTES):
             found[type(each)] += 1
+            if isinstance(each, Record):
+                text_of(each)
             if each.position <= position:
                 raise ValueError(f"position {each.position} after {position}")
             position = each.position
@@ -202,7 +210,8 @@ def raise_hang(*_: Any) -> None:  # noqa: ANN401 - a signal's arguments
 
 
 def prepare() -> None:
-    """Answer the alarm in this process, and take small bombs for such."""
+    """Compile, answer the alarm in this process, and take small bombs for such."""
+    text_of(Record(1, None, "", None, None, None, "html", b"<p>"))  # compiles, for some seconds
     signal.signal(signal.SIGPROF, raise_hang)
     archives.BOMB_BYTES = 2**24
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import atheris
 
+# Not `pipeline`, whose loops numba could not compile then.
 with atheris.instrument_imports(include=["corpus"]):
     from benchmarks import fuzz
 

@@ -132,7 +132,7 @@ class Chain:
         batch.drop(urls.find_all(batch.fields("url")))
 
     def _extract(self, batch: _Batch) -> None:
-        found = [_text_of(batch.records[row]) for row in batch.rows.tolist()]
+        found = [text_of(batch.records[row]) for row in batch.rows.tolist()]
         batch.texts = pa.array(
             [None if isinstance(each, Failure) else each for each in found], pa.large_string()
         )
@@ -178,7 +178,7 @@ class Chain:
                 batch.drop(rule.find(_table(batch), batch.place))
 
 
-def _text_of(record: Record) -> str | Failure:
+def text_of(record: Record) -> str | Failure:
     """Get the text out of a record, whatever it is written in."""
     try:
         if record.markup == "html":

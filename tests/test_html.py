@@ -165,23 +165,28 @@ def shingles(text: str) -> Counter[tuple[str, ...]]:
     return Counter(tuple(words[n : n + 4]) for n in range(len(words) - 3))
 
 
-def test_articles_of_the_benchmark_are_found(shared_data: Path) -> None:
+def test_articles_of_the_benchmark_are_found_as_well_as_by_the_best_library(
+    shared_data: Path,
+) -> None:
     web = shared_data / "web"
     truth = json.loads(
         gzip.decompress((web / "article-extraction-benchmark.ground-truth.json.gz").read_bytes())
     )
     archive = gzip.decompress((web / "article-extraction-benchmark.warc.gz").read_bytes())
-    scores = []
-    for record in archive.split(b"WARC/1.")[1:41]:
+    precisions, recalls = [], []
+    for record in re.split(rb"(?m)^WARC/1\.\d\r\n", archive)[1:]:
         identity = re.search(rb"WARC-X-Benchmark-Id: (\w+)", record)
         if identity is None:
             continue
         page = record.split(b"\r\n\r\n", 2)[2]
         found = shingles(page_text(page, "utf-8").text)
         wanted = shingles(truth[identity[1].decode()]["articleBody"])
-        scores.append(2 * (found & wanted).total() / (found.total() + wanted.total()))
-    assert len(scores) >= 30
-    assert sum(scores) / len(scores) > 0.9
+        precisions.append((found & wanted).total() / found.total())
+        recalls.append((found & wanted).total() / wanted.total())
+    assert len(precisions) == 181
+    precision, recall = sum(precisions) / 181, sum(recalls) / 181
+    # trafilatura's best options reach 0.964 (benchmarks/html.py).
+    assert 2 * precision * recall / (precision + recall) > 0.964
 
 
 def test_pages_of_readability_are_found(shared_data: Path) -> None:
