@@ -8,6 +8,7 @@ the rest is compressed before it is read, the second the format. Exit status 77 
 input libFuzzer writes beside.
 """
 
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -46,6 +47,7 @@ def write_seeds(directory: Path) -> None:
 def main() -> None:
     """Fuzz until libFuzzer's options say enough; it ends the process."""
     fuzz.prepare()
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)  # libFuzzer's, which it sets without a handler
     with tempfile.TemporaryDirectory() as directory:
         write_seeds(Path(directory))
         # The time limit is check's own, which names the input as libFuzzer's cannot.
