@@ -230,7 +230,7 @@ def test_texts_that_cannot_be_filled_are_refused(model: MaskedModel) -> None:
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no checkpoint directory: it has no config\.json"):
+    with pytest.raises(ValueError, match="there is no checkpoint at roberta-base: expected"):
         open_model("roberta-base")
     (tmp_path / "config.json").write_text('{"model_type": "roberta"}')
     with pytest.raises(ValueError, match="holds no masked language model"):

@@ -8,9 +8,10 @@ from pydantic import ConfigDict
 
 from corpus.section import Section
 from pretrain.evaluation.baselines import Baseline
+from pretrain.evaluation.fits import tell_fits
 from pretrain.evaluation.protocol import Entry
 from pretrain.evaluation.recipe import RANDOM
-from pretrain.evaluation.tasks import Task
+from pretrain.evaluation.tasks import Task, score_name
 
 
 class Sizes(Section):
@@ -44,6 +45,26 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON
     if isinstance(value, list):
         return [_plain(each) for each in value]
     return None if value == "NaN" or (isinstance(value, float) and math.isnan(value)) else value
+
+
+def misfits(report: Report, task: Task) -> list[str]:
+    """Say what of a task's texts did not fit, and whose inputs, where it is not everyone's."""
+    entries = [entry for entry in report.entries if entry.task == task.name]
+    whose: dict[str, list[str]] = {}
+    for entry in entries:
+        for line in tell_fits(task, entry.fits):
+            whose.setdefault(line, []).append(entry.contestant)
+    return [
+        line if len(names) == len(entries) else f"{line} ({', '.join(names)})"
+        for line, names in whose.items()
+    ]
+
+
+def further_scores(report: Report, task: Task) -> list[tuple[str, str]]:
+    """List the sets that nothing was chosen by, with every metric: what to show and its name."""
+    chosen_by = ("train", "validation")
+    splits = [name for name in report.sizes[task.name].examples if name not in chosen_by]
+    return [(f"{name} {each}", score_name(name, each)) for name in splits for each in task.metrics]
 
 
 def verdicts(report: Report) -> list[str]:
