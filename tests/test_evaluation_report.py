@@ -90,9 +90,10 @@ def test_what_diverged_has_no_verdict() -> None:
 
 def test_what_did_not_fit_is_told_by_kind() -> None:
     some = fit_of(Encoded((), truncated=12, lost=3, vanished=2), 8000, 128)
-    assert tell_fits(
-        task_of("regression"), {"train": fit_of(Encoded((), 12, 0, 0), 8000, 128)}
-    ) == ["t: 12 of 8,000 train texts cut at 128 tokens"]
+    cut = fit_of(Encoded((), 12, 0, 0), 8000, 128)
+    assert tell_fits(task_of("regression"), {"train": cut}) == [
+        "t: 12 of 8,000 train texts cut at 128 tokens"
+    ]
     assert tell_fits(task_of("answering"), {"test": some}) == [
         "t: 12 of 8,000 test texts cut into pieces of 128 tokens",
         "t: 3 of 8,000 test answers lie whole in no piece",

@@ -253,6 +253,8 @@ def test_the_command_line_measures_and_fills(
     assert "is_cut             yes" in shown
     assert main(["fill", str(directory), "the <mask>", "--top", "2"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
+    assert main(["fill", str(directory), "--top", "2", "the <mask>", "- <mask>"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 6
     assert main(["fill", str(directory), "the <mask>", "--json"]) == 0
     assert len(orjson.loads(capsys.readouterr().out)["masks"][0]) == 5
     assert main(["fill", str(directory), "nothing"]) == 2
