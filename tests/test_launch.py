@@ -1,6 +1,7 @@
 """Ranks start together, stay on loopback and end together."""
 
 import base64
+import multiprocessing
 import os
 import re
 import signal
@@ -23,6 +24,7 @@ from pretrain_helpers import (
 )
 
 from corpus.snapshots import withdraw
+from pretrain import launch
 from pretrain.__main__ import main
 from pretrain.launch import run_training
 
@@ -195,6 +197,25 @@ def test_files_that_are_in_the_way_are_named_in_one_line(
         shown = capsys.readouterr().err.strip().splitlines()[-1]
         assert shown.startswith("error: ")
         assert message in shown
+
+
+def test_what_storage_says_to_a_rank_is_passed_on(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device", "/scratch/run")
+
+    monkeypatch.setattr(launch, "join", fail)
+    monkeypatch.setattr(launch, "_end_with_parent", lambda: None)
+    report, sender = multiprocessing.Pipe(duplex=False)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit):
+            launch._run_rank(make_recipe(store, tmp_path), 0, tmp_path / "meeting", sender)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert report.poll()
+    assert report.recv() == "[Errno 28] No space left on device: '/scratch/run'"
 
 
 def test_the_command_line_shows_mistakes_in_one_line(
