@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+import math
+import os
 import sys
 from collections.abc import Sequence
 
@@ -9,7 +11,7 @@ import orjson
 
 from corpus.recipe import load_recipe
 from pretrain.evaluation import commands as evaluation
-from pretrain.explain import explain_batch, explain_step
+from pretrain.explain import ROWS_SHOWN, explain_batch, explain_step
 from pretrain.export import export
 from pretrain.launch import RankFailedError, configure_logging, join, run_training
 from pretrain.plan import Question, describe_run, make_plan, show_plan
@@ -20,20 +22,40 @@ from pretrain.writer import CheckpointFailedError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a mistake of the user's is one line on stderr and exit status 2."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     configure_logging(logging.INFO)
     try:
         _run(options)
+    except BrokenPipeError:  # what reads our lines, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (RankFailedError, CheckpointFailedError) as error:
+    except (OSError, RankFailedError, CheckpointFailedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except PreemptedError as error:
         print(error, file=sys.stderr)
         return EXIT_STATUS
     return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; keys, texts and files may stand before or after options."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    many = [name for name in ("overrides", "texts", "files") if hasattr(options, name)]
+    if rest and not (many and all(_is_given(many[0], each) for each in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        setattr(options, many[0], [*getattr(options, many[0]), *rest])
+    return options
+
+
+def _is_given(many: str, argument: str) -> bool:
+    is_option = argument.startswith("-") and " " not in argument
+    return not is_option and (many != "overrides" or "=" in argument)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -54,11 +76,15 @@ def _explain(options: argparse.Namespace) -> str:
     if (options.step is None) == (options.batch is None):
         raise ValueError("give a step, or --batch with the number of a batch")
     if options.step is not None:
-        return explain_step(options.run, options.step)
-    return explain_batch(options.run, options.batch)
+        return explain_step(options.run, options.step, options.rows)
+    return explain_batch(options.run, options.batch, options.rows)
 
 
 def _plan(options: argparse.Namespace) -> str:
+    if not 0 < options.seconds < math.inf:
+        raise ValueError(f"--seconds is {options.seconds:g}, expected more than 0")
+    if options.price is not None and not 0 <= options.price < math.inf:
+        raise ValueError(f"--price is {options.price:g}, expected 0 or more")
     recipe = load_recipe(options.recipe, options.overrides)
     question = Question(
         ranks=_numbers(options.ranks),
@@ -132,6 +158,9 @@ def _parser() -> argparse.ArgumentParser:
         "step", type=int, nargs="?", help="step, counted from 0 as in metrics.jsonl"
     )
     explain.add_argument("--batch", type=int, help="a batch by its number, as in skipped.json")
+    explain.add_argument(
+        "--rows", type=int, default=ROWS_SHOWN, help="rows to show (default: %(default)s)"
+    )
     evaluation.add_parsers(commands)
     return parser
 

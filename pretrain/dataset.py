@@ -220,19 +220,26 @@ def open_rows(store: str, snapshot: Snapshot, split: str, cache: ShardCache | No
 
 
 def verify_shards(store: str, snapshot: Snapshot, rank: int, world_size: int) -> None:
-    """Compare this rank's part of the shards with their checksums in the manifest."""
+    """Compare this rank's part of the shards with their checksums in the manifest.
+
+    A read that fails is tried again as in the cache; then `ValueError` names the shard.
+    """
     tree = snapshot.tree(store)
     for entry in snapshot.shards[rank::world_size]:
         path = tree.find(entry.path)
-        _check_size(path, entry)
-        found = checksum(path)
-        if found != entry.checksum:
-            raise ValueError(
-                f"shard {path} has checksum {found}, its manifest says {entry.checksum}: {_REMEDY}"
-            )
+        retried(path, partial(_check_file, path, entry))
 
 
 _REMEDY = "see `python -m pipeline audit STORE`, then delete the shard and build it again"
+
+
+def _check_file(path: str, entry: ShardEntry) -> None:
+    _check_size(path, entry)
+    found = checksum(path)
+    if found != entry.checksum:
+        raise ValueError(
+            f"shard {path} has checksum {found}, its manifest says {entry.checksum}: {_REMEDY}"
+        )
 
 
 def _check_size(path: str, entry: ShardEntry) -> None:

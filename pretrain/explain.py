@@ -1,9 +1,11 @@
 """Rebuilds the global batch of any step from the store alone, and shows what is in it.
 
 Its hash is computed from the rebuilt tensors and compared with the one that the ranks recorded from
-theirs. One process is enough, whatever world size trained the step.
+theirs. One process is enough, whatever world size trained the step. A shard holds no ids of its
+documents: for each row there is the command of the corpus half that tells them.
 """
 
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from corpus.recipe import Recipe
 from corpus.shards import REORDERED, ROWS_PER_BATCH
-from corpus.snapshots import open_snapshot, tokenizer_root
+from corpus.snapshots import ShardEntry, Snapshot, open_snapshot, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
 from pretrain.batches import Batch, Stream, hash_batches, open_stream
 from pretrain.checkpoints import RECIPE
@@ -22,7 +24,7 @@ from pretrain.metrics import read_metrics
 from pretrain.mixing import interleave
 from pretrain.spikes import listed_batches
 
-_ROWS_SHOWN = 3
+ROWS_SHOWN = 3
 _SECOND_HALF = {0: "the next one", 1: "a random one", IGNORED: "none"}
 
 
@@ -34,17 +36,17 @@ def open_recipe(run: str) -> Recipe:
     return Recipe.model_validate_json(path.read_bytes())
 
 
-def explain_step(run: str, step: int) -> str:
+def explain_step(run: str, step: int, rows: int = ROWS_SHOWN) -> str:
     """Describe the global batch of a step: where its rows lie, its hash, some rows with masks."""
     recipe = open_recipe(run)
     if not 0 <= step < recipe.pretrain.max_steps:
         raise ValueError(
             f"step {step} is not in this run: its steps are 0 to {recipe.pretrain.max_steps - 1}"
         )
-    return _explain(run, recipe, step, listed_batches(run))
+    return _explain(run, recipe, step, listed_batches(run), rows)
 
 
-def explain_batch(run: str, number: int) -> str:
+def explain_batch(run: str, number: int, rows: int = ROWS_SHOWN) -> str:
     """Describe a batch by its number, also one that was left out: at the step that wanted it."""
     recipe = open_recipe(run)
     before = tuple(each for each in listed_batches(run) if each < number)
@@ -54,10 +56,12 @@ def explain_batch(run: str, number: int) -> str:
             f"batch {number} is not in this run: its {recipe.pretrain.max_steps} steps took, or "
             f"left out, batches 0 to {recipe.pretrain.max_steps - 1 + len(before)}"
         )
-    return _explain(run, recipe, step, before)
+    return _explain(run, recipe, step, before, rows)
 
 
-def _explain(run: str, recipe: Recipe, step: int, left_out: tuple[int, ...]) -> str:
+def _explain(run: str, recipe: Recipe, step: int, left_out: tuple[int, ...], shown: int) -> str:
+    if shown < 0:
+        raise ValueError(f"--rows is {shown}, expected 0 or more")
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
     plan = data_plan(recipe.pretrain, snapshot, left_out)
     stream = open_stream(recipe.store, snapshot, plan)
@@ -77,8 +81,14 @@ def _explain(run: str, recipe: Recipe, step: int, left_out: tuple[int, ...]) -> 
         f"masks       {_show_masking(stream, step)}",
         f"batch hash  {_compare(run, place.number, f'{hash_batches(batches):064x}')}",
         *(f"{count:>9,} rows of {path}" for path, count in sorted(shards.items())),
-        *_show_rows(batches[0], stream, tokenizer),
     ]
+    newest = open_snapshot(recipe.store)
+    for at in range(min(shown, len(rows))):
+        shard, row = stream.train.locate(int(rows[at]))
+        lines += ["", f"sequence {batches[0].numbers[at]:,}: row {row:,} of {shard.path}"]
+        lines.append(f"documents of the shard: {_show_documents(stream, int(rows[at]))}")
+        lines.append(f"their ids: {_show_command(recipe.store, newest, shard, row)}")
+        lines += _show_row(batches[0], at, tokenizer)
     return "\n".join(lines)
 
 
@@ -141,20 +151,22 @@ def _compare(run: str, number: int, found: str) -> str:
     )
 
 
-def _show_rows(batch: Batch, stream: Stream, tokenizer: Tokenizer) -> list[str]:
-    lines = []
-    for at in range(min(_ROWS_SHOWN, int((batch.numbers >= 0).sum()))):
-        shard, row = stream.train.locate(int(batch.rows[at]))
-        inputs = batch.inputs[at, : int(batch.lengths[at])].tolist()
-        used = batch.labels[at] != IGNORED
-        truth = [tokenizer.decode([token]) for token in batch.labels[at][used].tolist()]
-        lines += [
-            "",
-            f"sequence {batch.numbers[at]:,}: row {row:,} of {shard.path}",
-            f"documents of the shard: {_show_documents(stream, int(batch.rows[at]))}",
-            tokenizer.decode(inputs),
-            f"labels at {batch.slots[at][used].tolist()}: {truth}",
-        ]
-        if batch.next_sentence is not None:
-            lines.append(f"second half: {_SECOND_HALF[int(batch.next_sentence[at])]}")
+def _show_command(store: str, newest: Snapshot, shard: ShardEntry, row: int) -> str:
+    """Give the command that tells the ids of a row's documents; it reads the newest snapshot."""
+    held = {(each.path, each.checksum) for each in newest.shards}
+    if (shard.path, shard.checksum) not in held:
+        return f"not known any more: snapshot {newest.label} has another shard in its place"
+    name = shard.path.removeprefix("shards/").removesuffix(".arrow")
+    return shlex.join(["python", "-m", "pipeline", "show", store, "--row", f"{name}:{row}"])
+
+
+def _show_row(batch: Batch, at: int, tokenizer: Tokenizer) -> list[str]:
+    used = batch.labels[at] != IGNORED
+    truth = [tokenizer.decode([token]) for token in batch.labels[at][used].tolist()]
+    lines = [
+        tokenizer.decode(batch.inputs[at, : int(batch.lengths[at])].tolist()),
+        f"labels at {batch.slots[at][used].tolist()}: {truth}",
+    ]
+    if batch.next_sentence is not None:
+        lines.append(f"second half: {_SECOND_HALF[int(batch.next_sentence[at])]}")
     return lines

@@ -187,7 +187,7 @@ def _run_rank(recipe: Recipe, rank: int, meeting_point: Path, report: Connection
         size = recipe.pretrain.processes
         with listening():
             train(recipe, join(rank, size, rank, meeting_point), Notice())
-    except (ValueError, CheckpointFailedError) as error:
+    except (ValueError, OSError, CheckpointFailedError) as error:
         report.send(str(error))
         sys.exit(1)
     except PreemptedError as error:

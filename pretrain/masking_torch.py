@@ -1,5 +1,8 @@
 """The draw of masks in torch operations, for tokens that lie on a GPU: bit for bit that of draw.py.
 
+Training does not use it: it masks on the CPU, beside the step before (prefetch.py). This is for
+loops of one's own that hold tokens on the device.
+
 All rows are drawn at once and slots one after another, so one call costs about ten small kernels a
 slot, however many rows there are: draw a whole step's rows together. torch has no unsigned 64-bit
 arithmetic on every device: products wrap in signed integers just the same, and shifts to the right
@@ -32,7 +35,10 @@ def mask_tensors(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give inputs, slots and labels of rows; keys are int64 with the bits of the unsigned ones."""
     if rule.needs_words:
-        raise ValueError(f"masking {rule.masking} is drawn on the CPU: use pretrain.masking")
+        raise ValueError(
+            f"masking {rule.masking} is drawn on the CPU only: use pretrain.masking, or take "
+            "fixed or bernoulli"
+        )
     positions_S = torch.arange(tokens_BS.shape[1], device=tokens_BS.device)
     ordinary_BS = (tokens_BS > UNK_ID) & (tokens_BS != rule.mask_id)
     ordinary_BS &= positions_S < lengths_B[:, None]

@@ -7,7 +7,8 @@ is unknown) and the seconds that are left. The same numbers go to the trackers (
 Steps count from 0, so line `step: k` belongs to global batch k and `explain-step RUN k`. A run that
 goes on from a checkpoint first cuts the lines of steps that it will take again, so that every step
 stands there once. On a terminal there is a bar with rate and time left; elsewhere a log line at
-most every ten seconds. Only rank 0 reports.
+most every ten seconds. Steps that made no update, their gradients being no numbers (engine.py), are
+told where there are any. Only rank 0 reports.
 """
 
 import logging
@@ -154,7 +155,9 @@ class Reporter:
 
 
 def _pace(found: Mapping[str, Any]) -> str:
-    return f"loss {found['loss']:.3f}, {found['tokens_per_second']:,.0f} tokens/s"
+    skipped = found.get("skipped_steps", 0)
+    told = f", {skipped:,} step{'s' * (skipped > 1)} skipped" if skipped else ""
+    return f"loss {found['loss']:.3f}, {found['tokens_per_second']:,.0f} tokens/s{told}"
 
 
 def _shares(found: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ from pretrain.checkpoints import (
     read_state,
     restore_metrics,
 )
-from pretrain.config import Identity, data_plan, learning_rate_at, model_shape
+from pretrain.config import DataPlan, Identity, data_plan, learning_rate_at, model_shape
 from pretrain.dataset import Shares, derive_keys, verify_shards
 from pretrain.engine import Engine, deepspeed_config, pair_count
 from pretrain.flops import attended_pairs, device_name, peak_flops, train_flops
@@ -43,7 +43,14 @@ from pretrain.metrics import Reporter, perplexity
 from pretrain.model import is_exported, make_model
 from pretrain.preemption import Notice, PreemptedError
 from pretrain.prefetch import Prefetch
-from pretrain.spikes import Spike, answer_spike, log_skipped, skipped_batches, watch_losses
+from pretrain.spikes import (
+    Spike,
+    answer_spike,
+    listed_batches,
+    log_skipped,
+    skipped_batches,
+    watch_losses,
+)
 from pretrain.trackers import check_trackers, open_trackers
 from pretrain.world import World
 from pretrain.writer import CheckpointWriter
@@ -82,6 +89,8 @@ def run_directory(recipe: Recipe) -> str:
         raise ValueError("pretrain.run is missing: give the output directory of the run")
     if is_remote(run):
         raise ValueError(f"pretrain.run is the URL {run}: training writes to a local directory")
+    if Path(run).exists() and not Path(run).is_dir():
+        raise ValueError(f"pretrain.run is {run}, a file: give a directory, new or of a run")
     check_absolute_in_job("pretrain.run", run)
     check_absolute_in_job("store", recipe.store)
     return run
@@ -95,9 +104,21 @@ def checkpoint_root(recipe: Recipe) -> str:
 
 
 def is_complete(recipe: Recipe) -> bool:
-    """Tell whether the run has taken all its steps already."""
+    """Tell whether the run has taken all its steps already; `ValueError` if it is another run.
+
+    What it was trained on is compared with the recipe as where a run goes on.
+    """
+    config, run = recipe.pretrain, run_directory(recipe)
     newest = newest_checkpoint(checkpoint_root(recipe))
-    return newest is not None and newest[1].step >= recipe.pretrain.max_steps
+    if newest is None or newest[1].step < config.max_steps:
+        return False
+    found = newest[1].identity
+    snapshot = open_snapshot(recipe.store, recipe.snapshot)
+    left_out = {*listed_batches(run), *found.plan.skipped_batches}
+    plan = data_plan(config, snapshot, tuple(sorted(left_out)))
+    # The rows that were trained on say whether they are pairs; others are refused before.
+    _identify(config, snapshot, plan, found.model.next_sentence, newest)
+    return True
 
 
 def train(recipe: Recipe, world: World, notice: Notice) -> None:
@@ -283,7 +304,7 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
     known = newest[1].identity.plan.skipped_batches if newest else ()
     plan = data_plan(config, snapshot, skipped_batches(run, known, world))
     stream = open_stream(recipe.store, snapshot, plan, config)
-    identity = _identify(config, snapshot, stream, newest)
+    identity = _identify(config, snapshot, stream.plan, stream.has_pairs, newest)
     if config.cache is None or not is_remote(recipe.store):  # a cache verifies what it takes
         verify_shards(recipe.store, snapshot, world.rank, world.size)
     if stream.validation.count == 0 and world.is_first:
@@ -315,11 +336,12 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
 def _identify(
     config: Pretrain,
     snapshot: Snapshot,
-    stream: Stream,
+    plan: DataPlan,
+    has_pairs: bool,
     newest: tuple[str, CheckpointState] | None,
 ) -> Identity:
     """Say what the run is made of; a checkpoint made of something else is refused."""
-    shape, start = model_shape(config.preset, snapshot, stream.has_pairs), None
+    shape, start = model_shape(config.preset, snapshot, has_pairs), None
     if config.init_from:
         start = newest[1].identity.start if newest else None
         start = start or fingerprint_start(config.init_from, shape, snapshot.tokenizer)
@@ -327,7 +349,7 @@ def _identify(
         snapshot_label=snapshot.label,
         tokenizer=snapshot.tokenizer,
         model=shape,
-        plan=stream.plan,
+        plan=plan,
         start=start,
     )
     if newest and not newest[1].identity.agrees(identity, newest[1].step):

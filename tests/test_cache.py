@@ -17,7 +17,7 @@ from pretrain import cache as cache_module
 from pretrain.batches import Stream, hash_batches, open_stream
 from pretrain.cache import ATTEMPTS, Copy, ShardCache, Wanted
 from pretrain.config import data_plan
-from pretrain.dataset import Shares
+from pretrain.dataset import Shares, verify_shards
 
 SHARDS = (*(("books", "train", 20 + at) for at in range(6)), ("books", "validation", 4))
 
@@ -185,6 +185,19 @@ def test_a_remote_store_without_a_cache_is_read_into_memory(tmp_path: Path) -> N
     remote = remote_stream(tmp_path, snapshot, cache=None)
     local = open_stream(str(tmp_path / "local"), snapshot, remote.plan)
     assert hashes(remote, range(3)) == hashes(local, range(3))
+
+
+def test_verifying_a_remote_store_tries_again_and_names_the_shard(tmp_path: Path) -> None:
+    snapshot = make_store(tmp_path)
+    Unsteady.failures = ATTEMPTS - 1
+    verify_shards("unsteady://store", snapshot, 0, 1)
+    Unsteady.failures = 1000
+    message = rf"books/train-00000.arrow could not be read in {ATTEMPTS} attempts: reset by peer"
+    with pytest.raises(ValueError, match=message):
+        verify_shards("unsteady://store", snapshot, 0, 1)
+    Unsteady.failures, Unsteady.damage = 0, True
+    with pytest.raises(ValueError, match=r"train-00000\.arrow has checksum .*, its manifest says"):
+        verify_shards("unsteady://store", snapshot, 0, 1)
 
 
 def test_failing_reads_are_tried_again(tmp_path: Path) -> None:

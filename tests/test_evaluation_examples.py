@@ -468,7 +468,7 @@ def test_labels_unseen_in_training_are_dropped_from_the_other_splits(tmp_path: P
     paths = {"train": [train], "validation": [other], "test": [other]}
     data = read_task(load_task({"name": "sst2", **paths}))
     assert data.labels == ("9", "10")
-    assert data.test == data.validation
+    assert dict(data.scored) == {"test": data.validation}
     assert len(data.validation.examples) == 2
     assert data.validation.drops == Counter({UNSEEN_LABEL: 1})
     assert data.validation.dropped == (f"{other}:3: {UNSEEN_LABEL}",)

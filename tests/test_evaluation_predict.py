@@ -101,6 +101,8 @@ def test_every_layout_is_read(
     assert [line["id"].rpartition(":")[2] for line in from_text] == ["1", "3", "4", "5"]
     assert "1 dropped: empty text" in caplog.text
     assert from_table[0]["label"] == from_text[0]["label"]
+    assert "toy-classification: 1 of 2 given texts cut at 32 tokens" in caplog.text
+    assert caplog.text.count("cut at") == 1
     with pytest.raises(ValueError, match="its name does not tell its format, give --format"):
         predict(model, tmp_path / "what")
 
@@ -133,6 +135,15 @@ def test_a_model_of_others_is_used_by_its_architecture(checkpoint: str, tmp_path
     assert set(line["probabilities"]) == {"low", "mid", "high"}
     with pytest.raises(ValueError, match="RobertaForMaskedLM, which has no head for a task"):
         predict(Path(checkpoint), given)
+
+
+def test_no_model_is_told_as_everywhere(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no checkpoint at .*/none: expected a directory"):
+        predict(tmp_path / "none")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"has no config\.json that loads") as error:
+        predict(tmp_path)
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_nothing_from_outside_is_markup() -> None:

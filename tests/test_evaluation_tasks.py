@@ -30,6 +30,19 @@ def test_values_override_a_preset_and_columns_merge() -> None:
     assert task.max_length == 64
 
 
+def test_further_sets_have_names_and_files_of_their_own() -> None:
+    sets = {"validation": ["m.tsv"], "also": {"mismatched": ["mm.tsv"]}}
+    task = load_task({"name": "mnli", **sets})
+    assert task.scored == {"mismatched": ("mm.tsv",)}
+    task = load_task({"name": "mnli", **sets, "test": ["t.tsv"]})
+    assert task.scored == {"test": ("t.tsv",), "mismatched": ("mm.tsv",)}
+    for name in ("test", "validation", ""):
+        with pytest.raises(ValueError, match=f"also has a set '{name}': give it a name of its own"):
+            load_task({"name": "mnli", "also": {name: ["mm.tsv"]}})
+    with pytest.raises(ValueError, match="also has no files for mismatched"):
+        load_task({"name": "mnli", "also": {"mismatched": []}})
+
+
 def test_numbers_as_labels_are_text() -> None:
     assert load_task({"name": "cola", "labels": [0, 1]}).labels == ("0", "1")
 

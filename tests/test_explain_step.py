@@ -1,17 +1,24 @@
+import ast
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chain_helpers import Chain, Delivery, prepare
 from packed_helpers import FORMATS, write_packed
 from pretrain_helpers import make_recipe, write_snapshot
 
 from corpus.recipe import Recipe
 from corpus.shards import PAIRED, REORDERED
+from corpus.snapshots import open_snapshot
+from pipeline.__main__ import main as pipeline
+from pipeline.forget import Request
+from pretrain.__main__ import main as command_line
 from pretrain.batches import open_stream
 from pretrain.config import data_plan
 from pretrain.dataset import Shares
-from pretrain.explain import explain_step, show_place
+from pretrain.explain import _show_command, explain_step, show_place
 
 
 def explain(store: Path, step: int, **changes: Any) -> tuple[list[str], Recipe]:  # noqa: ANN401
@@ -42,6 +49,55 @@ def test_masks_and_ramps_are_those_of_the_step(tmp_path: Path) -> None:
     # 2, 4 and 6 sequences; 35 % and two of four steps to 15 %.
     assert "sequences   6 to 11, pass 0 of 97 rows" in lines
     assert "masks       span, 25.00% of real tokens, 10 static copies" in lines
+
+
+def test_as_many_rows_are_shown_as_asked(tmp_path: Path) -> None:
+    write_snapshot(tmp_path)
+    explain(tmp_path, 3)
+    for asked, shown in ((0, 0), (4, 4), (99, 10)):
+        lines = explain_step(str(tmp_path / "run"), 3, asked).splitlines()
+        assert sum(line.startswith("sequence ") for line in lines) == shown
+        assert sum(line.startswith("labels at ") for line in lines) == shown
+    with pytest.raises(ValueError, match="--rows is -1, expected 0 or more"):
+        explain_step(str(tmp_path / "run"), 3, -1)
+
+
+def test_the_printed_command_tells_the_ids_of_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(monkeypatch)
+    home, run = tmp_path / "a store's home", tmp_path / "run"
+    chain = Chain(home, {"threshold": 0.9, "ngram": 2})
+    texts = {f"a/d{n}": " ".join(f"t{n}x{k}" for k in range(9)) for n in range(12)}
+    records = [{"id": name.removeprefix("a/"), "text": text} for name, text in texts.items()]
+    snapshot = chain.deliver(Delivery("s1", {("a", "1.jsonl"): records}))
+    run.mkdir()
+    recipe = make_recipe(Path(chain.store), run, "s1", batch_sequences=4)
+    (run / "recipe.json").write_text(recipe.model_dump_json())
+    assert command_line(["explain-step", str(run), "1", "--rows", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    commands = [line for line in lines if line.startswith("their ids: ")]
+    assert len(commands) == 2
+    for command in commands:
+        program, *arguments = shlex.split(command.removeprefix("their ids: "))
+        assert [program, *arguments[:2]] == ["python", "-m", "pipeline"]
+        assert pipeline(arguments[2:]) == 0
+        place, *documents = capsys.readouterr().out.splitlines()
+        assert place.startswith(f"{arguments[-1]}: ")
+        # As many documents as the row's numbers, each with text of its own.
+        assert len(documents) == lines[lines.index(command) - 1].count(",") + 1
+        for document in documents:
+            name, _, text = document.strip().partition(": ")
+            assert ast.literal_eval(text).strip() in texts[name]
+    # Where a later snapshot has another shard in its place, its rows would be other documents.
+    chain.take_down("s2", Request(ids=tuple(list(texts)[:6])))
+    newest = open_snapshot(chain.store)
+    held = {each.path: each.checksum for each in newest.shards}
+    changed = [each for each in snapshot.shards if held.get(each.path) != each.checksum]
+    assert changed
+    assert _show_command(chain.store, newest, changed[0], 0) == (
+        "not known any more: snapshot s2 has another shard in its place"
+    )
 
 
 @pytest.mark.parametrize("packing", FORMATS)

@@ -230,7 +230,7 @@ def test_texts_that_cannot_be_filled_are_refused(model: MaskedModel) -> None:
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no checkpoint directory: it has no config\.json"):
+    with pytest.raises(ValueError, match="there is no checkpoint at roberta-base: expected"):
         open_model("roberta-base")
     (tmp_path / "config.json").write_text('{"model_type": "roberta"}')
     with pytest.raises(ValueError, match="holds no masked language model"):
@@ -253,6 +253,8 @@ def test_the_command_line_measures_and_fills(
     assert "is_cut             yes" in shown
     assert main(["fill", str(directory), "the <mask>", "--top", "2"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
+    assert main(["fill", str(directory), "--top", "2", "the <mask>", "- <mask>"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 6
     assert main(["fill", str(directory), "the <mask>", "--json"]) == 0
     assert len(orjson.loads(capsys.readouterr().out)["masks"][0]) == 5
     assert main(["fill", str(directory), "nothing"]) == 2

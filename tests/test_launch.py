@@ -1,6 +1,7 @@
 """Ranks start together, stay on loopback and end together."""
 
 import base64
+import multiprocessing
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import orjson
 import psutil
 import pytest
 from pretrain_helpers import (
@@ -18,8 +20,11 @@ from pretrain_helpers import (
     start_training,
     wait_for_steps,
     write_recipe,
+    write_snapshot,
 )
 
+from corpus.snapshots import withdraw
+from pretrain import launch
 from pretrain.__main__ import main
 from pretrain.launch import run_training
 
@@ -138,6 +143,81 @@ def test_a_complete_run_is_left_alone(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == files
 
 
+def test_a_complete_run_of_something_else_is_refused_as_if_it_went_on(tmp_path: Path) -> None:
+    store, run = tmp_path / "store", tmp_path / "run"
+    write_snapshot(store, "one")
+    write_snapshot(store, "two")
+    run_training(make_recipe(store, run, max_steps=2))
+    files = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    other = r"step-00000002 was trained on snapshot one \(.*, the recipe names two"
+    for steps in (2, 4):  # complete, and not yet
+        with pytest.raises(ValueError, match=other):
+            run_training(make_recipe(store, run, "two", max_steps=steps))
+        with pytest.raises(ValueError, match=r"data plan mask_prob 0\.15, the recipe gives 0\.2"):
+            run_training(make_recipe(store, run, max_steps=steps, mask_prob=0.2))
+    with pytest.raises(ValueError, match="model layers 2, the recipe gives 4"):
+        run_training(make_recipe(store, run, max_steps=2, preset="small"))
+    withdraw(str(store), "one", "two")
+    with pytest.raises(ValueError, match=r"snapshot one was withdrawn.* successor two"):
+        run_training(make_recipe(store, run, max_steps=2))
+    kept = [path for path in files if path.is_file() and path.name != "lock"]
+    assert kept
+    assert all(path.stat().st_mtime_ns == files[path] for path in kept)
+
+
+def test_keys_stand_before_or_after_options(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = str(write_recipe(make_recipe(store, tmp_path / "run"), tmp_path / "recipe.yaml"))
+    given = ["pretrain.max_steps=5", "--without-probe", "pretrain.batch_sequences=12", "--json"]
+    assert main(["plan", recipe, *given]) == 0
+    plan = orjson.loads(capsys.readouterr().out)
+    assert main(["plan", recipe, *sorted(given)]) == 0
+    assert orjson.loads(capsys.readouterr().out) == plan
+    assert main(["plan", recipe, "--json", "--without-probe"]) == 0
+    assert orjson.loads(capsys.readouterr().out) != plan
+    for wrong in ("max_steps", "--max-steps=5"):
+        with pytest.raises(SystemExit):
+            main(["plan", recipe, "--without-probe", wrong])
+        assert f"unrecognized arguments: {wrong}" in capsys.readouterr().err
+
+
+def test_files_that_are_in_the_way_are_named_in_one_line(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = str(write_recipe(make_recipe(store, tmp_path / "run"), tmp_path / "recipe.yaml"))
+    file = tmp_path / "file"
+    file.touch()
+    cases = {
+        f"pretrain.run={file}": (2, f"pretrain.run is {file}, a file: give a directory"),
+        f"pretrain.run={file}/below": (1, f"Not a directory: '{file}/below"),
+    }
+    for override, (status, message) in cases.items():
+        assert main(["train", recipe, override]) == status
+        shown = capsys.readouterr().err.strip().splitlines()[-1]
+        assert shown.startswith("error: ")
+        assert message in shown
+
+
+def test_what_storage_says_to_a_rank_is_passed_on(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device", "/scratch/run")
+
+    monkeypatch.setattr(launch, "join", fail)
+    monkeypatch.setattr(launch, "_end_with_parent", lambda: None)
+    report, sender = multiprocessing.Pipe(duplex=False)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit):
+            launch._run_rank(make_recipe(store, tmp_path), 0, tmp_path / "meeting", sender)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert report.poll()
+    assert report.recv() == "[Errno 28] No space left on device: '/scratch/run'"
+
+
 def test_the_command_line_shows_mistakes_in_one_line(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,6 +225,8 @@ def test_the_command_line_shows_mistakes_in_one_line(
     cases = {
         ("train", str(tmp_path / "none.yaml")): "there is no recipe at",
         ("train", recipe, "pretrain.seeed=1"): "did you mean",
+        ("plan", recipe, "--price", "-3"): "--price is -3, expected 0 or more",
+        ("plan", recipe, "--seconds", "-1"): "--seconds is -1, expected more than 0",
         ("train", recipe, "snapshot=two"): "holds no complete snapshot two; its newest is one",
         ("train", recipe, f"store={tmp_path}/empty"): "holds no complete snapshot",
         ("export", str(tmp_path / "none"), str(tmp_path / "out")): "holds no complete checkpoint",

@@ -1,9 +1,11 @@
+import io
 import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from pretrain.metrics import Reporter, perplexity, rates, read_metrics
 
@@ -68,6 +70,29 @@ def test_log_lines_carry_units(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert first.startswith("step 0 of 5: loss 5.500, 200 tokens/s, 0:00:0")
     assert "validation loss 2.000 (perplexity 7.4)" in second
     assert first.endswith(" left, data wait 10.0%, utilization unknown")
+
+
+def test_skipped_steps_are_told_where_there_are_any(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="pretrain.metrics")
+    for skipped in (0, 1, 2):
+        reporter = Reporter(str(tmp_path / str(skipped)), 0, 5, active=True)
+        reporter.report(0, VALUES | {"skipped_steps": skipped})
+    none, one, two = caplog.messages
+    assert "skipped" not in none
+    assert "200 tokens/s, 1 step skipped, 0:00:0" in one
+    assert "200 tokens/s, 2 steps skipped, 0:00:0" in two
+
+
+def test_the_bar_tells_of_skipped_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr("pretrain.metrics.Console", lambda **_: terminal)
+    with Reporter(str(tmp_path), 0, 5, active=True) as reporter:
+        reporter.report(0, VALUES | {"skipped_steps": 2})
+        assert reporter._bar is not None
+        (task,) = reporter._bar.tasks
+        assert "200 tokens/s, 2 steps skipped" in task.fields["shown"]
 
 
 def test_rates_and_shares_of_a_step() -> None:

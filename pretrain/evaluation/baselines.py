@@ -41,7 +41,7 @@ from pretrain.evaluation.predictions import (
 )
 from pretrain.evaluation.prepared import read, task_identity
 from pretrain.evaluation.scores import details, score
-from pretrain.evaluation.tasks import Task
+from pretrain.evaluation.tasks import Task, score_name
 
 logger = logging.getLogger(__name__)
 
@@ -88,14 +88,15 @@ def _score(name: str, task: Task, data: TaskData) -> Baseline:
         metric = task.metrics[0]
         if best is not None and best.validation and scores[metric] <= best.validation[metric]:
             continue
-        test = None
-        if data.test is not None:
-            test = score(task, data.labels, data.test.examples, predictor(data.test.examples))
+        test: dict[str, float] = {}
+        for split, held in data.scored.items():
+            found = score(task, data.labels, held.examples, predictor(held.examples))
+            test |= {score_name(split, each): value for each, value in found.items()}
         best = Baseline(
             name=name,
             task=task.name,
             validation=scores,
-            test=test,
+            test=test or None,
             details=details(task, data.labels, examples, predictions),
         )
     if best is None:

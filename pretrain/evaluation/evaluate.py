@@ -5,7 +5,7 @@ import logging
 from corpus.files import check_absolute_in_job, write_bytes
 from pretrain.evaluation.baselines import run_baseline
 from pretrain.evaluation.page import render
-from pretrain.evaluation.prepared import read
+from pretrain.evaluation.prepared import read, splits_of
 from pretrain.evaluation.protocol import run_protocol
 from pretrain.evaluation.recipe import Evaluation
 from pretrain.evaluation.report import Report, Sizes, as_json
@@ -44,8 +44,7 @@ def evaluate(evaluation: Evaluation) -> Report:
 
 def _sizes(task: Task) -> Sizes:
     data = read(task)
-    splits = {"train": data.train, "validation": data.validation, "test": data.test}
-    known = {name: split for name, split in splits.items() if split is not None}
+    known = splits_of(data)
     for name, split in known.items():
         if split.drops:
             logger.warning("%s, %s: dropped %s", task.name, name, dict(split.drops))

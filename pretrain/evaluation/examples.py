@@ -7,7 +7,7 @@ their places; a file of which nothing can be used is refused.
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -87,7 +87,7 @@ class TaskData:
 
     train: Split
     validation: Split
-    test: Split | None
+    scored: Mapping[str, Split]
     labels: tuple[str, ...]
 
 
@@ -148,8 +148,8 @@ def read_task(task: Task) -> TaskData:
         train, rest = _hold_out(task, train)
         labels = labels_of(task, train.examples)
         validation = _keep_labels(rest, labels)
-    test = read_split(task, task.test, labels) if task.test else None
-    return TaskData(train, validation, test, labels)
+    scored = {name: read_split(task, files, labels) for name, files in task.scored.items()}
+    return TaskData(train, validation, scored, labels)
 
 
 def labels_of(task: Task, examples: Sequence[Example]) -> tuple[str, ...]:

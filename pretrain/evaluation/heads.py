@@ -35,7 +35,7 @@ _logging: Any = importlib.import_module("transformers.utils.logging")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
-def open_tokenizer(checkpoint: str, kind: Kind) -> Any:  # noqa: ANN401 - transformers has no types
+def open_tokenizer(checkpoint: str, kind: Kind | None = None) -> Any:  # noqa: ANN401 - no types
     """Open the tokenizer of a checkpoint; words of tagging are told apart by a space before."""
     _check_directory(checkpoint)
     options = {"add_prefix_space": True} if kind == "tagging" else {}
@@ -45,7 +45,8 @@ def open_tokenizer(checkpoint: str, kind: Kind) -> Any:  # noqa: ANN401 - transf
                 checkpoint, local_files_only=True, trust_remote_code=False, **options
             )
         except (OSError, ValueError) as error:
-            raise ValueError(f"{checkpoint} holds no tokenizer that loads: {error}") from None
+            why = first_line(error)
+            raise ValueError(f"{checkpoint} holds no tokenizer that loads: {why}") from None
     if not tokenizer.is_fast:
         raise ValueError(f"the tokenizer of {checkpoint} is not a fast one: it lacks offsets")
     if tokenizer.pad_token_id is None:
@@ -55,7 +56,7 @@ def open_tokenizer(checkpoint: str, kind: Kind) -> Any:  # noqa: ANN401 - transf
 
 def max_tokens(checkpoint: str, tokenizer: Any) -> int:  # noqa: ANN401
     """Return how many tokens an input of a checkpoint may have."""
-    config = _config(checkpoint)
+    config = open_config(checkpoint)
     limits = [NO_LIMIT, tokenizer.model_max_length]
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None:
@@ -76,7 +77,7 @@ def open_model(
 
     What is new is drawn from torch's global generator, which the caller seeds.
     """
-    config = _config(checkpoint)
+    config = open_config(checkpoint)
     if task.kind in ("classification", "tagging"):
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}
@@ -104,8 +105,8 @@ def open_model(
             )
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"{checkpoint} does not load for {task.kind}: {error}; it needs config.json and "
-                "model.safetensors of an encoder"
+                f"{checkpoint} does not load for {task.kind}: {first_line(error)}; it needs "
+                "config.json and model.safetensors of an encoder"
             ) from None
     return model
 
@@ -133,21 +134,28 @@ def _checksum(path: str, changed: int, size: int) -> str:
     return checksum(path)
 
 
-def _config(checkpoint: str) -> Any:  # noqa: ANN401
+def open_config(checkpoint: str) -> Any:  # noqa: ANN401
+    """Open what a checkpoint says of itself; `ValueError` where there is none."""
     _check_directory(checkpoint)
     try:
         return transformers.AutoConfig.from_pretrained(
             checkpoint, local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
-        raise ValueError(f"{checkpoint} has no config.json that loads: {error}") from None
+        why = first_line(error)
+        raise ValueError(f"{checkpoint} has no config.json that loads: {why}") from None
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error of transformers says, without its advice about the hub."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _check_directory(checkpoint: str) -> None:
     if not (Path(checkpoint) / "config.json").is_file():
         raise ValueError(
             f"there is no checkpoint at {checkpoint}: expected a directory with config.json, "
-            "such as `python -m pretrain export` writes"
+            "such as `python -m pretrain export RUN DIR` or `evaluate` write"
         )
 
 

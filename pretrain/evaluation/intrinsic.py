@@ -22,7 +22,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,10 +29,17 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM
 
 from pretrain.dataset import Int64s, UInt64s, derive_keys
-from pretrain.evaluation.heads import NO_LIMIT, max_tokens, quiet
+from pretrain.evaluation.heads import (
+    NO_LIMIT,
+    first_line,
+    max_tokens,
+    open_config,
+    open_tokenizer,
+    quiet,
+)
 from pretrain.evaluation.pieces import tokens_of
 from pretrain.metrics import perplexity
 
@@ -175,26 +181,18 @@ class Intrinsic:
 
 def open_model(directory: str) -> MaskedModel:
     """Open any checkpoint directory that transformers loads; nothing is fetched or executed."""
-    if not (Path(directory) / "config.json").is_file():
-        raise ValueError(
-            f"{directory} is no checkpoint directory: it has no config.json; make one of a run "
-            "with `python -m pretrain export RUN DIR`"
-        )
+    config = open_config(directory)
     with quiet():
         try:
-            config = AutoConfig.from_pretrained(directory, local_files_only=True)
             network = AutoModelForMaskedLM.from_pretrained(
                 directory, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"{directory} holds no masked language model: {reason}") from None
-    if not tokenizer.is_fast or tokenizer.mask_token_id is None or tokenizer.pad_token_id is None:
-        raise ValueError(
-            f"the tokenizer of {directory} must be a fast one (tokenizer.json) with tokens for "
-            "masking and padding"
-        )
+            why = first_line(error)
+            raise ValueError(f"{directory} holds no masked language model: {why}") from None
+    tokenizer = open_tokenizer(directory)
+    if tokenizer.mask_token_id is None:
+        raise ValueError(f"the tokenizer of {directory} has no token for masking")
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"the tokenizer of {directory} has {len(tokenizer):,} entries, the model "

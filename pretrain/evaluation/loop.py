@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from corpus.section import Section
 from pretrain.evaluation.features import Feature, collate
 from pretrain.evaluation.predictions import Prediction, decode
-from pretrain.evaluation.prepared import Prepared
+from pretrain.evaluation.prepared import Prepared, splits_of
 from pretrain.evaluation.scores import details, score
 from pretrain.evaluation.states import Progress, restore, save
 from pretrain.evaluation.tasks import Task
@@ -278,7 +278,7 @@ def predict(
     model: nn.Module, part: Prepared, device: torch.device, split: str = "validation"
 ) -> list[Prediction]:
     """Predict a split of a task."""
-    encoded, examples = getattr(part, split), getattr(part.data, split).examples
+    encoded, examples = part.encoded[split], splits_of(part.data)[split].examples
     pad_id = part.tokenizer.pad_token_id
     outputs = logits_of(model, part.task, encoded.features, pad_id, device)
     return decode(part.task, part.data.labels, examples, encoded, outputs)

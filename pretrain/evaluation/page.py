@@ -20,7 +20,7 @@ from pretrain.evaluation.drawing import (
     table,
 )
 from pretrain.evaluation.protocol import Entry
-from pretrain.evaluation.report import Report, verdicts
+from pretrain.evaluation.report import Report, further_scores, misfits, verdicts
 from pretrain.evaluation.table import describe_winner, percent, show_spread
 from pretrain.evaluation.tasks import Task
 
@@ -68,6 +68,7 @@ def _task(report: Report, task: Task) -> Markup:
             + ", ".join(f"{count:,} {split}" for split, count in sizes.examples.items())
             + _drops(report, task)
         ),
+        *(paragraph(line) for line in misfits(report, task)),
         _scores(report, task, entries),
         charts(_curves(task, entries)),
     ]
@@ -87,18 +88,17 @@ def _drops(report: Report, task: Task) -> str:
 
 
 def _scores(report: Report, task: Task, entries: Sequence[Entry]) -> Markup:
-    has_test = "test" in report.sizes[task.name].examples
-    metrics = task.metrics
-    head = ["", *metrics, *[f"test {metric}" for metric in metrics if has_test], "best cell"]
+    metrics, further = task.metrics, further_scores(report, task)
+    head = ["", *metrics, *[title for title, _ in further], "best cell"]
     rows = []
     for entry in entries:
         row = [entry.contestant, *[show_spread(entry.validation.get(name)) for name in metrics]]
-        row += [show_spread(entry.test.get(name)) for name in metrics if has_test]
+        row += [show_spread(entry.test.get(name)) for _, name in further]
         rows.append([*row, describe_winner(entry)])
     for baseline in report.baselines:
         if baseline.task == task.name:
             row = [baseline.name, *[percent((baseline.validation or {}).get(n)) for n in metrics]]
-            row += [percent((baseline.test or {}).get(name)) for name in metrics if has_test]
+            row += [percent((baseline.test or {}).get(name)) for _, name in further]
             rows.append([*row, baseline.reason or ""])
     return table("Scores in percent", head, rows)
 

@@ -18,13 +18,13 @@ from typing import Any, BinaryIO
 
 import orjson
 import torch
-import transformers
 from torch import nn
 
 from pretrain.evaluation.adapters import with_adapter
 from pretrain.evaluation.examples import Example, Split, TaggedExample, TextExample, read_stream
 from pretrain.evaluation.features import encode
-from pretrain.evaluation.heads import max_tokens, open_model, open_tokenizer
+from pretrain.evaluation.fits import fit_of, tell_fits
+from pretrain.evaluation.heads import max_tokens, open_config, open_model, open_tokenizer
 from pretrain.evaluation.loop import logits_of
 from pretrain.evaluation.predictions import as_json, decode
 from pretrain.evaluation.records import read_file
@@ -72,6 +72,9 @@ class Predictor:
     def predict(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
         """Return an answer for each example."""
         encoded = encode(self.task, self.saved.labels, examples, self.tokenizer)
+        fit = fit_of(encoded, len(examples), self.task.max_length)
+        for line in tell_fits(self.task, {"given": fit}):
+            logger.warning("%s", line)
         pad_id = self.tokenizer.pad_token_id
         outputs = logits_of(self._model, self.task, encoded.features, pad_id, self.device)
         labels, threshold = self.saved.labels, self.saved.threshold or 0.0
@@ -110,10 +113,7 @@ def _describe(directory: str) -> Saved:
     record = Path(directory) / RECORD
     if record.exists():
         return Saved.model_validate_json(record.read_bytes())
-    try:
-        config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"there is no model at {directory}: {error}") from None
+    config = open_config(directory)
     names = config.architectures or ["none"]
     kind = next((kind for end, kind in _KINDS.items() if names[0].endswith(end)), None)
     if kind is None:

@@ -5,23 +5,28 @@ same task, and a mended reader makes another one.
 """
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from pretrain.evaluation.examples import Example, TaskData, read_task
+from pretrain.evaluation.examples import Example, Split, TaskData, read_task
 from pretrain.evaluation.features import Encoded, encode
+from pretrain.evaluation.fits import Fit, fit_of, tell_fits
 from pretrain.evaluation.heads import max_tokens, open_tokenizer
 from pretrain.evaluation.tasks import Task
 
+logger = logging.getLogger(__name__)
+
 # Keys of a task that say where and how examples lie, which the examples themselves stand for.
 _PLACES = {
-    "name", "format", "train", "validation", "test", "held_out", "encoding", "columns", "header",
-    "labels", "label_until",
+    "name", "format", "train", "validation", "test", "also", "held_out", "encoding", "columns",
+    "header", "labels", "label_until",
 }  # fmt: skip
 
 
@@ -34,7 +39,26 @@ class Prepared:
     tokenizer: Any
     train: Encoded
     validation: Encoded
-    test: Encoded | None
+    scored: Mapping[str, Encoded]
+
+    @property
+    def encoded(self) -> dict[str, Encoded]:
+        """All splits by name."""
+        return {"train": self.train, "validation": self.validation, **self.scored}
+
+    @property
+    def fits(self) -> dict[str, Fit]:
+        """How the examples of each split fit into inputs."""
+        splits = splits_of(self.data)
+        return {
+            name: fit_of(encoded, len(splits[name].examples), self.task.max_length)
+            for name, encoded in self.encoded.items()
+        }
+
+
+def splits_of(data: TaskData) -> dict[str, Split]:
+    """Give all splits of a task by name."""
+    return {"train": data.train, "validation": data.validation, **data.scored}
 
 
 def read(task: Task) -> TaskData:
@@ -55,12 +79,12 @@ def task_identity(task: Task) -> dict[str, Any]:
 @lru_cache(maxsize=64)
 def _identity(text: str, states: tuple[tuple[str, int, int], ...]) -> bytes:
     task, data = Task.model_validate_json(text), _read(text, states)
-    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    splits = splits_of(data)
     return orjson.dumps(
         {
             "task": task.model_dump(mode="json", exclude=_PLACES),
             "labels": list(data.labels),
-            "examples": {name: _digest(split.examples) for name, split in splits.items() if split},
+            "examples": {name: _digest(split.examples) for name, split in splits.items()},
         }
     )
 
@@ -75,7 +99,8 @@ def _digest(examples: Sequence[Example]) -> str:
 
 def _states(task: Task) -> tuple[tuple[str, int, int], ...]:
     """Return what tells that a file is another one than before; other places have none."""
-    paths = [Path(path) for path in (*task.train, *task.validation, *task.test)]
+    files = (*task.train, *task.validation, *chain(*task.scored.values()))
+    paths = [Path(path) for path in files]
     states = [(path, path.stat()) for path in paths if path.is_file()]
     return tuple((str(path), state.st_mtime_ns, state.st_size) for path, state in states)
 
@@ -93,17 +118,18 @@ def _prepare(task: str, states: tuple[tuple[str, int, int], ...], checkpoint: st
     tokenizer = open_tokenizer(checkpoint, given.kind)
     longest = min(given.max_length, max_tokens(checkpoint, tokenizer))
     fitting = given.model_copy(update={"max_length": longest})
-    encoded = [
-        encode(fitting, data.labels, split.examples, tokenizer) if split else None
-        for split in (data.train, data.validation, data.test)
-    ]
-    train, validation, test = encoded
-    assert train is not None
-    assert validation is not None
+    encoded = {
+        name: encode(fitting, data.labels, split.examples, tokenizer)
+        for name, split in splits_of(data).items()
+    }
+    train, validation = encoded.pop("train"), encoded.pop("validation")
     if not any(feature.labels for feature in train.features):
         raise ValueError(f"task {given.name} has no training examples: {dict(data.train.drops)}")
     if not validation.features:
         raise ValueError(
             f"task {given.name} has no validation examples: {dict(data.validation.drops)}"
         )
-    return Prepared(fitting, data, tokenizer, train, validation, test)
+    prepared = Prepared(fitting, data, tokenizer, train, validation, encoded)
+    for line in tell_fits(fitting, prepared.fits):
+        logger.warning("%s", line)
+    return prepared

@@ -4,7 +4,8 @@ Layouts of GLUE are those of its TSV files (gluebenchmark.com), names beside the
 data in `nyu-mll/glue`; CoNLL-2003 is Tjong Kim Sang and De Meulder 2003, SQuAD Rajpurkar et al.
 2016 and 2018, RACE Lai et al. 2017, TREC Li and Roth 2002, the Chinese ones FewCLUE (Xu et al.
 2021). Metrics are those of the RoBERTa paper's Tables 5 to 7 where it reports the task (accuracy
-for MRPC and QQP), with GLUE's second one beside. `format: datasets` reads the same from a name.
+for MRPC and QQP), with GLUE's second one beside. MNLI has two sets to report: the matched one
+validates, `also: {mismatched: [FILE]}` names the other. `format: datasets` reads all from a name.
 """
 
 from typing import Any

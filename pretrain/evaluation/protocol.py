@@ -16,9 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from corpus.section import Section
+from pretrain.evaluation.fits import Fit
 from pretrain.evaluation.loop import Hyperparameters
 from pretrain.evaluation.recipe import Contestant, Evaluation, cells
 from pretrain.evaluation.tasks import Task
@@ -67,6 +68,7 @@ class Entry(Section):
     best_run: int
     validation: dict[str, Spread]
     test: dict[str, Spread]
+    fits: dict[str, Fit] = Field({}, description="what of the examples did not fit, by split")
 
     @property
     def winner(self) -> Cell:
@@ -246,6 +248,7 @@ def _entries(planned: Sequence[Trial], done: Mapping[int, tuple[Result, ...]]) -
                 best_run=best_run,
                 validation=_spreads([done[number][at].best for number in seeds]),
                 test=_spreads([done[number][at].test for number in seeds]),
+                fits=done[seeds[best_run]][at].fits,
             )
 
 

@@ -1,16 +1,17 @@
 """What an evaluation found, as one value: tables, results.json and the page are made of it."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from pydantic import ConfigDict
 
 from corpus.section import Section
 from pretrain.evaluation.baselines import Baseline
+from pretrain.evaluation.fits import tell_fits
 from pretrain.evaluation.protocol import Entry
 from pretrain.evaluation.recipe import RANDOM
-from pretrain.evaluation.tasks import Task
+from pretrain.evaluation.tasks import Task, score_name
 
 
 class Sizes(Section):
@@ -46,42 +47,70 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON
     return None if value == "NaN" or (isinstance(value, float) and math.isnan(value)) else value
 
 
+def misfits(report: Report, task: Task) -> list[str]:
+    """Say what of a task's texts did not fit, and whose inputs, where it is not everyone's."""
+    entries = [entry for entry in report.entries if entry.task == task.name]
+    whose: dict[str, list[str]] = {}
+    for entry in entries:
+        for line in tell_fits(task, entry.fits):
+            whose.setdefault(line, []).append(entry.contestant)
+    return [
+        line if len(names) == len(entries) else f"{line} ({', '.join(names)})"
+        for line, names in whose.items()
+    ]
+
+
+def further_scores(report: Report, task: Task) -> list[tuple[str, str]]:
+    """List the sets that nothing was chosen by, with every metric: what to show and its name."""
+    chosen_by = ("train", "validation")
+    splits = [name for name in report.sizes[task.name].examples if name not in chosen_by]
+    return [(f"{name} {each}", score_name(name, each)) for name in splits for each in task.metrics]
+
+
 def verdicts(report: Report) -> list[str]:
     """Say of each task whether a checkpoint beats random weights and TF-IDF, and by how much.
 
-    A difference within the spread of the seeds is no win.
+    Only seeds that lie apart decide: all of one above all of the other. The difference told is
+    that of the medians.
     """
     lines = []
     for entry in report.entries:
         task = next(task for task in report.tasks if task.name == entry.task)
         if entry.contestant == RANDOM or task.metrics[0] not in entry.validation:
             continue
-        for name, high in _rivals(report, task):
-            mine = entry.validation[task.metrics[0]]
-            gained = 100 * (mine.median - high[0])
-            if mine.low > high[1]:
+        mine = entry.validation[task.metrics[0]]
+        for rival in _rivals(report, task):
+            told = f"{100 * (mine.median - rival.median):+.1f} points"
+            verdict = "is not told apart from"
+            if mine.low > rival.high:
                 verdict = "beats"
-            elif mine.high < high[1]:
+            elif mine.high < rival.low:
                 verdict = "is below"
             else:
-                verdict = "is not told apart from"
-            seeds = "" if len(mine.values) > 1 else ", one seed"
-            lines.append(
-                f"{task.name}: {entry.contestant} {verdict} {name} ({gained:+.1f} points{seeds})"
-            )
+                told += ", within the spread"
+            told += "" if len(mine.values) > 1 else ", one seed"
+            lines.append(f"{task.name}: {entry.contestant} {verdict} {rival.name} ({told})")
     return lines
 
 
-def _rivals(report: Report, task: Task) -> list[tuple[str, tuple[float, float]]]:
-    """Return what is to be beaten: name, median, and the greatest of its seeds."""
+class _Rival(NamedTuple):
+    """What is to be beaten, with the least and greatest of its seeds."""
+
+    name: str
+    median: float
+    low: float
+    high: float
+
+
+def _rivals(report: Report, task: Task) -> list[_Rival]:
     metric = task.metrics[0]
     found = []
     for entry in report.entries:
         if entry.task == task.name and entry.contestant == RANDOM and metric in entry.validation:
             spread = entry.validation[metric]
-            found.append((RANDOM, (spread.median, spread.high)))
+            found.append(_Rival(RANDOM, spread.median, spread.low, spread.high))
     for baseline in report.baselines:
         if baseline.task == task.name and baseline.validation:
             value = baseline.validation[metric]
-            found.append((baseline.name, (value, value)))
+            found.append(_Rival(baseline.name, value, value, value))
     return found

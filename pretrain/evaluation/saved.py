@@ -16,12 +16,13 @@ from torch import nn
 
 from corpus.section import Section
 from pretrain.evaluation.adapters import merged
+from pretrain.evaluation.fits import tell_fits
 from pretrain.evaluation.heads import quiet
 from pretrain.evaluation.prepared import Prepared
 from pretrain.evaluation.protocol import Entry, best_runs, runs_directory
 from pretrain.evaluation.recipe import Evaluation
 from pretrain.evaluation.table import describe_winner, show_spread
-from pretrain.evaluation.tasks import Task
+from pretrain.evaluation.tasks import Task, score_name
 from pretrain.evaluation.tuning import Result, Run, fingerprint, threshold_of, trained_models
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def _save(model: nn.Module, part: Prepared, target: Path, made: tuple[Run, Entry
         whole.save_pretrained(aside)  # type: ignore[operator]
         whole.config.save_pretrained(aside)  # type: ignore[union-attr, operator]
     part.tokenizer.save_pretrained(aside)
-    plain = part.task.model_copy(update={"train": (), "validation": (), "test": ()})
+    plain = part.task.model_copy(update={"train": (), "validation": (), "test": (), "also": {}})
     is_beside = adapter is not None and not adapter.is_merged
     saved = Saved(
         fingerprint=name,
@@ -112,11 +113,12 @@ def _slug(name: str) -> str:
 
 def _card(part: Prepared, entry: Entry, run: Run) -> str:
     task, best, data = part.task, entry.best, part.data
-    scores = [
-        f"| {metric} | {show_spread(entry.validation.get(metric))} | "
-        f"{show_spread(entry.test.get(metric))} |"
-        for metric in task.metrics
-    ]
+    columns = ["", "validation", *data.scored]
+    scores = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for metric in task.metrics:
+        cells = [metric, show_spread(entry.validation.get(metric))]
+        cells += [show_spread(entry.test.get(score_name(name, metric))) for name in data.scored]
+        scores.append(f"| {' | '.join(cells)} |")
     rows = {
         "kind": task.kind,
         "labels": ", ".join(part.data.labels) or "none",
@@ -128,6 +130,7 @@ def _card(part: Prepared, entry: Entry, run: Run) -> str:
         "learning rate, batch, epoch": describe_winner(entry),
         "seed": f"{best.seed}, the best of {len(entry.winner.results)}",
         "longest input": f"{task.max_length} tokens",
+        "what did not fit": "; ".join(tell_fits(task, entry.fits)) or "nothing",
         "threshold of no answer": _threshold(task, best),
         "run": f"`{best.fingerprint}`",
     }
@@ -160,8 +163,6 @@ metrics:
 
 ## Scores in percent: median over seeds (least to greatest)
 
-| | validation | test |
-|---|---|---|
 {scores}
 
 Checkpoint, grid and epoch were chosen by the validation examples, so that those scores flatter. The

@@ -1,6 +1,7 @@
 """The table of an evaluation for the terminal: a block a task, a line for each compared."""
 
 import math
+from collections.abc import Sequence
 from io import StringIO
 
 from rich.console import Console
@@ -8,7 +9,7 @@ from rich.table import Table
 
 from pretrain.evaluation.baselines import Baseline
 from pretrain.evaluation.protocol import Entry, Spread
-from pretrain.evaluation.report import Report, verdicts
+from pretrain.evaluation.report import Report, further_scores, misfits, verdicts
 from pretrain.evaluation.tasks import Task
 
 _WIDTH = 110  # of a terminal, where none tells
@@ -20,8 +21,8 @@ def show_report(report: Report) -> str:
     console = Console(file=out, width=_WIDTH)
     for task in report.tasks:
         console.print(_table(report, task))
-        for drops in _drops(report, task):
-            console.print(drops, markup=False)
+        for note in [*_drops(report, task), *misfits(report, task)]:
+            console.print(note, markup=False)
     for line in verdicts(report):
         console.print(line, markup=False)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
@@ -31,26 +32,26 @@ def _table(report: Report, task: Task) -> Table:
     sizes = report.sizes[task.name].examples
     counted = ", ".join(f"{count:,} {split}" for split, count in sizes.items())
     table = Table(title=f"{task.name} ({task.kind}; {counted})", title_justify="left")
-    has_test = "test" in sizes
+    # The metric that selects comes first of each set's: the page has the others.
+    further = further_scores(report, task)[:: len(task.metrics)]
     table.add_column("")
     for metric in task.metrics:
         table.add_column(metric, justify="right")
-    if has_test:
-        table.add_column(f"test {task.metrics[0]}", justify="right")
+    for title, _ in further:
+        table.add_column(title, justify="right")
     table.add_column("grid: rate, batch, best epoch")
     for entry in report.entries:
         if entry.task == task.name:
-            table.add_row(*_entry_row(entry, task, has_test))
+            table.add_row(*_entry_row(entry, task, further))
     for baseline in report.baselines:
         if baseline.task == task.name:
-            table.add_row(*_baseline_row(baseline, task, has_test))
+            table.add_row(*_baseline_row(baseline, task, further))
     return table
 
 
-def _entry_row(entry: Entry, task: Task, has_test: bool) -> list[str]:
+def _entry_row(entry: Entry, task: Task, further: Sequence[tuple[str, str]]) -> list[str]:
     cells = [show_spread(entry.validation.get(metric)) for metric in task.metrics]
-    if has_test:
-        cells.append(show_spread(entry.test.get(task.metrics[0])))
+    cells += [show_spread(entry.test.get(name)) for _, name in further]
     return [entry.contestant, *cells, describe_winner(entry)]
 
 
@@ -65,10 +66,9 @@ def describe_winner(entry: Entry) -> str:
     return told + (f"; {lost} diverged" if lost else "")
 
 
-def _baseline_row(baseline: Baseline, task: Task, has_test: bool) -> list[str]:
+def _baseline_row(baseline: Baseline, task: Task, further: Sequence[tuple[str, str]]) -> list[str]:
     cells = [percent((baseline.validation or {}).get(metric)) for metric in task.metrics]
-    if has_test:
-        cells.append(percent((baseline.test or {}).get(task.metrics[0])))
+    cells += [percent((baseline.test or {}).get(name)) for _, name in further]
     return [baseline.name, *cells, baseline.reason or ""]
 
 

@@ -62,6 +62,11 @@ class Task(Section):
     train: tuple[str, ...] = Field((), description="files, or NAME[:CONFIG]@SPLIT of `datasets`")
     validation: tuple[str, ...] = Field((), description="the same; absent: held out of train")
     test: tuple[str, ...] = Field((), description="the same")
+    also: dict[str, tuple[str, ...]] = Field(
+        {},
+        description="more sets by name, such as MNLI's mismatched; like test, nothing is chosen "
+        "by them",
+    )
     held_out: float = Field(
         0.1, gt=0, lt=1, description="share of train that validates where validation is absent"
     )
@@ -109,6 +114,21 @@ class Task(Section):
             raise ValueError(f"encoding is {encoding}, expected one that contains ASCII")
         return encoding
 
+    @field_validator("also")
+    @classmethod
+    def _sets_have_files(cls, also: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, files in also.items():
+            if name in ("", "train", "validation", "test"):
+                raise ValueError(f"also has a set {name!r}: give it a name of its own")
+            if not files:
+                raise ValueError(f"also has no files for {name}")
+        return also
+
+    @property
+    def scored(self) -> dict[str, tuple[str, ...]]:
+        """The sets that nothing is chosen by: test, and those of `also`."""
+        return ({"test": self.test} if self.test else {}) | self.also
+
     @model_validator(mode="after")
     def _parts_fit(self) -> "Task":
         kind = self.kind
@@ -143,6 +163,11 @@ class Task(Section):
             if any(number < 0 for number in numbers):
                 raise ValueError(f"column of {role} is {column}, expected 0 or more")
         return self
+
+
+def score_name(split: str, metric: str) -> str:
+    """Name a metric of a set: plain for test, after the name of any other."""
+    return metric if split == "test" else f"{split} {metric}"
 
 
 def candidates(column: Column) -> tuple[str | int, ...]:

@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from corpus.files import read_bytes, remove, write_bytes, writing
 from corpus.section import Section
 from pretrain.evaluation.adapters import Adapter, add_adapter
+from pretrain.evaluation.fits import Fit
 from pretrain.evaluation.heads import identity, open_model
 from pretrain.evaluation.loop import Hyperparameters, Job, learn, predict, seed_of, trained
 from pretrain.evaluation.multitask import share
 from pretrain.evaluation.prepared import Prepared, prepare, task_identity
 from pretrain.evaluation.scores import score
 from pretrain.evaluation.states import clear
-from pretrain.evaluation.tasks import Task
+from pretrain.evaluation.tasks import Task, score_name
 from pretrain.tensors import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,11 @@ class Result(Section):
     metric: str = Field(description="the metric that selects")
     scores: tuple[dict[str, float], ...]
     best_epoch: int | None = Field(description="absent where no epoch could be scored")
-    test: dict[str, float] | None = Field(description="of the best epoch, where there is a test")
+    test: dict[str, float] | None = Field(
+        description="of the best epoch, on the sets that nothing is chosen by; those of a set of "
+        "`also` have its name before them"
+    )
+    fits: dict[str, Fit] = Field({}, description="what of the examples did not fit, by split")
     details: dict[str, Any]
     losses: tuple[tuple[int, float], ...] = Field(description="step and mean training loss")
     diverged: bool
@@ -227,6 +232,7 @@ def _perform(run: Run, directory: str) -> tuple[Result, ...]:
             scores=tuple(epoch[number] for epoch in progress.scores),
             best_epoch=progress.best_epoch,
             test=tests[number],
+            fits=part.fits,
             details=progress.details[number] if progress.details else {},
             losses=progress.losses,
             diverged=progress.diverged,
@@ -243,12 +249,14 @@ def _perform(run: Run, directory: str) -> tuple[Result, ...]:
 def _test(
     model: nn.Module, part: Prepared, scores: dict[str, float], device: torch.device
 ) -> dict[str, float] | None:
-    """Score the test examples; a threshold is the one that was best for validation."""
-    if part.test is None or part.data.test is None:
-        return None
-    predictions = predict(model, part, device, "test")
+    """Score what nothing is chosen by; a threshold is the one that was best for validation."""
     threshold = threshold_of(part.task, scores)
-    return score(part.task, part.data.labels, part.data.test.examples, predictions, threshold)
+    found: dict[str, float] = {}
+    for name, split in part.data.scored.items():
+        predictions = predict(model, part, device, name)
+        values = score(part.task, part.data.labels, split.examples, predictions, threshold)
+        found |= {score_name(name, metric): value for metric, value in values.items()}
+    return found or None
 
 
 def threshold_of(task: Task, scores: dict[str, float]) -> float | None:

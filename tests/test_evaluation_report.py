@@ -1,0 +1,165 @@
+"""What a report says of scores: verdicts by hand, and what reading and encoding cut away."""
+
+import logging
+import math
+from pathlib import Path
+
+import orjson
+import pytest
+from evaluation_helpers import task_of
+from tuning_helpers import write_checkpoint, write_task
+
+from pretrain.evaluation.baselines import Baseline
+from pretrain.evaluation.evaluate import run_evaluation
+from pretrain.evaluation.features import Encoded
+from pretrain.evaluation.fits import fit_of, tell_fits
+from pretrain.evaluation.prepared import task_identity
+from pretrain.evaluation.protocol import Entry, spread
+from pretrain.evaluation.recipe import RANDOM, Evaluation
+from pretrain.evaluation.report import Report, misfits, verdicts
+from pretrain.evaluation.tasks import load_task
+
+TASK = load_task({"name": "toy", "kind": "classification", "format": "jsonl", "metrics": ["f1"]})
+
+
+def entry(name: str, *values: float) -> Entry:
+    return Entry(
+        contestant=name,
+        task="toy",
+        cells=(),
+        best_cell=0,
+        best_run=0,
+        validation={"f1": spread(values)},
+        test={},
+    )
+
+
+def report(*entries: Entry, tfidf: float | None = None) -> Report:
+    baselines = []
+    if tfidf is not None:
+        baselines.append(Baseline(name="tfidf", task="toy", validation={"f1": tfidf}))
+    return Report(tasks=(TASK,), sizes={}, entries=entries, baselines=tuple(baselines))
+
+
+@pytest.mark.parametrize(
+    ("mine", "drawn", "said"),
+    [
+        ((0.70, 0.71, 0.72), (0.40, 0.45, 0.69), "beats random weights (+26.0 points)"),
+        # One lucky seed of random weights lies above all of ours: that decides nothing.
+        (
+            (0.70, 0.71, 0.72),
+            (0.40, 0.45, 0.73),
+            "is not told apart from random weights (+26.0 points, within the spread)",
+        ),
+        (
+            (0.10, 0.45, 0.73),
+            (0.70, 0.71, 0.72),
+            "is not told apart from random weights (-26.0 points, within the spread)",
+        ),
+        ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "is below random weights (-30.0 points)"),
+        # Seeds that touch are not apart, on either side.
+        (
+            (0.3, 0.4),
+            (0.1, 0.3),
+            "is not told apart from random weights (+15.0 points, within the spread)",
+        ),
+        ((0.5,), (0.4,), "beats random weights (+10.0 points, one seed)"),
+    ],
+)
+def test_only_seeds_that_lie_apart_decide(
+    mine: tuple[float, ...], drawn: tuple[float, ...], said: str
+) -> None:
+    assert verdicts(report(entry("ours", *mine), entry(RANDOM, *drawn))) == [f"toy: ours {said}"]
+
+
+def test_a_baseline_is_one_number() -> None:
+    for value, said in (
+        (0.69, "beats tfidf (+2.0 points)"),
+        (0.705, "is not told apart from tfidf (+0.5 points, within the spread)"),
+        (0.75, "is below tfidf (-4.0 points)"),
+    ):
+        assert verdicts(report(entry("ours", 0.70, 0.71, 0.72), tfidf=value)) == [
+            f"toy: ours {said}"
+        ]
+
+
+def test_what_diverged_has_no_verdict() -> None:
+    nothing = entry("ours", math.nan).model_copy(update={"validation": {}})
+    assert verdicts(report(nothing, tfidf=0.5)) == []
+
+
+def test_what_did_not_fit_is_told_by_kind() -> None:
+    some = fit_of(Encoded((), truncated=12, lost=3, vanished=2), 8000, 128)
+    cut = fit_of(Encoded((), 12, 0, 0), 8000, 128)
+    assert tell_fits(task_of("regression"), {"train": cut}) == [
+        "t: 12 of 8,000 train texts cut at 128 tokens"
+    ]
+    assert tell_fits(task_of("answering"), {"test": some}) == [
+        "t: 12 of 8,000 test texts cut into pieces of 128 tokens",
+        "t: 3 of 8,000 test answers lie whole in no piece",
+        "t: 2 test words have no token, so no tag",
+    ]
+    assert tell_fits(TASK, {"train": fit_of(Encoded((), 0, 0, 0), 8000, 128)}) == []
+
+
+def test_whose_inputs_were_too_short_is_told_where_they_differ() -> None:
+    short = {"train": fit_of(Encoded((), 12, 0, 0), 20, 128)}
+    long = {"train": fit_of(Encoded((), 1, 0, 0), 20, 512)}
+    one, two = entry("one", 0.5), entry("two", 0.5)
+    same = [each.model_copy(update={"fits": short}) for each in (one, two)]
+    assert misfits(report(*same), TASK) == ["toy: 12 of 20 train texts cut at 128 tokens"]
+    differ = [same[0], two.model_copy(update={"fits": long})]
+    assert misfits(report(*differ), TASK) == [
+        "toy: 12 of 20 train texts cut at 128 tokens (one)",
+        "toy: 1 of 20 train texts cut at 512 tokens (two)",
+    ]
+
+
+def test_cut_texts_and_further_sets_show_everywhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two of the training texts are too long; a second set beside validation is scored too."""
+    task = write_task(tmp_path, "classification")
+    train, validation = Path(task.train[0]), Path(task.validation[0])
+    lines = train.read_text().splitlines()
+    long = {"text": "zzz " * 99, "label": "up"}
+    train.write_text("\n".join([*lines, *[orjson.dumps(long).decode()] * 2]))
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(validation.read_text().splitlines(keepends=True)[:7]))
+    further = task.model_copy(update={"also": {"mismatched": (str(other),)}})
+    evaluation = Evaluation.model_validate(
+        {
+            "output": str(tmp_path / "out"),
+            "checkpoints": [{"name": "ours", "path": write_checkpoint(tmp_path / "checkpoint")}],
+            "tasks": [further],
+            "grid": {"learning_rates": [5e-3], "batch_sizes": [8], "epochs": 1},
+            "seeds": [0],
+            "baselines": ["majority"],
+        }
+    )
+    note = "toy-classification: 2 of 50 train texts cut at 32 tokens"
+    with caplog.at_level(logging.WARNING, logger="pretrain"):
+        shown = run_evaluation(evaluation)
+    assert note in caplog.text
+    assert note in shown.splitlines()
+    assert "test accuracy" in shown and "mismatched accuracy" in shown
+    assert "7 mismatched" in shown
+    found = orjson.loads((tmp_path / "out" / "results.json").read_bytes())
+    (ours,), (majority,) = found["entries"], found["baselines"]
+    assert ours["fits"]["train"]["truncated"] == 2
+    assert ours["fits"]["train"]["limit"] == 32
+    assert set(ours["test"]) == set(majority["test"]) == {"accuracy", "mismatched accuracy"}
+    rows = [orjson.loads(line) for line in other.read_text().splitlines()]
+    frequent = max(("down", "up"), key=[orjson.loads(x)["label"] for x in lines].count)
+    expected = sum(row["label"] == frequent for row in rows) / 7
+    assert majority["test"]["mismatched accuracy"] == expected
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert note in page and "mismatched accuracy" in page
+    card = (tmp_path / "out" / "models" / "ours" / "toy-classification" / "README.md").read_text()
+    assert "|  | validation | test | mismatched |" in card
+    assert note in card
+    # The set is part of what makes a run; a task without one keeps its identity.
+    assert task_identity(further)["examples"].keys() - task_identity(task)["examples"].keys() == {
+        "mismatched"
+    }
+    assert "also" not in task_identity(task)["task"]
