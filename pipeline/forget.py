@@ -77,7 +77,7 @@ def _forget(store: str, label: str, request: Request, given: tuple[int | None, L
 
 def _check_words(label: str, request: Request) -> None:
     """Refuse what names nothing or everything, before it is written down for good."""
-    if re.search(LABEL_PATTERN, label) is None:
+    if re.fullmatch(LABEL_PATTERN, label) is None:
         raise ValueError(f"{label!r} is no label: it has to match {LABEL_PATTERN}")
     if not any(request):
         raise ValueError("nothing to forget: name ids, URL prefixes or sources")
