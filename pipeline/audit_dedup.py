@@ -223,7 +223,8 @@ def _check_pairs(store: Store, duplicates: _Duplicates) -> Iterator[str]:
     """Compare duplicates with their witnesses, a block of texts at a time."""
     given = store.tree, store.corpus
     config = store.recipe.dedup
-    for start, stop in blocks_of_text(*given, duplicates.own, duplicates.witness):
+    ends = duplicates.own, duplicates.witness
+    for start, stop in blocks_of_text(*given, ends, config.memory_bytes):
         block = duplicates.cut(start, stop)
         documents = distinct(np.concatenate([block.own, block.witness]))
         texts = dict(read_texts(*given, documents))
@@ -278,7 +279,7 @@ def check_survivors(store: Store) -> Iterator[str]:
     """Show that no two survivors with one id, text or shingle set, or alike, share a band."""
     corpus = store.corpus
     search = KeySearch(store.tree, corpus)
-    for low, high in search.rounds(0, 2**64):
+    for low, high in search.rounds(0, 2**64, store.recipe.dedup.memory_bytes):
         buckets = find_buckets(search.survivors(search.read(low, high)), np.uint64(0))
         values = buckets.band >= SET_BAND
         for number in np.unique(buckets.number[values]).tolist():
@@ -292,7 +293,7 @@ def check_survivors(store: Store) -> Iterator[str]:
 
 def _alike(store: Store, candidates: Candidates) -> Iterator[tuple[int, int, float]]:
     given = store.tree, store.corpus
-    for found in candidates.pairs():
+    for found in candidates.pairs(store.recipe.dedup.memory_bytes):
         rows = compare(*given, (found[:, 0], found[:, 1]), store.recipe.dedup)
         yield from ((left, right, shared / total) for left, right, shared, total in rows.tolist())
     yield from find_alike(*given, store.recipe.dedup, candidates.large)

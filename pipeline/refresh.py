@@ -206,7 +206,7 @@ def _new_inputs(
 def _lineage(recipe: Recipe) -> dict[str, Any]:
     """Return what must not change within a store, by dotted name."""
     sections = recipe.model_dump(mode="json", include={"clean", "dedup", "tokenizer", "pack"})
-    del sections["dedup"]["partitions"]
+    del sections["dedup"]["partitions"], sections["dedup"]["memory_bytes"]
     if recipe.tokenizer.path is not None:
         fingerprint = open_tokenizer(recipe.tokenizer.path).fingerprint
         sections["tokenizer"] = {"path": f"a tokenizer with fingerprint {fingerprint}"}

@@ -87,7 +87,7 @@ def other_value(name: str, value: object) -> Callable[[pa.Table], pa.Table]:
         ("documents", other_value("set_hash", bytes(16)), "another set_hash"),
         ("documents", other_value("text_hash", bytes(16)), "another text_hash"),
         ("documents", other_value("text_bytes", 7), "another text_bytes"),
-        ("documents", other_value("preference", bytes(24)), "another preference"),
+        ("documents", other_value("preference", b"\x01" * 24), "another preference"),
         ("documents", lambda table: table.rename_columns(["x", *table.column_names[1:]]), "schema"),
     ],
 )
