@@ -55,17 +55,21 @@ def check_index(store: Store) -> Iterator[str]:
     """Sign every document again and compare with the stored index, part after part."""
     with tempfile.TemporaryDirectory() as scratch:
         for part in store.snapshot.part_list():
-            documents = read_table(store.tree.find(f"clean/{part.name}.parquet"))
-            hashes = [text_hash(text) for text in documents["text"].to_pylist()]
-            place = documents.schema.get_field_index("text_hash")
-            field = documents.schema.field(place)
-            again = documents.set_column(place, field, pa.array(hashes, field.type))
-            for path in write_index(Tree(scratch), part.name, again, store.recipe.dedup):
-                made = Tree(scratch).own(path)
-                differs = _first_difference(open_arrow(store.tree.find(path)), open_arrow(made))
-                if differs is not None:
-                    yield f"{path}: its documents signed again give another {differs}"
-                remove(made)
+            yield from _check_part(store, part.name, Tree(scratch))
+
+
+def _check_part(store: Store, name: str, scratch: Tree) -> Iterator[str]:
+    documents = read_table(store.tree.find(f"clean/{name}.parquet"))
+    hashes = [text_hash(text) for text in documents["text"].to_pylist()]
+    place = documents.schema.get_field_index("text_hash")
+    field = documents.schema.field(place)
+    again = documents.set_column(place, field, pa.array(hashes, field.type))
+    for path in write_index(scratch, name, again, store.recipe.dedup):
+        stored, made = open_arrow(store.tree.find(path)), open_arrow(scratch.own(path))
+        differs = _first_difference(stored, made)
+        if differs is not None:
+            yield f"{path}: its documents signed again give another {differs}"
+        remove(scratch.own(path))
 
 
 def _first_difference(stored: pa.Table, made: pa.Table) -> str | None:

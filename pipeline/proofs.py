@@ -66,14 +66,22 @@ def audit(store: Store) -> Audit:
     logger.info("audit: counts")
     problems += _check_counts(store)
     logger.info("audit: signatures")
-    problems += check_index(store)
-    logger.info("audit: duplicates")
-    problems += check_duplicates(store)
-    logger.info("audit: survivors")
-    problems += check_survivors(store)
+    wrong = list(check_index(store))
+    if wrong:
+        problems += wrong
+        not_checked.append("duplicates and survivors, as their index is wrong")
+    else:
+        problems += _check_dedup(store)
     logger.info("audit: shards")
     problems += _check_shards(store)
     return Audit(problems, not_checked)
+
+
+def _check_dedup(store: Store) -> Iterator[str]:
+    logger.info("audit: duplicates")
+    yield from check_duplicates(store)
+    logger.info("audit: survivors")
+    yield from check_survivors(store)
 
 
 def _check_files(store: Store) -> Iterator[str]:

@@ -10,12 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from chain_helpers import Chain, Delivery, prepare, random_deliveries
 
+from corpus.files import create
+from corpus.forgotten import Forgotten, forgotten_path, hash_id
 from corpus.snapshots import Tree
 from pipeline import audit_dedup, pairs
 from pipeline.audit_dedup import check_duplicates, check_index, check_survivors
 from pipeline.explain import Store, open_store
 from pipeline.index import Corpus, UInt64s, open_arrow
 from pipeline.pairs import read_texts
+from pipeline.proofs import audit
 from pipeline.signatures import write_arrow
 
 CONFIG = {"threshold": 0.4, "bands": 12, "rows": 2, "ngram": 1, "partitions": 1}
@@ -115,6 +118,32 @@ def test_a_wrong_hash_of_a_text_is_found(store: Store) -> None:
     whole = pa.Table.from_pylist(index.to_pylist(), schema=index.schema)
     write_arrow(store.tree.find(paths[1]), change(whole))
     assert any(problem.endswith("another text_hash") for problem in check_index(store))
+
+
+def test_a_whole_audit_goes_on_without_a_wrong_index(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checksum may be right; what would rest on it is left out, and said to be."""
+    part = store.snapshot.parts[-1]
+    path = store.tree.find(f"index/{part.name}.keys.arrow")
+    table = open_arrow(path)
+    write_arrow(path, pa.Table.from_pylist(table.to_pylist(), schema=table.schema).slice(1))
+    assert any("has checksum" in each or "bytes" in each for each in audit(store).problems)
+    monkeypatch.setattr("pipeline.proofs._check_files", lambda _: ())
+    found = audit(store)
+    assert len(found.problems) == 1
+    assert found.not_checked == ["duplicates and survivors, as their index is wrong"]
+
+
+def test_what_was_taken_down_and_is_still_held_is_found(store: Store) -> None:
+    """As a killed take-down leaves it, with the remedy."""
+    listed = Forgotten(ids=frozenset({hash_id("a/alone")}))
+    create(forgotten_path(store.root, "t"), listed.to_bytes())
+    (problem, *_) = audit(store).problems
+    assert (
+        f"clean/{store.snapshot.parts[-1].name}.parquet: holds documents that were tak" in problem
+    )
+    assert "run it again" in problem
 
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
