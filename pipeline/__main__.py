@@ -33,7 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # from a worker it comes with a traceback, whose last line says it
-        print(f"error: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        print(f"error: {lines[-1]}", file=sys.stderr)
         return 2
 
 
