@@ -14,9 +14,9 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from corpus.files import join, list_names, read_bytes
+from corpus.files import TEMPORARY_SUFFIX, join, list_names, read_bytes
 
-_DIRECTORY = "forgotten"
+_DIRECTORY, _SUFFIX = "forgotten", ".json"
 
 
 class Forgotten(BaseModel):
@@ -71,9 +71,22 @@ def hash_id(identity: str) -> str:
 
 def read_forgotten(store: str) -> Forgotten:
     """Read the suppression list of a store; `ValueError` names a damaged file of it."""
-    directory = join(store, _DIRECTORY)
-    lists = [_read(join(directory, name)) for name in list_names(directory)]
-    return unite(lists)
+    return unite(read_takedown(store, label) for label in list_takedowns(store))
+
+
+def list_takedowns(store: str) -> list[str]:
+    """Return the labels of all take-downs in order, finished or not."""
+    names = list_names(join(store, _DIRECTORY))
+    return [name.removesuffix(_SUFFIX) for name in names if not name.endswith(TEMPORARY_SUFFIX)]
+
+
+def read_takedown(store: str, label: str) -> Forgotten:
+    """Read the list of one take-down; `ValueError` names a damaged one."""
+    path = forgotten_path(store, label)
+    try:
+        return Forgotten.model_validate_json(read_bytes(path))
+    except ValidationError as error:
+        raise ValueError(f"{path} is damaged: {error}: put back a copy of it") from None
 
 
 def unite(lists: Iterable[Forgotten]) -> Forgotten:
@@ -86,11 +99,4 @@ def unite(lists: Iterable[Forgotten]) -> Forgotten:
 
 def forgotten_path(store: str, label: str) -> str:
     """Return where the list of one take-down lies."""
-    return join(store, _DIRECTORY, f"{label}.json")
-
-
-def _read(path: str) -> Forgotten:
-    try:
-        return Forgotten.model_validate_json(read_bytes(path))
-    except ValidationError as error:
-        raise ValueError(f"{path} is damaged: {error}: put back a copy of it") from None
+    return join(store, _DIRECTORY, label + _SUFFIX)

@@ -5,7 +5,8 @@ the whole recipe: a misspelt `pretrain` key is refused before a long corpus job,
 
 Keys are of three kinds. *Lineage* keys (`clean`, `dedup`, `tokenizer`, `pack`) are fixed by the
 first snapshot of a store; *snapshot* keys (`snapshot`, `sources`) belong to one snapshot; *run*
-keys (`workers`, `dedup.partitions`, `pretrain`, paths) are free and never show in a result.
+keys (`workers`, `dedup.partitions`, `dedup.memory_bytes`, `pretrain`, paths) are free and never
+show in a result.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,10 @@ from pydantic import Field, model_validator
 
 from corpus.section import Section, load_section
 from corpus.training import Pretrain
+
+# What a task of deduplication takes with the rounds, blocks and shares that the stages were tuned
+# with: 1.7 to 2.3 GiB (measured with benchmarks.scale on 10 million documents, 2026-11).
+MEMORY_BYTES = 2 * 2**30
 
 LABEL_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 
@@ -129,6 +134,12 @@ class Dedup(Section):
         None, description="field of a record that holds its quality score, higher is better"
     )
     partitions: int = Field(16, ge=1, description="tasks of the grouping step (a run key)")
+    memory_bytes: int = Field(
+        MEMORY_BYTES,
+        ge=1,
+        description="memory that a task of deduplication works in, about: its rounds of keys and "
+        "pairs, blocks of texts and shares of documents follow from it, bytes (a run key)",
+    )
 
     @model_validator(mode="after")
     def _partitions_is_a_power_of_two(self) -> "Dedup":

@@ -13,7 +13,6 @@ import os
 import sys
 from typing import Any
 
-from corpus.forgotten import read_forgotten
 from corpus.recipe import Recipe, load_recipe
 from corpus.snapshots import open_snapshot
 
@@ -30,8 +29,12 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # what reads our lines, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, FileNotFoundError) as error:
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # from a worker it comes with a traceback, whose last line says it
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        print(f"error: {lines[-1]}", file=sys.stderr)
         return 2
 
 
@@ -163,13 +166,13 @@ def _forget(parsed: argparse.Namespace) -> int:
     from pipeline.forget import Request, forget, read_ids, tell
     from pipeline.purge import purge
 
-    ids = [*parsed.id, *(read_ids(parsed.ids) if parsed.ids else ())]
+    ids = [*parsed.id, *(read_ids(parsed.ids) if parsed.ids is not None else ())]
     request = Request(tuple(ids), tuple(parsed.url_prefix), tuple(parsed.source))
     outcome = forget(parsed.store, parsed.label, request, parsed.workers)
     for line in tell(parsed.store, parsed.label, request, outcome):
         print(line)
-    if parsed.purge and outcome.snapshot.label == parsed.label:
-        labels = purge(parsed.store, outcome.snapshot, read_forgotten(parsed.store))
+    if parsed.purge:
+        labels = purge(parsed.store)
         print(f"withdrawn: {', '.join(labels) or 'no snapshot, none held them'}")
     return 0
 

@@ -24,8 +24,9 @@ from corpus.snapshots import Tree
 from pipeline.index import ROW_BITS, Corpus, Int64s, UInt64s, column_values, open_arrow, open_index
 from pipeline.jobs import Output
 
-# Documents with an edge that one task judges; they take some 550 bytes each there, their pairs and
-# strings included (2.46 million: 1.67 GiB, measured with benchmarks.scale, 2026-11).
+# Documents with an edge that one task judges, at the default of `memory_bytes`; they take some 550
+# bytes each there, their pairs and strings included (2.46 million: 1.67 GiB, measured with
+# benchmarks.scale, 2026-11).
 DOCUMENTS_PER_SHARE = 4_000_000
 # Places whose shares are written at a time. A guess, some tens of megabytes.
 _PLACES_PER_BATCH = 2**20

@@ -17,12 +17,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from corpus.files import is_remote, read_bytes
+from corpus.recipe import MEMORY_BYTES
 from corpus.snapshots import Part, Tree
 from pipeline.keys import INDEX_SCHEMA
 from pipeline.parquet import read_columns
 
-# New keys that a round of grouping holds at most. Measured with benchmarks.scale: a worker takes
-# 2.3 GiB where rounds hold 5.5 million, of 10 million documents, mapped files included.
+# New keys that a round of grouping holds at most, at the default of `memory_bytes`. Measured with
+# benchmarks.scale: a worker takes 2.3 GiB where rounds hold 5.5 million, of 10 million documents,
+# mapped files included.
 _KEYS_PER_ROUND = 4_000_000
 
 # A document is (part number, row) packed into one integer, part first.
@@ -30,6 +32,11 @@ ROW_BITS = 32
 
 Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
+
+
+def within(memory_bytes: int, at_default: int) -> int:
+    """Scale what a task holds at the default of `dedup.memory_bytes`: 1 GiB, 4 -> 2."""
+    return max(1, at_default * memory_bytes // MEMORY_BYTES)
 
 
 class Corpus(NamedTuple):
@@ -118,12 +125,15 @@ class KeySearch:
         self._keys = [column_values(table, "key") for table in self._tables]
         self._dropped: dict[int, Int64s] = {}
 
-    def rounds(self, low: int, high: int) -> Iterator[tuple[int, int]]:
+    def rounds(
+        self, low: int, high: int, memory_bytes: int = MEMORY_BYTES
+    ) -> Iterator[tuple[int, int]]:
         """Cut [low, high) into ranges that hold a bounded number of new keys each."""
-        if high - low > 1 and self._count_new(low, high) > _KEYS_PER_ROUND:
+        most = within(memory_bytes, _KEYS_PER_ROUND)
+        if high - low > 1 and self._count_new(low, high) > most:
             middle = (low + high) // 2
-            yield from self.rounds(low, middle)
-            yield from self.rounds(middle, high)
+            yield from self.rounds(low, middle, memory_bytes)
+            yield from self.rounds(middle, high, memory_bytes)
         else:
             yield low, high
 

@@ -292,7 +292,8 @@ def find_alike(
     each = np.arange(len(documents))
     numbers = each.astype(np.int32)
     sets = []
-    for start, stop in blocks_of_text(tree, corpus, documents, documents):
+    ends = documents, documents
+    for start, stop in blocks_of_text(tree, corpus, ends, config.memory_bytes):
         tokens = read_tokens(tree, corpus, documents[start:stop], config)
         sets.append((documents[start:stop], tokens.offsets, tokens.values))
     large = _large((each, each), documents, rows, (sets, config))

@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from corpus.files import writing
-from corpus.recipe import Dedup
+from corpus.recipe import MEMORY_BYTES, Dedup
 from corpus.snapshots import Tree
 from pipeline.index import (
     ROW_BITS,
@@ -45,6 +45,7 @@ from pipeline.index import (
     open_arrow,
     read_column,
     rows_by_part,
+    within,
 )
 from pipeline.jobs import Output
 from pipeline.kernels import UInt32s
@@ -55,8 +56,8 @@ from pipeline.signatures import shingle_sets, sign, write_arrow
 # Raised by hand when the edges of a corpus change.
 VERSION = 2
 
-# Text that a block of verification holds, and pairs that a round of grouping forms. Guesses: some
-# hundred megabytes of working set.
+# Text that a block of verification holds, and pairs that a round of grouping forms, at the default
+# of `memory_bytes`. Guesses: some hundred megabytes of working set.
 _BLOCK_BYTES = 64 * 2**20
 _PAIRS_PER_ROUND = 8_000_000
 # A bucket with more pairs is large: that of 257 different sets. A guess: it bounds the pairs of a
@@ -89,7 +90,13 @@ def _write_columns(writer: Any, schema: pa.Schema, *columns: Any) -> None:  # no
     writer.write_table(pa.table([np.ascontiguousarray(each) for each in columns], schema=schema))
 
 
-def group_partition(tree: Tree, name: str, corpus: Corpus, share: tuple[int, int]) -> Output:
+def group_partition(
+    tree: Tree,
+    name: str,
+    corpus: Corpus,
+    share: tuple[int, int],
+    memory_bytes: int = MEMORY_BYTES,
+) -> Output:
     """Find the candidate pairs and the members of shared values in one range of the key space."""
     partition, partitions = share
     search = KeySearch(tree, corpus)
@@ -101,13 +108,13 @@ def group_partition(tree: Tree, name: str, corpus: Corpus, share: tuple[int, int
     counts = {"members": 0, "pairs": 0, "large_buckets": 0, "large_members": 0}
     low, high = partition * 2**64 // partitions, (partition + 1) * 2**64 // partitions
     with _writing_tables(tree, schemas) as (of_members, of_pairs, of_large):
-        for span in search.rounds(low, high):
+        for span in search.rounds(low, high, memory_bytes):
             buckets = find_buckets(search.read(*span), corpus.first_new)
             values = buckets.band >= SET_BAND
             members = _members(buckets.where(values))
             _write_columns(of_members, MEMBER_SCHEMA, members[:, 0], members[:, 1])
             candidates = find_candidates(tree, corpus, buckets.where(~values))
-            for pairs in candidates.pairs():
+            for pairs in candidates.pairs(memory_bytes):
                 _write_columns(of_pairs, PAIR_SCHEMA, pairs[:, 0], pairs[:, 1])
                 counts["pairs"] += len(pairs)
             number, document = candidates.large
@@ -148,16 +155,17 @@ class Candidates(NamedTuple):
     sizes: Int64s
     first_new: int
 
-    def pairs(self) -> Iterator[UInt64s]:
+    def pairs(self, memory_bytes: int = MEMORY_BYTES) -> Iterator[UInt64s]:
         """Give the pairs of all but large buckets, a bounded number at a time: [pairs, 2].
 
         Rounds are sorted and without repetition, each for itself; the lesser document is first.
         """
         small = np.where(self.sizes > _PAIRS_PER_BUCKET, 0, self.sizes)
         totals = np.cumsum(small)
+        most = within(memory_bytes, _PAIRS_PER_ROUND)
         start, before = 0, 0
         while before < totals.max(initial=0):
-            stop = int(np.searchsorted(totals, before + _PAIRS_PER_ROUND, side="right"))
+            stop = int(np.searchsorted(totals, before + most, side="right"))
             stop = max(stop, start + 1)
             before = totals[stop - 1]
             packed = distinct(_pair_buckets(self, small, start, stop))
@@ -247,7 +255,7 @@ def signature_tokens(signatures: UInt32s) -> Tokens:
 def compare(tree: Tree, corpus: Corpus, pairs: tuple[UInt64s, UInt64s], config: Dedup) -> Int64s:
     """Compare pairs by their texts: rows (left, right, shared, total) of those that are alike."""
     alike = [np.empty((0, 4), np.int64)]
-    for start, stop in blocks_of_text(tree, corpus, *pairs):
+    for start, stop in blocks_of_text(tree, corpus, pairs, config.memory_bytes):
         left, right = (ends[start:stop] for ends in pairs)
         documents = distinct(np.concatenate([left, right]))
         tokens = read_tokens(tree, corpus, documents, config)
@@ -296,7 +304,8 @@ def verify_share(
     write_arrow(tree.own(paths[0]), pa.table([c.copy() for c in columns], schema=VERIFIED_SCHEMA))
     documents = _large_members_of(tree, *share)
     with _writing_tables(tree, {paths[1]: SETS_SCHEMA}) as (of_sets,):
-        for start, stop in blocks_of_text(tree, corpus, documents, documents):
+        ends = documents, documents
+        for start, stop in blocks_of_text(tree, corpus, ends, config.memory_bytes):
             tokens = read_tokens(tree, corpus, documents[start:stop], config)
             sets = pa.LargeListArray.from_arrays(tokens.offsets, tokens.values)
             of_sets.write_table(pa.table([documents[start:stop], sets], schema=SETS_SCHEMA))
@@ -347,13 +356,15 @@ def _large_members_of(tree: Tree, number: int, tasks: int, groups: Sequence[str]
 
 
 def blocks_of_text(
-    tree: Tree, corpus: Corpus, left: UInt64s, right: UInt64s
+    tree: Tree, corpus: Corpus, pairs: tuple[UInt64s, UInt64s], memory_bytes: int
 ) -> Iterator[tuple[int, int]]:
     """Cut pairs into runs whose documents hold a bounded amount of text."""
+    left, right = pairs
+    limit = within(memory_bytes, _BLOCK_BYTES)
     documents = distinct(np.concatenate([left, right]))
     sizes = read_column(tree, corpus, documents, "text_bytes").to_numpy()
     first, second = np.searchsorted(documents, left), np.searchsorted(documents, right)
-    yield from pairwise([*_block_starts(first, second, sizes, _BLOCK_BYTES).tolist(), len(left)])
+    yield from pairwise([*_block_starts(first, second, sizes, limit).tolist(), len(left)])
 
 
 @numba.njit(cache=True)

@@ -4,7 +4,8 @@
 `purge` marks each of those snapshots withdrawn and then deletes from their directories what holds
 the text: documents, index, tokens, shards and reports, and whatever a killed command left behind.
 Killed itself, it is finished by running it again. `out_of_reach` names what no command of ours can
-clean: raw inputs, the tokenizer's merges, checkpoints and what was exported from them.
+clean: raw inputs, the tokenizer's merges, the list of repeated lines, checkpoints and what was
+exported from them.
 """
 
 from collections import defaultdict
@@ -12,11 +13,13 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from corpus.files import exists, join, list_names, remove, remove_tree
-from corpus.forgotten import Forgotten
+from corpus.forgotten import Forgotten, read_forgotten
+from corpus.lease import holding
 from corpus.shards import Shard
 from corpus.snapshots import (
     Snapshot,
     list_snapshots,
+    open_snapshot,
     read_manifest,
     snapshot_root,
     withdraw,
@@ -81,24 +84,49 @@ def _covered(view: Store, forgotten: Forgotten) -> Iterator[dict[str, str]]:
             yield from (rows[n] for n in covered if kept[n])
 
 
-def purge(store: str, successor: Snapshot, forgotten: Forgotten) -> list[str]:
-    """Delete what holds the text of forgotten documents; return the labels withdrawn."""
-    needed = {(each.home, each.path) for each in successor.all_files}
+def purge(store: str) -> list[str]:
+    """Delete what holds the text of forgotten documents; return the labels withdrawn.
+
+    Nobody else may be at work: the files of a command in progress look like those of a killed one.
+    """
+    newest = open_snapshot(store)
+    with holding(store, f"purge after {newest.label}"):
+        return _purge(store, open_snapshot(store), read_forgotten(store))
+
+
+def _purge(store: str, successor: Snapshot, forgotten: Forgotten) -> list[str]:
     withdrawn, doomed = [], set()
-    for snapshot in _manifests(store):
-        if snapshot.label == successor.label:
-            continue
-        holds = set(_holding_files(store, snapshot, forgotten)) - needed
-        if holds:
-            withdraw(store, snapshot.label, successor.label)
-            withdrawn.append(snapshot.label)
-            doomed |= holds | {(snapshot.label, name) for name in _REPORTS}
+    for snapshot, holds in _find_doomed(store, successor, forgotten):
+        withdraw(store, snapshot.label, successor.label)
+        withdrawn.append(snapshot.label)
+        doomed |= holds | {(snapshot.label, name) for name in _REPORTS}
     for home, path in sorted(doomed):
         remove(join(snapshot_root(store, home), path))
     complete = set(list_snapshots(store))
     for label in {name.split("/")[0] for name in list_names(join(store, "snapshots"))} - complete:
         remove_tree(snapshot_root(store, label))
     return withdrawn
+
+
+def labels_that_hold(store: str, forgotten: Forgotten) -> list[str]:
+    """Return the older snapshots on whose files the text of a document of the list still is."""
+    return [
+        snapshot.label
+        for snapshot, holds in _find_doomed(store, open_snapshot(store), forgotten)
+        if any(exists(join(snapshot_root(store, home), path)) for home, path in holds)
+    ]
+
+
+def _find_doomed(
+    store: str, successor: Snapshot, forgotten: Forgotten
+) -> Iterator[tuple[Snapshot, set[tuple[str, str]]]]:
+    """Give each other snapshot that held a document of the list, with the files that hold it."""
+    needed = {(each.home, each.path) for each in successor.all_files}
+    for snapshot in _manifests(store):
+        if snapshot.label != successor.label:
+            holds = set(_holding_files(store, snapshot, forgotten)) - needed
+            if holds:
+                yield snapshot, holds
 
 
 def _holding_files(
@@ -126,7 +154,7 @@ def _holding_files(
 
 def out_of_reach(store: str, snapshots: Iterable[Snapshot], forgotten: Forgotten) -> Iterator[str]:
     """Name what may still hold a trace of the documents and is not ours to delete."""
-    inputs, runs, tokenizers = set(), set(), set()
+    inputs, runs, tokenizers, lines = set(), set(), set(), set()
     for snapshot in snapshots:
         view = Store(store, snapshot.tree(store), snapshot)
         parts = {
@@ -137,10 +165,13 @@ def out_of_reach(store: str, snapshots: Iterable[Snapshot], forgotten: Forgotten
         inputs |= {each.path for each in snapshot.inputs if input_name(each) in parts}
         if parts:
             tokenizers.add(join(store, "tokenizer", snapshot.tokenizer))
+            learned = snapshot.recipe.get("clean", {}).get("boilerplate")
+            lines |= {join(store, "lists", learned)} if learned else set()
             run = snapshot.recipe.get("pretrain", {}).get("run")
             runs |= {run} if run else set()
     yield from (f"raw input {path}" for path in sorted(inputs))
     yield from (f"merges of the tokenizer {path}" for path in sorted(tokenizers))
+    yield from (f"lines learned from documents, word for word, in {path}" for path in sorted(lines))
     yield from (f"checkpoints in {path}, and what was exported from them" for path in sorted(runs))
     yield "checkpoints and exports of runs that this store does not know"
 

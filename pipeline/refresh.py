@@ -11,14 +11,14 @@ import time
 import unicodedata
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
 from corpus import documents as documents_module
 from corpus import readers as readers_module
 from corpus.files import absolute, check_absolute_in_job, create, exists, join, read_bytes
-from corpus.forgotten import forgotten_path, read_forgotten
+from corpus.forgotten import forgotten_path, list_takedowns, read_forgotten
 from corpus.lease import Lease, holding
 from corpus.recipe import Recipe
 from corpus.snapshots import (
@@ -28,7 +28,6 @@ from corpus.snapshots import (
     newest_label,
     open_snapshot,
     tokenizer_root,
-    write_head,
 )
 from corpus.tokenizer import open_tokenizer
 from pipeline import (
@@ -55,8 +54,10 @@ from pipeline import (
 from pipeline.build import Job, build, commit
 from pipeline.inputs import find_inputs, note_inputs
 from pipeline.jobs import Stages
+from pipeline.outcome import Outcome
 from pipeline.report import add_report
 from pipeline.settled import copy_lists, keep_lists, settle
+from pipeline.takedown import count_shards, finish_takedown, obeying, point_head_at
 
 logger = logging.getLogger(__name__)
 
@@ -64,15 +65,6 @@ _LINEAGE = "lineage.json"
 
 # What text, labels and verdicts depend on beside our own code.
 _LIBRARIES = ("ftfy", "pycld2", "resiliparse")
-
-
-class Outcome(NamedTuple):
-    """A complete snapshot and what it took to get there now."""
-
-    snapshot: Snapshot
-    tasks_run: int
-    elapsed_seconds: float
-    stage_seconds: dict[str, float]
 
 
 def refresh(recipe: Recipe) -> Outcome:
@@ -87,13 +79,15 @@ def refresh(recipe: Recipe) -> Outcome:
     complete = find_snapshot(recipe.store, recipe.snapshot)
     if complete is not None:
         _check_same_inputs(complete, inputs)
-        _point_head_at(recipe.store, complete)
+        point_head_at(recipe.store, complete)
         return Outcome(complete, 0, time.perf_counter() - start, {})
     parent = _newest(recipe.store)
     if parent is not None and not _new_inputs(recipe, parent, inputs):
         logger.info("%s brings no new input: no snapshot is made", recipe.snapshot)
         return Outcome(parent, 0, time.perf_counter() - start, {})
     with holding(recipe.store, f"refresh of {recipe.snapshot}") as lease:
+        # On top of documents that are on the list, a refresh would not equal a rebuild.
+        finish_takedown(recipe.store, recipe.workers, lease)
         complete = find_snapshot(recipe.store, recipe.snapshot)
         if complete is not None:  # by another command, which has just ended
             return refresh(recipe)
@@ -124,7 +118,7 @@ def rebuild(store: str, into: str, workers: int | None = None) -> Outcome:
     copy_lists(store, recipe.store, recipe.clean)
     complete = find_snapshot(recipe.store, recipe.snapshot)
     if complete is not None:
-        _point_head_at(recipe.store, complete)
+        point_head_at(recipe.store, complete)
         return Outcome(complete, 0, 0.0, {})
     if (newest := newest_label(recipe.store)) is not None:
         raise ValueError(f"{into} holds the snapshot {newest}: rebuild into an empty store")
@@ -164,17 +158,8 @@ def run(job: Job, lease: Lease) -> Outcome:
     finally:
         stages.close()
     snapshot = add_report(job.recipe.store, snapshot, job.parent)
-    commit(job, snapshot, lease)
+    commit(job, obeying(snapshot, job.forgotten), lease)
     return Outcome(snapshot, stages.tasks_run, time.perf_counter() - start, stages.seconds)
-
-
-def count_shards(snapshot: Snapshot) -> dict[tuple[str, str, str], int]:
-    """Count the shards of every (snapshot, source, split)."""
-    counts: dict[tuple[str, str, str], int] = {}
-    for shard in snapshot.shards:
-        place = (shard.snapshot, shard.source, shard.split)
-        counts[place] = counts.get(place, 0) + 1
-    return counts
 
 
 def summarize(snapshot: Snapshot) -> dict[str, Any]:
@@ -201,12 +186,6 @@ def _newest(store: str) -> Snapshot | None:
     return None if label is None else open_snapshot(store, label)
 
 
-def _point_head_at(store: str, complete: Snapshot) -> None:
-    """Finish the commit of a snapshot whose refresh was killed just before its last write."""
-    if newest_label(store) == complete.parent:
-        write_head(store, complete.label)
-
-
 def _new_inputs(
     recipe: Recipe, parent: Snapshot | None, inputs: tuple[Input, ...]
 ) -> tuple[Input, ...]:
@@ -215,6 +194,8 @@ def _new_inputs(
         return inputs
     if recipe.snapshot in parent.deliveries:
         raise ValueError(f"{recipe.store} holds the delivery {recipe.snapshot}: give another label")
+    if recipe.snapshot in list_takedowns(recipe.store):
+        raise ValueError(f"{recipe.snapshot} is the label of a take-down: give another label")
     known = {each.identity for each in parent.inputs}
     new = tuple(each for each in inputs if each.identity not in known)
     if len(new) < len(inputs):
@@ -225,7 +206,7 @@ def _new_inputs(
 def _lineage(recipe: Recipe) -> dict[str, Any]:
     """Return what must not change within a store, by dotted name."""
     sections = recipe.model_dump(mode="json", include={"clean", "dedup", "tokenizer", "pack"})
-    del sections["dedup"]["partitions"]
+    del sections["dedup"]["partitions"], sections["dedup"]["memory_bytes"]
     if recipe.tokenizer.path is not None:
         fingerprint = open_tokenizer(recipe.tokenizer.path).fingerprint
         sections["tokenizer"] = {"path": f"a tokenizer with fingerprint {fingerprint}"}

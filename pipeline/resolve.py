@@ -13,7 +13,7 @@ from itertools import pairwise
 from corpus.recipe import Dedup
 from pipeline import components, dedup, pairs
 from pipeline.components import Found
-from pipeline.index import Corpus
+from pipeline.index import Corpus, within
 from pipeline.jobs import Record, Stages, Task
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def _find_edges(config: Dedup, corpus: Corpus, identity: str, stages: Stages) ->
     grouped = stages.run(
         "group",
         [
-            Task(name, pairs.group_partition, (corpus, (number, total)))
+            Task(name, pairs.group_partition, (corpus, (number, total), config.memory_bytes))
             for number, name in enumerate(groups)
         ],
     )
@@ -65,14 +65,15 @@ def _find_edges(config: Dedup, corpus: Corpus, identity: str, stages: Stages) ->
     )
     # A document with an edge is counted once at least, many are several times.
     at_most = counts["members"] + counts["large_members"] + 2 * _sum_counts(verified)["verified"]
-    is_large = at_most > components.DOCUMENTS_PER_SHARE
+    is_large = at_most > within(config.memory_bytes, components.DOCUMENTS_PER_SHARE)
     return Found(tuple(groups), tuple(checks), f"deal-{identity}" if is_large else None)
 
 
 def _judge(config: Dedup, corpus: Corpus, found: Found, given: tuple[str, Stages]) -> list[str]:
     """Run judge, on shares where there is much to decide; return the names of its tasks."""
     identity, stages = given
-    shares = 1 if found.dealt is None else _deal(corpus, found, found.dealt, stages)
+    limit = within(config.memory_bytes, components.DOCUMENTS_PER_SHARE)
+    shares = 1 if found.dealt is None else _deal(corpus, found, limit, stages)
     names = _numbered(shares, identity)
     stages.run(
         "judge",
@@ -84,9 +85,10 @@ def _judge(config: Dedup, corpus: Corpus, found: Found, given: tuple[str, Stages
     return names
 
 
-def _deal(corpus: Corpus, found: Found, name: str, stages: Stages) -> int:
+def _deal(corpus: Corpus, found: Found, limit: int, stages: Stages) -> int:
     """Deal components to shares; return how many shares there are."""
-    limit = components.DOCUMENTS_PER_SHARE
+    name = found.dealt
+    assert name is not None
     task = Task(name, components.deal_components, (corpus, found, limit))
     dealt = stages.run("deal", [task])[name].counts
     if dealt["largest"] > limit:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chain_helpers import Chain, compare_snapshots, random_config, random_deliveries
+from chain_helpers import Chain, compare_snapshots, prepare, random_config, random_deliveries
 from stage_helpers import (
     Oracle,
     clean_parts,
@@ -22,7 +22,7 @@ from corpus.snapshots import Tree
 from pipeline import components, pairs
 from pipeline.components import Found, deal_components, documents_of_share
 from pipeline.dedup import judge_share, resolve_parts
-from pipeline.index import Corpus, open_arrow
+from pipeline.index import Corpus, Keys, KeySearch, open_arrow, within
 from pipeline.pairs import group_partition, verify_share
 
 CONFIG = Dedup(bands=6, rows=2, ngram=2, threshold=0.4, partitions=2)
@@ -134,3 +134,45 @@ def test_no_share_shows_in_a_snapshot(
     assert "hang together and are judged by one task, 1 is the aim" in caplog.text
     rebuilt = chain.rebuild()
     compare_snapshots((chain.store, str(tmp_path / "rebuilt")), (last, rebuilt))
+
+
+@pytest.mark.parametrize(("seed", "memory_bytes"), [(0, 20_000), (1, 3_000), (2, 1)])
+def test_memory_does_not_show(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    seed: int,
+    memory_bytes: int,
+) -> None:
+    """With 3,000 bytes rounds of 5 keys and shares of 5 documents; with 1 of one each."""
+    prepare(monkeypatch)
+    rounds: list[int] = []
+    read = KeySearch.read
+
+    def counting(search: KeySearch, low: int, high: int) -> Keys:
+        rounds.append(high - low)
+        return read(search, low, high)
+
+    monkeypatch.setattr(KeySearch, "read", counting)
+    deliveries = random_deliveries(random.Random(f"memory-{seed}"))
+    config = random_config(random.Random(seed))
+    usual, small = (Chain(tmp_path / name, dict(config)) for name in ("usual", "small"))
+    for number, delivery in enumerate(deliveries):
+        rounds.clear()
+        expected = usual.deliver(delivery)
+        few = len(rounds)
+        # It is no lineage key: a store goes on with another value.
+        small.config["memory_bytes"] = memory_bytes + number
+        with caplog.at_level(logging.WARNING):
+            found = small.deliver(delivery)
+        assert len(rounds) > 2 * few
+        compare_snapshots((usual.store, small.store), (expected, found))
+    told = "hang together and are judged by one task, 1 is the aim" in caplog.text
+    assert told == (memory_bytes == 1)
+
+
+def test_what_is_held_follows_from_memory() -> None:
+    """Half the memory holds half, the default what the constants say, the least still one."""
+    assert within(Dedup().memory_bytes, 4_000_000) == 4_000_000
+    assert within(2**30, 4_000_000) == 2_000_000
+    assert within(1, 4_000_000) == 1

@@ -401,4 +401,5 @@ def test_real_editions_against_an_independent_jaccard(
     alike = [pair for pair, similarity in known.items() if similarity >= 0.8]
     resolved = sum(one in dropped or other in dropped for one, other in alike)
     print(f"{len(dropped)} dropped, {checked} of them checked; {resolved} of {len(alike)} pairs")
-    assert resolved >= 0.999 * len(alike)
+    # All of them when last seen; 32 x 8 finds 99.7 % at exactly 0.8, so one may miss every band.
+    assert resolved >= len(alike) - 1

@@ -46,7 +46,7 @@ def test_the_keys_that_recipes_rely_on_are_there(path: Path) -> None:
     )}  # fmt: skip
     assert keys["dedup"] == {
         "threshold", "bands", "rows", "ngram", "verify", "scope", "prefer", "source_priority",
-        "quality_key", "partitions",
+        "quality_key", "partitions", "memory_bytes",
     }  # fmt: skip
     assert keys["pack"] == {
         "sequence_length", "format", "shard_size_bytes", "validation_fraction",

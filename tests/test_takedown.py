@@ -1,12 +1,23 @@
 """Take-downs by hand: what goes, what comes back, what is listed, what leaves the disk."""
 
 import logging
+import random
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_helpers import Chain, Delivery, compare_snapshots, prepare, tables
+from chain_helpers import (
+    Chain,
+    Delivery,
+    compare_snapshots,
+    prepare,
+    random_deliveries,
+    random_request,
+    tables,
+)
 
 from corpus.files import create, list_names
 from corpus.snapshots import Snapshot, find_snapshot, open_snapshot, snapshot_root
@@ -29,6 +40,7 @@ def linked(place: int) -> str:
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(monkeypatch)
+    monkeypatch.setattr("os.fsync", lambda _: None)
 
 
 def record(key: str, text: str, **fields: str) -> dict[str, Any]:
@@ -148,28 +160,114 @@ def test_mistakes_are_refused(chain: Chain, capsys: pytest.CaptureFixture[str]) 
     assert "error:" in capsys.readouterr().err
 
 
-def test_a_take_down_that_was_killed_is_finished(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class KilledError(Exception):
-        pass
+class KilledError(Exception):
+    """Stands for a SIGKILL."""
 
-    for stage in ("forget", "cascade", "encode", "pack"):
-        with monkeypatch.context() as patch:
-            patch.setattr("pipeline.jobs.create", _create_but(stage, KilledError))
-            with pytest.raises(KilledError):
-                chain.take_down("t", Request(ids=("a/a",)))
+
+def die(*_: object) -> None:
+    raise KilledError
+
+
+def die_in(stage: str) -> Callable[[str, bytes], bool]:
+    def create_or_die(path: str, data: bytes) -> bool:
+        if f"/records/{stage}/" in path:
+            raise KilledError
+        return create(path, data)
+
+    return create_or_die
+
+
+# Where a take-down is killed: before its first task, in each stage, before its last two writes.
+KILLS = {
+    "begin": ("pipeline.takedown._take_out", die),
+    **{s: ("pipeline.jobs.create", die_in(s)) for s in ("forget", "cascade", "encode", "pack")},
+    "manifest": ("pipeline.takedown.commit", die),
+    "HEAD": ("corpus.snapshots.write_head", die),
+}
+LATER = delivery("s4", record("z", linked(0)), record("new", "and this is new"))
+
+
+def take_down_killed(chain: Chain, kill: str, label: str, request: Request) -> None:
+    """Take down and be killed; stages that have nothing to do are not reached."""
+    with pytest.MonkeyPatch.context() as patch, suppress(KilledError):
+        patch.setattr(*KILLS[kill])
+        chain.take_down(label, request)
+
+
+def test_a_take_down_that_was_killed_is_finished(chain: Chain) -> None:
+    for kill in KILLS:
+        take_down_killed(chain, kill, "t", Request(ids=("a/a",)))
     after = chain.take_down("t", Request(ids=("a/a",)))
+    assert open_snapshot(chain.store) == after
     compare_snapshots((chain.store, str(chain.directory / "rebuilt")), (after, chain.rebuild()))
 
 
-def _create_but(stage: str, error: type[Exception]) -> Callable[[str, bytes], bool]:
-    def create_or_fail(path: str, data: bytes) -> bool:
-        if f"/records/{stage}/" in path:
-            raise error
-        return create(path, data)
+@pytest.mark.parametrize("kill", KILLS)
+def test_a_refresh_finishes_a_take_down_that_was_killed(chain: Chain, kill: str) -> None:
+    """What is built on top is, byte by byte, what it would be had nobody been killed."""
+    whole = Chain(chain.directory / "whole", chain.config)
+    shutil.copytree(chain.store, whole.store)
+    taken = whole.take_down("t", Request(ids=("a/a",)))
+    expected = whole.deliver(LATER)
+    take_down_killed(chain, kill, "t", Request(ids=("a/a",)))
+    assert open_snapshot(chain.store).label == "s3"
+    after = chain.deliver(LATER)
+    assert (after.parent, after.fingerprint) == ("t", expected.fingerprint)
+    assert open_snapshot(chain.store, "t").fingerprint == taken.fingerprint
+    assert kept(chain, after) == {"a/b", "a/other", "a/new"}
+    compare_snapshots((whole.store, chain.store), (expected, after))
+    assert audit(open_store(chain.store)) == ([], [])
+    # The command itself, run again, says what it would have said.
+    assert chain.take_down("t", Request(ids=("a/a",))).fingerprint == taken.fingerprint
 
-    return create_or_fail
+
+def test_the_next_take_down_finishes_the_one_before(chain: Chain) -> None:
+    take_down_killed(chain, "cascade", "t", Request(ids=("a/a",)))
+    with pytest.raises(ValueError, match="t is another take-down"):
+        chain.take_down("t", Request(ids=("a/other",)))
+    take_down_killed(chain, "pack", "u", Request(ids=("a/other",)))
+    after = chain.take_down("v", Request(ids=("a/c",)))
+    assert (after.parent, kept(chain, after)) == ("u", {"a/b"})
+    assert open_snapshot(chain.store, "u").parent == "t"
+    compare_snapshots((chain.store, str(chain.directory / "rebuilt")), (after, chain.rebuild()))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_chains_with_killed_take_downs_equal_a_rebuild(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    made = Chain(tmp_path, CONFIG | {"bands": 12, "rows": 2, "threshold": rng.choice([0.4, 0.6])})
+    for each in random_deliveries(rng):
+        after = made.deliver(each)
+        request = random_request(rng, made, after)
+        take_down_killed(made, rng.choice(list(KILLS)), f"no-{each.label}", request)
+    after = made.take_down(f"no-{each.label}", request)
+    compare_snapshots((made.store, str(tmp_path / "rebuilt")), (after, made.rebuild()))
+
+
+def test_documents_are_looked_through_only_after_the_list_grew(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain.take_down("t", Request(ids=("a/a",)))
+    monkeypatch.setattr("pipeline.takedown.read_identities", die)
+    chain.deliver(LATER)
+    chain.deliver(delivery("s5", record("newer", "and this is newer")))
+    with pytest.raises(KilledError):
+        chain.take_down("u", Request(ids=("a/c",)))
+
+
+def test_a_list_that_no_command_can_finish_is_told(chain: Chain) -> None:
+    chain.take_down("t", Request(ids=("a/a",)))
+    Path(chain.store, "HEAD").write_text("s2\n")
+    with pytest.raises(
+        ValueError, match=r"s2 holds documents .* HEAD or a list was changed by hand"
+    ):
+        chain.deliver(LATER)
+
+
+def test_a_take_down_keeps_its_label(chain: Chain) -> None:
+    chain.take_down("s4", Request(ids=("a/unseen",)))
+    with pytest.raises(ValueError, match="s4 is the label of a take-down"):
+        chain.deliver(LATER)
 
 
 def test_the_command_lists_what_held_it(

@@ -1,0 +1,270 @@
+"""Take-down: from a snapshot and the suppression list to a snapshot without what is on it.
+
+Documents of the list leave their parts, the cascade of re-admissions and evictions is followed, and
+exactly the shards whose membership changed are packed anew, in as many shards as before and with
+the same tokenizer. What comes out is what a rebuild with that list gives.
+
+The list is written before anything else, so a command that was killed leaves one that the newest
+snapshot does not obey. `finish_takedown` is therefore the first thing that whoever writes a store
+does: a refresh on top of such a snapshot would keep what a rebuild leaves out. A manifest names the
+list that its snapshot obeys, so that the documents are looked through only after the list grew.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from corpus.documents import drops_table
+from corpus.files import write_bytes
+from corpus.forgotten import Forgotten, hash_id, list_takedowns, read_forgotten, read_takedown
+from corpus.lease import Lease
+from corpus.recipe import Dedup, Pack, Recipe
+from corpus.snapshots import (
+    FileEntry,
+    ShardEntry,
+    Snapshot,
+    Tree,
+    list_snapshots,
+    newest_label,
+    open_snapshot,
+    read_manifest,
+    snapshot_root,
+    write_head,
+)
+from pipeline import encode, pack
+from pipeline.build import Contents, Job, assemble, commit, part_entry
+from pipeline.cascade import REMOVED_SCHEMA, judge_again
+from pipeline.clean import forgotten_row, write_part
+from pipeline.index import Corpus
+from pipeline.jobs import Output, Record, Stages, Task, describe_file
+from pipeline.outcome import Outcome
+from pipeline.parquet import read_table
+from pipeline.plans import ShardPlan, cut_split
+from pipeline.purge import find_holdings, out_of_reach
+from pipeline.report import add_report
+from pipeline.signatures import write_arrow
+from pipeline.tallies import read_stats
+
+logger = logging.getLogger(__name__)
+
+HELD = "held.json"
+# Where a manifest names the list that its snapshot obeys.
+_OBEYS = "forgotten"
+
+
+def finish_takedown(store: str, workers: int | None, lease: Lease) -> Outcome | None:
+    """Take out what is on the list and still in the newest snapshot; None where nothing is."""
+    start = time.perf_counter()
+    listed = read_forgotten(store)
+    if listed.is_empty or newest_label(store) is None:
+        return None
+    parent = open_snapshot(store)
+    if parent.made_with.get(_OBEYS) == listed.fingerprint:
+        return None
+    affected = find_affected(parent, parent.tree(store), listed)
+    if not affected:
+        return None
+    label = _label_of(store, parent)
+    complete = read_manifest(store, label)
+    if complete is not None:
+        point_head_at(store, complete)
+        return Outcome(complete, 0, time.perf_counter() - start, {})
+    logger.info(
+        "take-down %s: %d parts of %s hold its documents", label, len(affected), parent.label
+    )
+    recipe = Recipe.model_validate(
+        parent.recipe | {"store": store, "snapshot": label, "workers": workers}
+    )
+    job = Job(recipe, parent, parent.deliveries, (), listed)
+    stages = Stages(job.tree, workers)
+    try:
+        snapshot = _take_out(job, affected, stages)
+    finally:
+        stages.close()
+    snapshot = add_report(store, snapshot, parent)
+    commit(job, snapshot, lease)
+    return Outcome(snapshot, stages.tasks_run, time.perf_counter() - start, stages.seconds)
+
+
+def _label_of(store: str, parent: Snapshot) -> str:
+    """Return the label of the take-down that named documents which `parent` still holds."""
+    tree = parent.tree(store)
+    complete = set(list_snapshots(store))
+    for label in list_takedowns(store):
+        manifest = read_manifest(store, label) if label in complete else None
+        # A complete one counts where the kill came between the manifest and HEAD.
+        is_open = label not in complete or (manifest and manifest.parent == parent.label)
+        if is_open and find_affected(parent, tree, read_takedown(store, label)):
+            return label
+    raise ValueError(
+        f"{parent.label} holds documents that {store}/forgotten keeps out, and no take-down is "
+        "unfinished: HEAD or a list was changed by hand; put them back from a copy"
+    )
+
+
+def point_head_at(store: str, complete: Snapshot) -> None:
+    """Finish the commit of a snapshot whose command was killed just before its last write."""
+    if newest_label(store) == complete.parent:
+        write_head(store, complete.label)
+
+
+def obeying(snapshot: Snapshot, forgotten: Forgotten) -> Snapshot:
+    """Note in a manifest the list that none of its documents is on."""
+    if forgotten.is_empty:
+        return snapshot
+    made_with = snapshot.made_with | {_OBEYS: forgotten.fingerprint}
+    return snapshot.model_copy(update={"made_with": made_with})
+
+
+def count_shards(snapshot: Snapshot) -> dict[tuple[str, str, str], int]:
+    """Count the shards of every (snapshot, source, split)."""
+    counts: dict[tuple[str, str, str], int] = {}
+    for shard in snapshot.shards:
+        place = (shard.snapshot, shard.source, shard.split)
+        counts[place] = counts.get(place, 0) + 1
+    return counts
+
+
+def read_identities(snapshot: Snapshot, tree: Tree) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Give each part with what tells whether its documents are on a list."""
+    columns = ["id", "source", "url", "text_hash"]
+    for part in snapshot.parts:
+        table = read_table(tree.find(f"clean/{part.name}.parquet"), columns=columns)
+        yield part.name, table.to_pylist()
+
+
+def find_affected(snapshot: Snapshot, tree: Tree, forgotten: Forgotten) -> list[str]:
+    """Return the names of the parts that hold a document of the list."""
+    parts = read_identities(snapshot, tree)
+    return [name for name, rows in parts if any(map(forgotten.covers, rows))]
+
+
+def _take_out(job: Job, affected: Sequence[str], stages: Stages) -> Snapshot:
+    """Run the stages of a take-down and return the manifest, not yet committed."""
+    assert job.parent is not None
+    identity = hashlib.sha256(
+        f"{job.parent.fingerprint} {job.forgotten.fingerprint}".encode()
+    ).hexdigest()[:16]
+    config = job.recipe.dedup
+    filtered = stages.run(
+        "forget",
+        [
+            Task(f"{name}-{identity}", forget_part, (name, config, job.forgotten))
+            for name in affected
+        ],
+    )
+    stages.renew(_written(filtered))
+    corpus = Corpus(job.parent.part_list(), 0)
+    shards = count_shards(job.parent)
+    judging = Task(f"cascade-{identity}", judge_again, (job.recipe, corpus, (affected, shards)))
+    judged = stages.run("cascade", [judging])
+    stages.renew(_written(judged))
+    counts = judged[judging.name].counts
+    store, fingerprint = job.recipe.store, job.parent.tokenizer
+    encoded = stages.run(
+        "encode",
+        [
+            Task(f"{name}-{identity}", encode.encode_part, (name, (store, fingerprint)))
+            for name in counts["encode"]
+        ],
+    )
+    stages.renew(_written(encoded))
+    packed = stages.run(
+        "pack",
+        [
+            Task(f"{plan.name}-{identity}", pack.pack_shard, (plan, job.recipe.pack, given))
+            for plan, given in _plan(job.parent, job.recipe.pack, counts["shards"])
+        ],
+    )
+    records = {"forget": filtered, "cascade": judged, "encode": encoded, "pack": packed}
+    contents = _contents(job, counts, records)
+    noted = contents._replace(files=[*contents.files, _note_holdings(job)])
+    # Nothing was searched or judged anew: the parent's recall and statistics hold on.
+    stats = read_stats(snapshot_root(store, job.parent.label))
+    return assemble(job, noted, ({_OBEYS: job.forgotten.fingerprint}, stats))
+
+
+def _written(records: Mapping[str, Record]) -> list[str]:
+    return [file["path"] for record in records.values() for file in record.files]
+
+
+def forget_part(tree: Tree, _task: str, name: str, config: Dedup, forgotten: Forgotten) -> Output:
+    """Write a part again without the documents of the list, each with its drop row."""
+    documents = read_table(tree.find(f"clean/{name}.parquet"))
+    rows = documents.drop_columns(["text", "meta"]).to_pylist()
+    goes = np.array([forgotten.covers(row) for row in rows], np.bool_)
+    removed = [row for row, gone in zip(rows, goes, strict=True) if gone]
+    before = read_table(tree.find(f"dropped/{name}.parquet")).to_pylist()
+    drops = drops_table([*before, *map(forgotten_row, removed)])
+    paths = write_part(tree, name, documents.filter(pa.array(~goes)), drops, config)
+    table = pa.table(
+        {
+            "row": np.flatnonzero(goes),
+            **{key: [row[key] for row in removed] for key in ("id", "file", "position")},
+        }
+    ).cast(REMOVED_SCHEMA)
+    # Lies among the work files: what it says is gone with them.
+    write_arrow(tree.own(f"work/removed/{name}.arrow"), table)
+    return Output(tuple(paths), {"name": name, "removed": len(removed)})
+
+
+def _plan(
+    parent: Snapshot, config: Pack, shards: Iterable[Sequence[Any]]
+) -> Iterator[tuple[ShardPlan, tuple[str, int, list[str]]]]:
+    counts = count_shards(parent)
+    for *place, number in shards:
+        snapshot, source, split = place
+        plan = cut_split((snapshot, source, split), counts[snapshot, source, split], config)
+        names = [
+            part.name for part in parent.parts if (part.snapshot, part.source) == (snapshot, source)
+        ]
+        yield plan[number], (parent.tokenizer, parent.vocab_size, names)
+
+
+def _contents(
+    job: Job, counts: Mapping[str, Any], records: Mapping[str, Mapping[str, Record]]
+) -> Contents:
+    """Lay what was made anew over what the parent holds."""
+    parent, label = job.parent, job.recipe.snapshot
+    assert parent is not None
+    files = {each.path: each for each in parent.files}
+    for stage in ("forget", "cascade", "encode"):
+        for record in records[stage].values():
+            files |= {file["path"]: FileEntry(**file, home=label) for file in record.files}
+    shards = {each.path: each for each in parent.shards}
+    for record in records["pack"].values():
+        entry = ShardEntry(**record.files[0], **record.counts, home=label)
+        shards[entry.path] = entry
+    encoded = {record.counts["name"]: record.counts for record in records["encode"].values()}
+    changed = {part["name"]: part for part in counts["parts"]}
+    parts = []
+    for part, old in zip(parent.part_list(), parent.parts, strict=True):
+        new = changed.get(part.name)
+        if new is None:
+            parts.append(old)
+            continue
+        kept = encoded.get(part.name, old.model_dump() | {"documents": old.kept})
+        parts.append(part_entry(part, new["cleaned"], new["resolved"], kept))
+    tokenizer = (parent.tokenizer, parent.vocab_size)
+    return Contents(tokenizer, list(shards.values()), parts, list(files.values()))
+
+
+def _note_holdings(job: Job) -> FileEntry:
+    """Write what held the documents, by hash of their ids: a purge leaves no way to read it."""
+    store, label = job.recipe.store, job.recipe.snapshot
+    listed = read_takedown(store, label)
+    sequences = [
+        each._asdict() | {"document": hash_id(each.document)}
+        for each in find_holdings(store, listed)
+    ]
+    manifests = [read_manifest(store, each) for each in list_snapshots(store)]
+    traces = list(out_of_reach(store, [each for each in manifests if each is not None], listed))
+    data = {"sequences": sequences, "out_of_reach": traces}
+    write_bytes(job.tree.own(HELD), orjson.dumps(data, option=orjson.OPT_INDENT_2))
+    return FileEntry(**describe_file(job.tree.root, HELD), home=label)

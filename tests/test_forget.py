@@ -1,0 +1,185 @@
+"""What a take-down refuses before anything is written, and what it says where nothing is to do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chain_helpers import Chain, Delivery, prepare
+
+from corpus.files import list_names
+from corpus.forgotten import Forgotten, hash_id
+from corpus.lease import holding
+from corpus.snapshots import open_snapshot, snapshot_root
+from pipeline.__main__ import main
+from pipeline.forget import Request, forget
+from pipeline.purge import out_of_reach, purge
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(monkeypatch)
+    monkeypatch.setattr("os.fsync", lambda _: None)
+
+
+def records(*names: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": name,
+            "text": f"{name} says something of its own, {name * 3}",
+            "url": f"http://{name}",
+        }
+        for name in names
+    ]
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Chain:
+    made = Chain(tmp_path, {"partitions": 1, "bands": 4, "rows": 2, "ngram": 1})
+    made.deliver(Delivery("s1", {("a", "1.jsonl"): records("one", "two", "three")}))
+    made.deliver(Delivery("s2", {("a", "2.jsonl"): records("four")}))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("request_", "complaint"),
+    [
+        (Request(ids=("",)), "an empty id is given"),
+        (Request(ids=("a/one", " ")), "an empty id is given"),
+        (Request(url_prefixes=("",)), "an empty URL prefix is given"),
+        (Request(url_prefixes=("https://a.org/", "\t")), "an empty URL prefix is given"),
+        (Request(url_prefixes=("https://",)), "the URL prefix https:// names no host"),
+        (Request(url_prefixes=("HTTP:",)), "the URL prefix HTTP: names no host"),
+        (Request(sources=("a", "")), "an empty source is given"),
+        (Request(), "nothing to forget"),
+        (Request(sources=("b",)), "there is no source b"),
+    ],
+    ids=str,
+)
+def test_words_that_name_nothing_or_all_are_refused(
+    chain: Chain, request_: Request, complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        forget(chain.store, "t", request_)
+    assert not [name for name in list_names(chain.store) if name.startswith("forgotten/")]
+    assert open_snapshot(chain.store).label == "s2"
+
+
+@pytest.mark.parametrize("option", ["--id", "--ids", "--url-prefix", "--source"])
+def test_an_unset_variable_takes_nothing_out(
+    chain: Chain, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert main(["forget", chain.store, "--label", "t", "--id", "a/one", option, ""]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert not Path(chain.store, "forgotten").exists()
+
+
+@pytest.mark.parametrize("label", ["", "Not A Label", "../t", "t\n"])
+def test_a_list_is_not_written_for_what_is_no_label(chain: Chain, label: str) -> None:
+    with pytest.raises(ValueError, match="is no label"):
+        forget(chain.store, label, Request(ids=("a/one",)))
+    assert not Path(chain.store, "forgotten").exists()
+
+
+def test_no_lease_is_left_where_no_store_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing"
+    assert main(["forget", str(missing), "--label", "t", "--id", "a/one", "--purge"]) == 2
+    assert main(["rebuild", str(missing), str(tmp_path / "into")]) == 2
+    assert "holds no complete snapshot" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_purge_leaves_a_running_command_alone(
+    chain: Chain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["forget", chain.store, "--label", "t", "--id", "a/one"]
+    assert main(arguments) == 0
+    begun = Path(snapshot_root(chain.store, "s3"), "clean", "x.parquet")
+    begun.parent.mkdir(parents=True)
+    begun.write_bytes(b"of a refresh that is at work")
+    with holding(chain.store, "refresh of s3"):
+        assert main([*arguments, "--purge"]) == 2
+        assert "is held by refresh of s3" in capsys.readouterr().err
+        assert begun.exists()
+        assert open_snapshot(chain.store, "s1").label == "s1"
+    assert main([*arguments, "--purge"]) == 0
+    assert not begun.exists()
+    with pytest.raises(ValueError, match="s1 was withdrawn"):
+        open_snapshot(chain.store, "s1")
+
+
+def test_a_purge_is_made_up_for_under_another_label(
+    chain: Chain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The newest snapshot holds the document no more, the older ones still do."""
+    first = ["forget", chain.store, "--label", "t", "--id", "a/one"]
+    later = ["forget", chain.store, "--label", "u", "--id", "a/one"]
+    assert main(first) == 0
+    capsys.readouterr()
+    assert main(later) == 0
+    out = capsys.readouterr().out
+    assert "t holds none of them" in out
+    assert "a/one: rows " in out
+    assert "text on the list is still in s1, s2: `--purge` deletes it there" in out
+    assert main([*later, "--purge"]) == 0
+    assert "withdrawn: s1, s2" in capsys.readouterr().out
+    assert main(later) == 0
+    assert "still in" not in capsys.readouterr().out
+    for label in ("s1", "s2"):
+        with pytest.raises(ValueError, match=f"{label} was withdrawn.*use its successor t"):
+            open_snapshot(chain.store, label)
+
+
+def test_a_purge_after_a_later_refresh_spares_it(chain: Chain) -> None:
+    chain.take_down("t", Request(ids=("a/one",)))
+    chain.deliver(Delivery("s3", {("a", "3.jsonl"): records("five")}))
+    assert purge(chain.store) == ["s1", "s2"]
+    assert [open_snapshot(chain.store, label).label for label in ("t", "s3")] == ["t", "s3"]
+    assert purge(chain.store) == ["s1", "s2"]
+
+
+def test_learned_lines_are_listed_as_out_of_reach(chain: Chain) -> None:
+    """A line that documents repeat stands in the list word for word, whoever wrote it first."""
+    snapshot = open_snapshot(chain.store)
+    clean = snapshot.recipe["clean"] | {"boilerplate": "sha256-0123"}
+    learned = snapshot.model_copy(update={"recipe": snapshot.recipe | {"clean": clean}})
+    path = f"{chain.store}/lists/sha256-0123"
+    for made, known, expected in (
+        (snapshot, "a/one", False), (learned, "a/one", True), (learned, "a/none", False),
+    ):  # fmt: skip
+        listed = Forgotten(ids=frozenset({hash_id(known)}))
+        lines = list(out_of_reach(chain.store, [made], listed))
+        assert any(line.endswith(path) for line in lines) == expected
+
+
+def test_what_was_never_held_withdraws_nothing(
+    chain: Chain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["forget", chain.store, "--label", "t", "--id", "a/none", "--purge"]) == 0
+    out = capsys.readouterr().out
+    assert "s2 holds none of them" in out
+    assert "withdrawn: no snapshot, none held them" in out
+
+
+@pytest.mark.parametrize("kind", ["ids", "store", "forgotten", "recipe", "into"])
+def test_files_of_the_wrong_kind_are_one_line(
+    chain: Chain, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    file, folder = chain.directory / "file", chain.directory / "folder"
+    file.write_text("x")
+    folder.mkdir()
+    if kind == "forgotten":
+        Path(chain.store, "forgotten").write_text("a file where a directory belongs")
+    arguments = {
+        "ids": ["forget", chain.store, "--label", "t", "--ids", str(folder)],
+        "store": ["forget", f"{file}/store", "--label", "t", "--id", "a/one"],
+        "forgotten": ["forget", chain.store, "--label", "t", "--id", "a/one"],
+        "recipe": ["refresh", str(folder)],
+        "into": ["rebuild", chain.store, f"{file}/store"],
+    }[kind]
+    assert main(arguments) == 2
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if "error" in each]
+    assert line.startswith("error: ")
+    place = {"ids": folder, "forgotten": "forgotten", "recipe": folder}.get(kind, file)
+    assert str(place) in line
