@@ -115,8 +115,8 @@ def check_languages(config: Languages) -> None:
         if code not in known_labels():
             near = sorted(label for label in known_labels() if label[:2] == code[:2])
             raise ValueError(
-                f"clean.languages.keep: no text is ever labelled {code!r}; labels are ISO 639 codes, "
-                "of two letters where a language has one"
+                f"clean.languages.keep: no text is ever labelled {code!r}; labels are ISO 639 "
+                "codes, of two letters where a language has one"
                 + (f": did you mean {' or '.join(near)}?" if near else "")
             )
 

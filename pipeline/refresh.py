@@ -25,8 +25,10 @@ from corpus.snapshots import (
     Input,
     Snapshot,
     find_snapshot,
+    list_snapshots,
     newest_label,
     open_snapshot,
+    read_manifest,
     tokenizer_root,
 )
 from corpus.tokenizer import open_tokenizer
@@ -86,6 +88,7 @@ def refresh(recipe: Recipe) -> Outcome:
         logger.info("%s brings no new input: no snapshot is made", recipe.snapshot)
         return Outcome(parent, 0, time.perf_counter() - start, {})
     with holding(recipe.store, f"refresh of {recipe.snapshot}") as lease:
+        _finish_commit(recipe.store)
         # On top of documents that are on the list, a refresh would not equal a rebuild.
         finish_takedown(recipe.store, recipe.workers, lease)
         complete = find_snapshot(recipe.store, recipe.snapshot)
@@ -186,6 +189,22 @@ def _newest(store: str) -> Snapshot | None:
     return None if label is None else open_snapshot(store, label)
 
 
+def _finish_commit(store: str) -> None:
+    """Point HEAD at a snapshot whose refresh was killed between its manifest and HEAD.
+
+    Otherwise another label would go on from its parent and read its inputs once more. Take-downs
+    see to their own.
+    """
+    parent = _newest(store)
+    passed = {*list_takedowns(store), *(parent.deliveries if parent else ())}
+    for label in list_snapshots(store):
+        complete = None if label in passed else read_manifest(store, label)
+        if complete is not None and complete.parent == (parent.label if parent else None):
+            logger.info("%s was complete but for its place as the newest snapshot", label)
+            point_head_at(store, complete)
+            return
+
+
 def _new_inputs(
     recipe: Recipe, parent: Snapshot | None, inputs: tuple[Input, ...]
 ) -> tuple[Input, ...]:
@@ -240,7 +259,8 @@ def _check_lineage(store: str, lineage: Mapping[str, Any]) -> None:
         if stored.get(key) != lineage.get(key):
             raise ValueError(
                 f"{key} was {stored.get(key)!r} when this store was begun and is "
-                f"{lineage.get(key)!r} now: it is fixed for a store; put it back or begin another"
+                f"{lineage.get(key)!r} now: it is fixed for a store; put it back or "
+                + ("begin another" if newest_label(store) else f"remove {store}, which is empty")
             )
 
 

@@ -221,6 +221,19 @@ def test_a_refresh_finishes_a_take_down_that_was_killed(chain: Chain, kill: str)
     assert chain.take_down("t", Request(ids=("a/a",))).fingerprint == taken.fingerprint
 
 
+def test_a_refresh_goes_on_from_one_that_was_killed_before_its_last_write(chain: Chain) -> None:
+    whole = Chain(chain.directory / "whole", chain.config)
+    shutil.copytree(chain.store, whole.store)
+    expected = [whole.deliver(each) for each in (LATER, delivery("s5", record("y", linked(3))))]
+    with pytest.MonkeyPatch.context() as patch, suppress(KilledError):
+        patch.setattr(*KILLS["HEAD"])
+        chain.deliver(LATER)
+    assert open_snapshot(chain.store).label == "s3"
+    after = chain.deliver(delivery("s5", record("y", linked(3))))
+    assert (after.parent, after.fingerprint) == ("s4", expected[1].fingerprint)
+    compare_snapshots((whole.store, chain.store), (expected[1], after))
+
+
 def test_the_next_take_down_finishes_the_one_before(chain: Chain) -> None:
     take_down_killed(chain, "cascade", "t", Request(ids=("a/a",)))
     with pytest.raises(ValueError, match="t is another take-down"):
@@ -257,7 +270,7 @@ def test_documents_are_looked_through_only_after_the_list_grew(
 
 def test_a_list_that_no_command_can_finish_is_told(chain: Chain) -> None:
     chain.take_down("t", Request(ids=("a/a",)))
-    Path(chain.store, "HEAD").write_text("s2\n")
+    Path(chain.store, "HEAD").write_text("s1\n")
     with pytest.raises(
         ValueError, match=r"s2 holds documents .* HEAD or a list was changed by hand"
     ):
