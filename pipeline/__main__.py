@@ -124,6 +124,7 @@ def _add_viewers(commands: Any) -> None:  # noqa: ANN401 - argparse's own type i
     command.set_defaults(run=_audit)
     command = commands.add_parser("show", help="say what a store holds; decode a row")
     command.add_argument("store")
+    command.add_argument("--snapshot", metavar="LABEL", help="absent: the newest")
     command.add_argument("--row", metavar="SNAPSHOT/SOURCE/SPLIT-00000:ROW", help="decode this row")
     command.set_defaults(run=_show)
     command = commands.add_parser("schema", help="print the JSON Schema of a recipe, for editors")
@@ -252,7 +253,7 @@ def _audit(parsed: argparse.Namespace) -> int:
 def _show(parsed: argparse.Namespace) -> int:
     from pipeline.explain import open_store, show, show_row
 
-    store = open_store(parsed.store)
+    store = open_store(parsed.store, parsed.snapshot)
     for line in show_row(store, parsed.row) if parsed.row else show(store):
         print(line)
     return 0

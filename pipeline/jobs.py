@@ -212,6 +212,8 @@ def _result(ray: Any, reference: Any, what: str) -> None:  # noqa: ANN401 - the 
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ValueError):
             raise ValueError(f"{what}: {error.cause}") from error
+        if isinstance(error.cause, OSError):
+            raise OSError(f"{what}: {error.cause}") from error
         raise
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from corpus.recipe import Recipe
 from corpus.shards import REORDERED, ROWS_PER_BATCH
-from corpus.snapshots import ShardEntry, Snapshot, open_snapshot, tokenizer_root
+from corpus.snapshots import ShardEntry, open_snapshot, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
 from pretrain.batches import Batch, Stream, hash_batches, open_stream
 from pretrain.checkpoints import RECIPE
@@ -82,12 +82,11 @@ def _explain(run: str, recipe: Recipe, step: int, left_out: tuple[int, ...], sho
         f"batch hash  {_compare(run, place.number, f'{hash_batches(batches):064x}')}",
         *(f"{count:>9,} rows of {path}" for path, count in sorted(shards.items())),
     ]
-    newest = open_snapshot(recipe.store)
     for at in range(min(shown, len(rows))):
         shard, row = stream.train.locate(int(rows[at]))
         lines += ["", f"sequence {batches[0].numbers[at]:,}: row {row:,} of {shard.path}"]
         lines.append(f"documents of the shard: {_show_documents(stream, int(rows[at]))}")
-        lines.append(f"their ids: {_show_command(recipe.store, newest, shard, row)}")
+        lines.append(f"their ids: {_show_command(recipe.store, snapshot.label, shard, row)}")
         lines += _show_row(batches[0], at, tokenizer)
     return "\n".join(lines)
 
@@ -151,13 +150,11 @@ def _compare(run: str, number: int, found: str) -> str:
     )
 
 
-def _show_command(store: str, newest: Snapshot, shard: ShardEntry, row: int) -> str:
-    """Give the command that tells the ids of a row's documents; it reads the newest snapshot."""
-    held = {(each.path, each.checksum) for each in newest.shards}
-    if (shard.path, shard.checksum) not in held:
-        return f"not known any more: snapshot {newest.label} has another shard in its place"
+def _show_command(store: str, label: str, shard: ShardEntry, row: int) -> str:
+    """Give the command that tells the ids of a row's documents."""
     name = shard.path.removeprefix("shards/").removesuffix(".arrow")
-    return shlex.join(["python", "-m", "pipeline", "show", store, "--row", f"{name}:{row}"])
+    asked = ["--snapshot", label, "--row", f"{name}:{row}"]
+    return shlex.join(["python", "-m", "pipeline", "show", store, *asked])
 
 
 def _show_row(batch: Batch, at: int, tokenizer: Tokenizer) -> list[str]:
