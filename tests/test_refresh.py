@@ -115,7 +115,7 @@ def test_order_of_files_and_partitions_do_not_show(built: Built, tmp_path: Path)
     path = tmp_path / "reversed.yaml"
     path.write_text(json.dumps(recipe))
     assert (
-        refresh(path, f"store={tmp_path}/store", "dedup.partitions=64", "workers=3")
+        refresh(path, f"store={tmp_path}/store", "dedup.partitions=64", "workers=4")
         == built.summary
     )
 
