@@ -113,13 +113,6 @@ class Tokenizer:
         ends: npt.NDArray[np.bool_] = white[offsets[1:] - 1] & some
         return begins, ends
 
-    def blanks(self) -> npt.NDArray[np.bool_]:
-        """Tell of every entry whether it is white space and nothing else."""
-        offsets = self._pieces[1]
-        found = np.concatenate([[0], np.cumsum(self._white)])[offsets]
-        blank: npt.NDArray[np.bool_] = np.diff(found) == np.diff(offsets)
-        return blank & (offsets[1:] > offsets[:-1])
-
     @cached_property
     def _pieces(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         """All entries' bytes one after another, and [entries + 1], where each begins."""

@@ -6,8 +6,10 @@ added up, say at which token a sentence starts. That sum must end at each cut an
 every document, else the job stops. A tokenizer that splits words in another way encodes sentence by
 sentence.
 
-A word starts at a token that begins with white space, and after one that ends with it. Rows are
-sorted by the hash that deals documents to shards, so a shard is one range of every file.
+A word starts at a token that begins with white space, and after one that ends with it: what a mask
+takes for one. The words that are counted, for drift, are those of `pipeline/reference.py`: in a
+script without spaces every letter is one. Rows are sorted by the hash that deals documents to
+shards, so a shard is one range of every file.
 
 Every part compares its first documents in that order, a sample by hash, with the reference
 encoder. Text stays in Arrow's buffers from Parquet to the tokens file; a third of the time is
@@ -30,16 +32,17 @@ from corpus.encoding import FlatEncoder, Tokens, encode_by_reference
 from corpus.shards import token_dtype
 from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import Tokenizer, stored_tokenizer
+from pipeline.characters import LETTER, SPACE, UNSPACED, class_table
 from pipeline.clean import kept_mask
 from pipeline.jobs import Output
-from pipeline.kernels import Int64s, UInt8s
+from pipeline.kernels import Int64s, UInt8s, character_at
 from pipeline.parquet import read_columns
 from pipeline.sentences import sentence_cuts
 from pipeline.signatures import write_arrow
 from pipeline.spans import bytes_of
 
-# Raised by hand when ids, sentence starts or word starts change.
-VERSION = 2
+# Raised by hand when ids, sentence starts, word starts or the count of words change.
+VERSION = 3
 
 
 # Text that is encoded in one go; the working arrays take some ten times it. Guess.
@@ -66,7 +69,7 @@ class Encoded(NamedTuple):
 
     token_ids: all texts' one after another; token_offsets: [texts + 1]; sentence_starts: positions
     within the text's tokens; sentence_offsets: [texts + 1]; word_starts: one for each token; words:
-    how many tokens start a word that is more than white space.
+    how many the texts have.
     """
 
     token_ids: npt.NDArray[Any]
@@ -89,7 +92,7 @@ class Encoder:
         """Prepare the tables of the bytes that tokens stand for."""
         self.flat = FlatEncoder(tokenizer)
         self.tokenizer = tokenizer
-        self._lengths, self._blank = tokenizer.token_sizes(), tokenizer.blanks()
+        self._lengths = tokenizer.token_sizes()
         self._begins, self._ends = tokenizer.spaces()
         self._dtype = token_dtype(tokenizer.vocab_size)
 
@@ -99,8 +102,8 @@ class Encoder:
         tokens = self.flat.encode(*texts[:2]) if whole else self._encode_sentences(texts)
         starts = np.empty(len(tokens.ids), np.bool_)
         sentences = np.empty(len(texts.cuts) + len(texts.offsets) - 1, np.uint32)
-        tables = (self._lengths, self._begins, self._ends, self._blank)
-        wrong, words = _place_starts(tokens, texts, tables, sentences, starts)
+        tables = (self._lengths, self._begins, self._ends)
+        wrong = _place_starts(tokens, texts, tables, sentences, starts)
         if wrong >= 0:
             raise ValueError(
                 f"text {wrong} of a batch: the bytes of its tokens ({self.flat.library}) do not "
@@ -108,6 +111,7 @@ class Encoder:
             )
         offsets = texts.cut_offsets + np.arange(len(texts.offsets))
         ids = tokens.ids.astype(self._dtype)
+        words = _count_words(*texts[:2], class_table())
         return Encoded(ids, tokens.offsets, sentences, offsets, starts, words)
 
     def check(self, texts: Texts, encoded: Encoded, names: list[str]) -> None:
@@ -156,11 +160,10 @@ def _sample(texts: Texts) -> Iterator[tuple[int, int]]:
 
 @numba.njit(cache=True)
 def _place_starts(tokens, texts, tables, sentence_starts, word_starts):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Fill in where sentences and words start; return a text that does not fit or -1, and words."""
+    """Fill in where sentences and words start; return a text that does not fit, or -1."""
     ids, token_offsets = tokens
     _, offsets, cuts, cut_offsets = texts
-    lengths, begins, ends, blank = tables
-    words = 0
+    lengths, begins, ends = tables
     for text in range(len(offsets) - 1):
         first, cut, stop = token_offsets[text], cut_offsets[text], cut_offsets[text + 1]
         place, after_space = offsets[text], True
@@ -171,12 +174,30 @@ def _place_starts(tokens, texts, tables, sentence_starts, word_starts):  # type:
                 cut += 1
                 sentence_starts[cut + text] = n - first
             word_starts[n] = after_space or begins[token]
-            words += word_starts[n] and not blank[token]
             after_space = ends[token]
             place += lengths[token]
         if cut < stop or place != offsets[text + 1]:
-            return text, words
-    return -1, words
+            return text
+    return -1
+
+
+@numba.njit(cache=True)
+def _count_words(data: UInt8s, offsets: Int64s, classes: UInt8s) -> int:
+    """Count the words of texts as `words_of` in `pipeline/reference.py` defines them."""
+    words = 0
+    for text in range(len(offsets) - 1):
+        place, inside, letter = offsets[text], 0, 0  # letter: the classes of the last in this run
+        while place < offsets[text + 1]:
+            code, width = character_at(data, place)
+            kind, place = classes[code], place + width
+            if kind & SPACE:
+                inside = letter = 0
+                continue
+            cut = kind & LETTER and letter and (kind | letter) & UNSPACED
+            words += 1 if cut or not inside else 0
+            inside = 1
+            letter = kind if kind & LETTER else letter
+    return words
 
 
 @lru_cache(maxsize=2)

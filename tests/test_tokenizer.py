@@ -77,12 +77,9 @@ def test_spaces_of_tokens() -> None:
     assert begins.dtype == np.bool_
 
 
-def test_sizes_and_blanks_of_tokens() -> None:
+def test_sizes_of_tokens() -> None:
     pieces = TOKENIZER.token_bytes()
     assert TOKENIZER.token_sizes().tolist() == list(map(len, pieces))
-    assert TOKENIZER.blanks().tolist() == [piece.isspace() for piece in pieces]
-    assert TOKENIZER.blanks()[pieces.index(b"  ")]
-    assert not TOKENIZER.blanks()[pieces.index(b" the")]
 
 
 def test_words_by_hand() -> None:
