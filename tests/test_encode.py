@@ -112,6 +112,15 @@ def test_the_whole_text_gives_what_its_sentences_give(texts: list[str]) -> None:
 )
 @example(["ab   a\n\n\nb . ab."])
 @example(["Hi, \u4f60\u597d\u3002x", "\u4f60", "\u597d"])
+@example(
+    [
+        "\u4f60" + "-" * 70 + "a b",
+        "a" + "-" * 70 + "\u4f60",
+        "." * 64 + "\u4f60",
+        "a " * 40 + "\u4f60",
+    ]
+)
+@example([" \t\n\r\v\f\x1c\x1d\x1e\x1f".join("abcdefgh") * 4, "a" * 32 + "b c", "a" * 31 + " b c"])
 def test_words_are_counted(texts: list[str]) -> None:
     """As the rules define words, also of texts from the middle of a buffer."""
     data, offsets = flat_texts(["x y", *texts])
