@@ -111,6 +111,7 @@ def test_the_whole_text_gives_what_its_sentences_give(texts: list[str]) -> None:
     )
 )
 @example(["ab   a\n\n\nb . ab."])
+@example(["a\x01 b\x0e " * 20, "a\x7f b" * 20, "\u00e9 a" + "b" * 40])
 @example(["Hi, \u4f60\u597d\u3002x", "\u4f60", "\u597d"])
 @example(
     [
