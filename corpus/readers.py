@@ -28,7 +28,7 @@ from corpus.webarchives import read_webarchive
 from corpus.wikipedia import read_wikipedia
 
 # Raised by hand when the same bytes give other records.
-VERSION = 2
+VERSION = 3
 
 PLAIN = ReadOptions()
 TABLES = ("parquet", "arrow")
@@ -57,6 +57,9 @@ _FORMATS = {
     ".xhtml": "html",
     ".xml": "wikipedia",
 }
+# How a name says that a file is compressed; some write `.zstd` for `.zst`. Which codec it is, the
+# first bytes say where the name is not one of `SUFFIXES`.
+_COMPRESSED = (*SUFFIXES, ".zstd")
 # How much is looked at to tell a format. A Wikipedia dump says so in its first line.
 _SNIFF_BYTES = 4096
 _SNIFFED = (
@@ -73,19 +76,19 @@ _SNIFFED = (
 
 
 def detect_format(name: str) -> str:
-    """Tell the format by a file's name; `ValueError` where it does not say."""
+    """Tell the format by a file's name, in any case; `ValueError` where it does not say."""
     found = _format_of(name)
     if found is None:
         raise ValueError(
             f"cannot tell the format of {name} by its name ({', '.join(_FORMATS)}, each also "
-            f"{', '.join(SUFFIXES)}) nor by its first bytes: set the source's format"
+            f"{', '.join(_COMPRESSED)}) nor by its first bytes: set the source's format"
         )
     return found
 
 
 def _format_of(name: str) -> str | None:
-    stem = name.rsplit("/", 1)[-1]
-    for suffix in SUFFIXES:
+    stem = name.rsplit("/", 1)[-1].lower()
+    for suffix in _COMPRESSED:
         stem = stem.removesuffix(suffix)
     return next((found for suffix, found in _FORMATS.items() if stem.endswith(suffix)), None)
 
@@ -190,10 +193,17 @@ def _parse(line: bytes, position: int, options: ReadOptions) -> Record | Damage:
             line.decode()
         except UnicodeDecodeError as reason:
             return invalid_utf8(position, reason)
-        return Damage(position, "invalid_json", str(error))
+        return Damage(position, "invalid_json", f"{error}{_hint(line, position)}")
     if not isinstance(fields, dict):
-        return Damage(position, "invalid_record", f"a {type(fields).__name__}, not an object")
+        detail = f"a {type(fields).__name__}, not an object{_hint(line, position)}"
+        return Damage(position, "invalid_record", detail)
     return record_of(fields, position, options)
+
+
+def _hint(line: bytes, position: int) -> str:
+    """Say what to do where a file begins with an array: it is one JSON value, not JSON lines."""
+    is_array = position == 1 and line.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    return ": one JSON array: convert to JSON lines, an object a line" if is_array else ""
 
 
 def _read_paragraphs(

@@ -75,10 +75,15 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         raise ValueError(f"override {override!r} has no '=': write section.key=value")
     *parents, last = key.split(".")
     section = raw
-    for parent in parents:
+    for depth, parent in enumerate(parents, 1):
         if section.get(parent) is None:
             section[parent] = {}
         section = section[parent]
+        if isinstance(section, list):
+            raise ValueError(
+                f"override {override!r}: {parent} is a list, which is given whole, as JSON: "
+                f"{'.'.join(parents[:depth])}=[...]"
+            )
         if not isinstance(section, dict):
             raise ValueError(f"override {override!r}: {parent} is not a section of the recipe")
     try:

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,9 @@ class Tokenizer:
     """A byte-level BPE with RoBERTa's special tokens."""
 
     def __init__(self, definition: bytes) -> None:
-        """Open the content of a tokenizer.json; `ValueError` where its specials are not ours."""
-        with collector_paused():
-            fields: Mapping[str, Any] = orjson.loads(definition)
+        """Open the content of a tokenizer.json; `ValueError` where it is none or not ours."""
+        with collector_paused(), _library_errors():
+            fields = _parse(definition)
             self._tokenizer = _open_reference(definition, fields)
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_padding()
@@ -63,7 +63,7 @@ class Tokenizer:
         if fields["model"].get("dropout"):
             raise ValueError("the tokenizer has a dropout: it would encode a text anew every time")
         # Then no token reaches over the place between a character and white space after it.
-        self.splits_as_gpt2 = _splits_as_gpt2(fields["pre_tokenizer"])
+        self.splits_as_gpt2 = _splits_as_gpt2(fields.get("pre_tokenizer"))
         # For a library that is to take `<s>` for the three characters it is.
         self.plain_definition = orjson.dumps({**fields, "added_tokens": [], "post_processor": None})
         is_bpe = fields["model"].get("type") == "BPE"
@@ -75,7 +75,9 @@ class Tokenizer:
             found = self._tokenizer.token_to_id(token)
             if found != position:
                 raise ValueError(f"the tokenizer has {token} at {found}, expected {position}")
-        for probe, ids in zip(_PROBES, self.encode(_PROBES), strict=True):
+        with _library_errors():
+            encoded = self.encode(_PROBES)
+        for probe, ids in zip(_PROBES, encoded, strict=True):
             if self.decode(ids) != probe or set(ids) & {*range(4), self.mask_id}:
                 raise ValueError(
                     f"the tokenizer does not give {probe!r} back: expected a byte-level BPE "
@@ -110,13 +112,6 @@ class Tokenizer:
         begins: npt.NDArray[np.bool_] = white[offsets[:-1]] & some
         ends: npt.NDArray[np.bool_] = white[offsets[1:] - 1] & some
         return begins, ends
-
-    def blanks(self) -> npt.NDArray[np.bool_]:
-        """Tell of every entry whether it is white space and nothing else."""
-        offsets = self._pieces[1]
-        found = np.concatenate([[0], np.cumsum(self._white)])[offsets]
-        blank: npt.NDArray[np.bool_] = np.diff(found) == np.diff(offsets)
-        return blank & (offsets[1:] > offsets[:-1])
 
     @cached_property
     def _pieces(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -154,6 +149,30 @@ def collector_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+@contextmanager
+def _library_errors() -> Iterator[None]:
+    """Make a `ValueError` of what a definition that is no tokenizer leads to."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:  # `tokenizers` raises nothing more special
+        kind = type(error).__name__
+        raise ValueError(f"`tokenizers` cannot open it: {kind}: {error}") from error
+
+
+def _parse(definition: bytes) -> dict[str, Any]:
+    """Parse a tokenizer.json; `ValueError` where it is no JSON or holds something else."""
+    try:
+        fields = orjson.loads(definition)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    model = fields.get("model") if isinstance(fields, dict) else None
+    if not isinstance(model, dict):
+        raise ValueError("no tokenizer as `tokenizers` writes it: its JSON has no object `model`")
+    return dict(fields)
 
 
 def _open_reference(definition: bytes, fields: Mapping[str, Any]) -> FastTokenizer:
@@ -226,14 +245,59 @@ def roberta_definition(encoder: bytes, merges: bytes, dictionary: bytes) -> byte
 
     `encoder` is encoder.json (token -> GPT-2 id), `merges` is vocab.bpe. Line n of `dictionary`,
     dict.txt, names the token with RoBERTa id n + 4: a GPT-2 id, or itself where it is a filler.
+    `ValueError` names the file that is none of them or does not fit the others.
     """
-    tokens = {str(number): token for token, number in orjson.loads(encoder).items()}
-    names = [line.split()[0] for line in dictionary.decode().splitlines()]
+    tokens = _tokens_of(encoder)
+    names = [line.split()[0] for line in _lines_of("dict.txt", dictionary) if line.strip()]
+    unknown = next((name for name in names if name.isdecimal() and name not in tokens), None)
+    if unknown is not None:
+        raise ValueError(f"dict.txt names GPT-2's token {unknown}, which encoder.json lacks")
     ordered = [*LEADING_SPECIALS, *(tokens.get(name, name) for name in names), MASK]
-    pairs = [tuple(line.split()) for line in merges.decode().splitlines()[1:] if line]
-    return _define(
-        {token: n for n, token in enumerate(ordered)}, [(left, right) for left, right in pairs]
-    )
+    vocabulary = {token: n for n, token in enumerate(ordered)}
+    if len(vocabulary) < len(ordered):
+        raise ValueError("dict.txt names a token twice")
+    pairs = _pairs_of(merges)
+    joined = (token for left, right in pairs for token in (left, right, left + right))
+    needed = chain(byte_alphabet().values(), joined)
+    missing = next((token for token in needed if token not in vocabulary), None)
+    if missing is not None:
+        lacking = "dict.txt" if missing in tokens.values() else "encoder.json"
+        raise ValueError(
+            f"{lacking} lacks the token {missing!r}, a byte or what vocab.bpe joins: these files "
+            "are not of one tokenizer"
+        )
+    return _define(vocabulary, pairs)
+
+
+def _tokens_of(encoder: bytes) -> dict[str, str]:
+    """Return the token of every GPT-2 id."""
+    try:
+        fields = orjson.loads(encoder)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"encoder.json is not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"encoder.json holds a {type(fields).__name__}, expected token -> id")
+    return {str(number): token for token, number in fields.items()}
+
+
+def _pairs_of(merges: bytes) -> list[tuple[str, str]]:
+    """Return the merges of a vocab.bpe, which begins with a line for its version."""
+    pairs = []
+    for number, line in enumerate(_lines_of("vocab.bpe", merges), 1):
+        pair = line.split()
+        if number == 1 or not pair:
+            continue
+        if len(pair) != 2:
+            raise ValueError(f"vocab.bpe, line {number}: {line!r} is no pair of tokens")
+        pairs.append((pair[0], pair[1]))
+    return pairs
+
+
+def _lines_of(name: str, data: bytes) -> list[str]:
+    try:
+        return data.decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not UTF-8: {error}") from None
 
 
 def _define(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> bytes:
@@ -259,7 +323,7 @@ def _define(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]) ->
 def canonical_definition(definition: bytes) -> bytes:
     """Write a tokenizer.json so that equal tokenizers are equal bytes."""
     with collector_paused():
-        return orjson.dumps(orjson.loads(definition))
+        return orjson.dumps(_parse(definition))
 
 
 def tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
@@ -286,12 +350,23 @@ def tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
 def open_tokenizer(directory: str) -> Tokenizer:
     """Open the tokenizer.json of a directory, or GPT-2's files with RoBERTa's dictionary."""
     path = join(directory, "tokenizer.json")
-    if exists(path):
-        return Tokenizer(canonical_definition(read_bytes(path)))
     paths = [join(directory, name) for name in ROBERTA_FILES]
+    if exists(path):
+        with _named(path):
+            return Tokenizer(canonical_definition(read_bytes(path)))
     if all(map(exists, paths)):
-        return Tokenizer(roberta_definition(*map(read_bytes, paths)))
+        with _named(f"{directory}, {', '.join(ROBERTA_FILES)}"):
+            return Tokenizer(roberta_definition(*map(read_bytes, paths)))
     raise ValueError(f"{directory} holds no tokenizer.json, nor all of {', '.join(ROBERTA_FILES)}")
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Say where what is wrong was read."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
 
 
 def stored_tokenizer(directory: str, fingerprint: str) -> Tokenizer:

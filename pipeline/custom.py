@@ -82,6 +82,11 @@ def load(spec: str) -> UserRule:
         source = importlib.util.find_spec(module)
     except (ImportError, ValueError) as error:
         raise ValueError(f"user rule {spec}: {error}") from None
+    if source is not None and source.origin in ("built-in", "frozen"):
+        raise ValueError(
+            f"user rule {spec}: {module} is built in or frozen and has no file to fingerprint: "
+            "call it in a module of your own and name that one"
+        )
     if source is None or source.origin is None or not Path(source.origin).is_file():
         raise ValueError(
             f"user rule {spec}: there is no module {module} on the import path: run in its "

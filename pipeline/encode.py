@@ -6,8 +6,10 @@ added up, say at which token a sentence starts. That sum must end at each cut an
 every document, else the job stops. A tokenizer that splits words in another way encodes sentence by
 sentence.
 
-A word starts at a token that begins with white space, and after one that ends with it. Rows are
-sorted by the hash that deals documents to shards, so a shard is one range of every file.
+A word starts at a token that begins with white space, and after one that ends with it: what a mask
+takes for one. The words that are counted, for drift, are those of `pipeline/reference.py`: in a
+script without spaces every letter is one. Rows are sorted by the hash that deals documents to
+shards, so a shard is one range of every file.
 
 Every part compares its first documents in that order, a sample by hash, with the reference
 encoder. Text stays in Arrow's buffers from Parquet to the tokens file; a third of the time is
@@ -30,20 +32,24 @@ from corpus.encoding import FlatEncoder, Tokens, encode_by_reference
 from corpus.shards import token_dtype
 from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import Tokenizer, stored_tokenizer
+from pipeline.characters import LETTER, SPACE, UNSPACED, class_table
 from pipeline.clean import kept_mask
 from pipeline.jobs import Output
-from pipeline.kernels import Int64s, UInt8s
+from pipeline.kernels import Int64s, UInt8s, character_at
 from pipeline.parquet import read_columns
 from pipeline.sentences import sentence_cuts
 from pipeline.signatures import write_arrow
 from pipeline.spans import bytes_of
+from pipeline.wide import eight
 
-# Raised by hand when ids, sentence starts or word starts change.
-VERSION = 2
+# Raised by hand when ids, sentence starts, word starts or the count of words change.
+VERSION = 3
 
 
 # Text that is encoded in one go; the working arrays take some ten times it. Guess.
 _BATCH_BYTES = 8 * 2**20
+_BLOCK = 32  # bytes that are looked at together for words
+_ONES, _HIGH = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 # Text of each part that the reference encodes too: 8 ms of it at 2 MB/s.
 CHECKED_BYTES = 16 * 2**10
 
@@ -66,7 +72,7 @@ class Encoded(NamedTuple):
 
     token_ids: all texts' one after another; token_offsets: [texts + 1]; sentence_starts: positions
     within the text's tokens; sentence_offsets: [texts + 1]; word_starts: one for each token; words:
-    how many tokens start a word that is more than white space.
+    how many the texts have.
     """
 
     token_ids: npt.NDArray[Any]
@@ -89,7 +95,7 @@ class Encoder:
         """Prepare the tables of the bytes that tokens stand for."""
         self.flat = FlatEncoder(tokenizer)
         self.tokenizer = tokenizer
-        self._lengths, self._blank = tokenizer.token_sizes(), tokenizer.blanks()
+        self._lengths = tokenizer.token_sizes()
         self._begins, self._ends = tokenizer.spaces()
         self._dtype = token_dtype(tokenizer.vocab_size)
 
@@ -99,8 +105,8 @@ class Encoder:
         tokens = self.flat.encode(*texts[:2]) if whole else self._encode_sentences(texts)
         starts = np.empty(len(tokens.ids), np.bool_)
         sentences = np.empty(len(texts.cuts) + len(texts.offsets) - 1, np.uint32)
-        tables = (self._lengths, self._begins, self._ends, self._blank)
-        wrong, words = _place_starts(tokens, texts, tables, sentences, starts)
+        tables = (self._lengths, self._begins, self._ends)
+        wrong = _place_starts(tokens, texts, tables, sentences, starts)
         if wrong >= 0:
             raise ValueError(
                 f"text {wrong} of a batch: the bytes of its tokens ({self.flat.library}) do not "
@@ -108,6 +114,7 @@ class Encoder:
             )
         offsets = texts.cut_offsets + np.arange(len(texts.offsets))
         ids = tokens.ids.astype(self._dtype)
+        words = _count_words(*texts[:2], class_table())
         return Encoded(ids, tokens.offsets, sentences, offsets, starts, words)
 
     def check(self, texts: Texts, encoded: Encoded, names: list[str]) -> None:
@@ -156,11 +163,10 @@ def _sample(texts: Texts) -> Iterator[tuple[int, int]]:
 
 @numba.njit(cache=True)
 def _place_starts(tokens, texts, tables, sentence_starts, word_starts):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Fill in where sentences and words start; return a text that does not fit or -1, and words."""
+    """Fill in where sentences and words start; return a text that does not fit, or -1."""
     ids, token_offsets = tokens
     _, offsets, cuts, cut_offsets = texts
-    lengths, begins, ends, blank = tables
-    words = 0
+    lengths, begins, ends = tables
     for text in range(len(offsets) - 1):
         first, cut, stop = token_offsets[text], cut_offsets[text], cut_offsets[text + 1]
         place, after_space = offsets[text], True
@@ -171,12 +177,74 @@ def _place_starts(tokens, texts, tables, sentence_starts, word_starts):  # type:
                 cut += 1
                 sentence_starts[cut + text] = n - first
             word_starts[n] = after_space or begins[token]
-            words += word_starts[n] and not blank[token]
             after_space = ends[token]
             place += lengths[token]
         if cut < stop or place != offsets[text + 1]:
-            return text, words
-    return -1, words
+            return text
+    return -1
+
+
+@numba.njit(cache=True)
+def _count_words(data: UInt8s, offsets: Int64s, classes: UInt8s) -> int:
+    """Count the words of texts as `words_of` in `pipeline/reference.py` defines them."""
+    words = 0
+    for text in range(len(offsets) - 1):
+        place, stop = offsets[text], offsets[text + 1]
+        inside = letter = 0  # letter: the classes of the last one in this run
+        while place < stop:
+            if not letter & UNSPACED and place + _BLOCK <= stop:
+                found = _count_plain(data, place, inside)
+                if found >= 0:
+                    words, place = words + found, place + _BLOCK
+                    inside, letter = _last_of_run(data, place, classes, letter)
+                    continue
+            end = min(place + _BLOCK, stop)
+            while place < end:
+                code, width = character_at(data, place)
+                kind, place = classes[code], place + width
+                cut = kind & LETTER and letter and (kind | letter) & UNSPACED
+                words += 1 if not kind & SPACE and (cut or not inside) else 0
+                inside = 0 if kind & SPACE else 1
+                letter = inside * (kind if kind & LETTER else letter)
+    return words
+
+
+@numba.njit(cache=True, forceinline=True)
+def _at_least(chunk: np.uint64, byte: int) -> np.uint64:
+    """Set the highest bit of each byte that is as large; all of them are below 0x80."""
+    return (chunk + np.uint64(0x80 - byte) * _ONES) & _HIGH
+
+
+@numba.njit(cache=True, forceinline=True)
+def _count_plain(data: UInt8s, place: int, inside: int) -> int:
+    """Count the words that start in a block of plain text, -1 where it is none.
+
+    Plain is ASCII without those control characters that are no white space.
+    """
+    strange, count, before = np.uint64(0), 0, np.uint64(inside << 7)
+    for n in range(place, place + _BLOCK, 8):
+        chunk = eight(data, n)
+        ink = _at_least(chunk, 0x21)
+        known = _at_least(chunk, 0x1C) | (_at_least(chunk, 0x09) & ~_at_least(chunk, 0x0E))
+        strange |= (chunk & _HIGH) | (_HIGH & ~known)
+        starts = ink & ~(ink << np.uint64(8) | before)
+        count += int((starts >> np.uint64(7)) * _ONES >> np.uint64(56))
+        before = ink >> np.uint64(56)
+    return -1 if strange else count
+
+
+@numba.njit(cache=True, forceinline=True)
+def _last_of_run(data: UInt8s, stop: int, classes: UInt8s, letter: int) -> tuple[int, int]:
+    """Tell whether a block of ASCII ends inside a run, and the run's last letter's classes."""
+    if classes[data[stop - 1]] & SPACE:
+        return 0, 0
+    for n in range(1, _BLOCK + 1):
+        kind = classes[data[stop - n]]
+        if kind & LETTER:
+            return 1, kind
+        if kind & SPACE:
+            return 1, 0
+    return 1, letter
 
 
 @lru_cache(maxsize=2)

@@ -136,10 +136,10 @@ def _expand(given: str) -> list[tuple[str, str]]:
 
 def _data_files(paths: list[str], given: str) -> list[str]:
     """Leave out what is no data; on a hub, also the page that describes the dataset."""
-    patterns = (*_NO_DATA, "README.md") if given.startswith("hf://") else _NO_DATA
+    patterns = (*_NO_DATA, "readme.md") if given.startswith("hf://") else _NO_DATA
     left: list[str] = []
     for path in paths:
-        name = path.rsplit("/", 1)[-1]
+        name = path.rsplit("/", 1)[-1].lower()
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
             logger.info("%s is passed over: its name says that it is no data", path)
         else:

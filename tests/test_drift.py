@@ -6,10 +6,12 @@ from corpus.snapshots import PartEntry
 from pipeline.drift import Drift, Fertility, measure_drift, measure_fertility, tell_drift
 
 
-def part(snapshot: str, source: str, tokens: int, text_bytes: int) -> PartEntry:
+def part(
+    snapshot: str, source: str, tokens: int, text_bytes: int, words: int | None = None
+) -> PartEntry:
     return PartEntry(
         name=f"{snapshot}-{source}-{tokens}", source=source, snapshot=snapshot, documents=1, kept=1,
-        words=tokens // 2,
+        words=tokens // 2 if words is None else words,
         text_bytes=text_bytes, tokens=tokens, dropped={}, kept_digest="0", dropped_digest="0",
     )  # fmt: skip
 
@@ -24,13 +26,18 @@ PARTS = [
 def test_drift_by_hand() -> None:
     found = measure_drift(PARTS, ["one", "two", "three"])
     assert found == [
-        Drift("two", "books", 55, 200, 250, 1000),
-        Drift("two", "news", 26, 100, 350, 1300),  # a new source: all of the first delivery
-        Drift("two", "web", 0, 0, 100, 300),
-        Drift("three", "books", 45, 200, 250, 1000),
+        Drift("two", "books", 55, 200, 27, 250, 1000, 125),
+        Drift(
+            "two", "news", 26, 100, 13, 350, 1300, 175
+        ),  # a new source: all of the first delivery
+        Drift("two", "web", 0, 0, 0, 100, 300, 50),
+        Drift("three", "books", 45, 200, 22, 250, 1000, 125),
     ]
     assert [each.percent for each in found] == [
         pytest.approx(110), pytest.approx(96.571, abs=1e-3), None, pytest.approx(90),
+    ]  # fmt: skip
+    assert [each.word_percent for each in found] == [
+        pytest.approx(101.852, abs=1e-3), 100, None, pytest.approx(102.273, abs=1e-3),
     ]  # fmt: skip
     assert [each.is_due for each in found] == [True, False, False, False]
 
@@ -41,9 +48,19 @@ def test_one_delivery_has_not_drifted() -> None:
 
 
 @pytest.mark.parametrize(("tokens", "due"), [(109, False), (110, True), (111, True)])
-def test_a_tenth_more_is_due(tokens: int, due: bool) -> None:
-    parts = [part("one", "s", 100, 10**15), part("two", "s", tokens, 10**15)]
+@pytest.mark.parametrize("unit", ["bytes", "words"])
+def test_a_tenth_more_is_due(unit: str, tokens: int, due: bool) -> None:
+    """By bytes with as many tokens a word, and by words with fewer tokens a byte."""
+    parts = {
+        "bytes": [part("one", "s", 100, 10**15, 100), part("two", "s", tokens, 10**15, tokens)],
+        "words": [part("one", "s", 100, 10**15, 50), part("two", "s", tokens, 10**16, 50)],
+    }[unit]
     assert measure_drift(parts, ["one", "two"])[0].is_due == due
+
+
+def test_texts_without_words_are_compared_by_bytes() -> None:
+    (found,) = measure_drift([part("one", "s", 9, 9, 0), part("two", "s", 9, 9, 3)], ["one", "two"])
+    assert (found.percent, found.word_percent, found.is_due) == (100, None, False)
 
 
 def test_fertility_by_hand() -> None:
@@ -58,5 +75,7 @@ def test_fertility_by_hand() -> None:
 
 def test_what_is_due_is_told_of_the_newest_delivery() -> None:
     (line,) = tell_drift(PARTS, ["one", "two"])
-    assert line.startswith("books takes 110 % of the first delivery's tokens a byte: a tokenizer")
+    assert line.startswith(
+        "books takes more tokens than the first delivery, 110 % a byte, 102 % a word: a tokenizer"
+    )
     assert list(tell_drift(PARTS, ["one", "two", "three"])) == []

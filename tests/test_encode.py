@@ -31,6 +31,7 @@ from pipeline.encode import (
 from pipeline.index import open_arrow
 from pipeline.normalize import normalize_text
 from pipeline.parquet import read_table
+from pipeline.reference import words_of
 from pipeline.sentences import split_sentences
 
 # Merges over every boundary that a cut could harm: spaces, newlines, full stops.
@@ -47,6 +48,11 @@ NASTY = st.text(
     st.sampled_from(WHITE + "ab.!?\u3002\uff01\uff1f\u2026'\"<s>mk1\u4f60\u0301\U0001f600-"),
     max_size=60,
 ) | st.text(max_size=60)
+
+# Letters of scripts with and without spaces, marks, digits, punctuation and spaces.
+WORDY = st.sampled_from(
+    "ab\u00e9\u4f60\u597d\u3046\u3099\u0e01\u0e34\U0002000012.,\u3002'- \u3000\n"
+)
 
 
 def cleaned(text: str) -> str:
@@ -99,13 +105,40 @@ def test_the_whole_text_gives_what_its_sentences_give(texts: list[str]) -> None:
 
 
 @unhurried
-@given(st.lists(st.text(st.sampled_from("ab.<s> \n\t"), max_size=30).map(str.strip), max_size=4))
+@given(
+    st.lists(
+        (st.text(WORDY, max_size=30) | st.text(max_size=9)).map(cleaned).filter(bool), max_size=4
+    )
+)
 @example(["ab   a\n\n\nb . ab."])
+@example(["a\x01 b\x0e " * 20, "a\x7f b" * 20, "\u00e9 a" + "b" * 40])
+@example(["Hi, \u4f60\u597d\u3002x", "\u4f60", "\u597d"])
+@example(
+    [
+        "\u4f60" + "-" * 70 + "a b",
+        "a" + "-" * 70 + "\u4f60",
+        "." * 64 + "\u4f60",
+        "a " * 40 + "\u4f60",
+    ]
+)
+@example([" \t\n\r\v\f\x1c\x1d\x1e\x1f".join("abcdefgh") * 4, "a" * 32 + "b c", "a" * 31 + " b c"])
 def test_words_are_counted(texts: list[str]) -> None:
-    """White space alone is no word, though tokens of it start where a word does."""
-    texts = [text for text in texts if text]
-    encoded = ENCODER.encode(cut_texts(*flat_texts(texts)))
-    assert encoded.words == sum(len(text.split()) for text in texts)
+    """As the rules define words, also of texts from the middle of a buffer."""
+    data, offsets = flat_texts(["x y", *texts])
+    encoded = ENCODER.encode(cut_texts(data, offsets[1:]))
+    assert encoded.words == sum(len(words_of(text)) for text in texts)
+
+
+def test_words_by_hand() -> None:
+    """A letter of a script without spaces is a word; marks stay with the letter before them."""
+    for text, words in (
+        ("Two words", 2),
+        ("\u4f60\u597d\u3002", 2),
+        ("Hi, \u4f60\u597d\u3002x", 4),
+        ("\u3046\u3099\u3042", 2),
+        ("a\u3000. b", 3),
+    ):
+        assert ENCODER.encode(cut_texts(*flat_texts([text]))).words == words, text
 
 
 def with_splitter(pre_tokenizer: dict[str, object]) -> Tokenizer:
@@ -243,7 +276,7 @@ def test_a_part_is_encoded_whole(
             "name": name,
             "documents": len(rows),
             "tokens": sum(len(row["token_ids"]) for row in rows),
-            "words": sum(len(text.split()) for text in texts.values()),
+            "words": sum(len(words_of(text)) for text in texts.values()),
             "text_bytes": sum(len(text.encode()) for text in texts.values()),
             "kept_digest": format_digest(digest_table(kept, KEPT_COLUMNS)),
         }

@@ -101,26 +101,48 @@ def test_every_entry_of_robertas_vocabulary_as_a_text(roberta: Tokenizer) -> Non
     by_both(_fast(roberta), [*pieces, *(f" {piece} {piece}" for piece in pieces)])
 
 
+# Where the text of a line lies, in the order of preference.
+TEXT_KEYS = ("text", "abst", "sentence")
+# Of a file of prose, which there is so much of: documents are taken evenly, up to this much text.
+SLICE_BYTES = 2 * 2**20
+
+
+def sliced(texts: list[str]) -> list[str]:
+    """Take every n-th text, so many that they stay below the bound."""
+    return texts[:: 1 + sum(len(text.encode()) for text in texts) // SLICE_BYTES]
+
+
 def texts_of(path: Path) -> list[str]:
-    """Return the texts of a JSON-lines file, or of a JSON file of questions on paragraphs."""
+    """Return the texts of a file: JSON lines, plain, or JSON of questions on paragraphs."""
     raw = path.read_bytes()
     if path.suffix == ".zst":
         raw = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(raw)).read()
     else:
         raw = gzip.decompress(raw)
     if ".jsonl" in path.name:
-        return [orjson.loads(line)["text"] for line in raw.splitlines()]
+        rows = map(orjson.loads, raw.splitlines())
+        return [next(row[key] for key in TEXT_KEYS if key in row) for row in rows]
+    if ".txt" in path.name:
+        return [raw.decode()]
     articles = orjson.loads(raw)["data"]
     return [part["context"] for article in articles for part in article["paragraphs"]]
 
 
 def test_documents_of_every_language_come_back(shared_data: Path, roberta: Tokenizer) -> None:
-    folder = shared_data / "multilingual"
-    paths = sorted([*folder.glob("udhr2*.zst"), *folder.glob("xquad/*.gz")])
-    if not paths:
-        pytest.skip(f"no {folder}")
+    """All of the other languages and of Chinese, and a slice of each file of English prose."""
+    whole = (
+        "multilingual/udhr2*.zst",
+        "multilingual/xquad/*",
+        "multilingual/zh/*",
+        "finetune/zh/*",
+    )
+    paths = [path for pattern in whole for path in sorted(shared_data.glob(pattern))]
+    prose = sorted([*shared_data.glob("prose/*.jsonl.*"), *shared_data.glob("prose/*.txt.gz")])
+    if not (paths and prose):
+        pytest.skip(f"no texts in {shared_data}")
     texts = [text for path in paths for text in texts_of(path)]
-    assert len(texts) > 3000
+    assert len(texts) > 40_000
+    texts += [text for path in prose for text in sliced(texts_of(path))]
     data, offsets = flat_texts(texts)
     found = _fast(roberta).encode(data, offsets)
     pieces = roberta.token_bytes()

@@ -122,6 +122,15 @@ def test_two_files_of_one_name_are_refused(raw: Path) -> None:
         find(raw / "a.txt", raw / "deep" / "a.txt")
 
 
+def test_case_does_not_hide_what_a_file_is(tmp_path: Path) -> None:
+    for name in ("A.CSV", "X.TXT", "y.txt.zstd", "SUMS.MD5", "State.json"):
+        (tmp_path / name).write_text("x")
+    found = find(tmp_path)
+    assert [(each.name, each.format) for each in found] == [
+        ("A.CSV", "csv"), ("X.TXT", "text"), ("y.txt.zstd", "text"),
+    ]  # fmt: skip
+
+
 def test_a_format_is_given_or_told_by_the_name(raw: Path) -> None:
     (raw / "data.bin").write_text("x")
     with pytest.raises(ValueError, match=r"cannot tell the format of .*data\.bin"):

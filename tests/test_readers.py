@@ -1,6 +1,7 @@
 """Raw bytes in, records and damage with their places out, and nothing else."""
 
 import gzip
+import json
 import random
 import tracemalloc
 from pathlib import Path
@@ -335,11 +336,32 @@ def test_a_line_may_span_many_chunks(tmp_path: Path) -> None:
         ("a.txt", "text"), ("a.md.gz", "text"), ("/x.jsonl/a.rst", "text"),
         ("a.csv.xz", "csv"), ("a.tsv.lz4", "tsv"), ("a.parquet", "parquet"), ("a.feather", "arrow"),
         ("a.warc.wet.gz", "warc"), ("a.arc.gz", "warc"), ("a.htm", "html"),
-        ("d.xml.bz2", "wikipedia"),
+        ("d.xml.bz2", "wikipedia"), ("A.CSV", "csv"), ("X.TXT", "text"), ("a.JSON.Gz", "jsonl"),
+        ("a.txt.zstd", "text"), ("D/A.JSONL.ZSTD", "jsonl"),
     ],
 )  # fmt: skip
 def test_the_format_goes_by_the_name(name: str, form: str) -> None:
     assert detect_format(name) == form
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_an_array_says_what_to_do_with_it(tmp_path: Path, indent: int | None, mark: str) -> None:
+    """In one line and in many; a later line that is an array is a bad line and no more."""
+    array = mark + json.dumps([{"text": "a"}, {"text": "b"}], indent=indent)
+    first, *others = read(tmp_path / "a.json", array.encode() + b"\n[1]")
+    assert isinstance(first, Damage)
+    assert first.rule == ("invalid_json" if indent else "invalid_record")
+    assert first.detail.endswith(": one JSON array: convert to JSON lines, an object a line")
+    assert others
+    assert not any("convert" in each.detail for each in others if isinstance(each, Damage))
+
+
+@pytest.mark.parametrize("suffix", [".zst", ".gz"])
+def test_compression_is_read_whatever_the_name_is_written_like(tmp_path: Path, suffix: str) -> None:
+    other = {".zst": ".ZSTD", ".gz": ".GZ"}[suffix]
+    found = read(tmp_path / f"A.JSONL{other}", compress(suffix, line("a") + line("b")))
+    assert texts(found) == [(1, "a"), (2, "b")]
 
 
 @pytest.mark.parametrize("name", ["a", "a.gz", "a.docx", "jsonl", "a.jsonl.part"])

@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from corpus.recipe import Recipe, load_recipe
+from pipeline.rules import PRESETS, RULES, Rule
 
 MINIMAL: dict[str, Any] = {
     "store": "/store",
@@ -209,7 +210,10 @@ def test_the_later_override_wins(path: Path) -> None:
     [
         ("workers", "override 'workers' has no '=': write section.key=value"),
         ("store.a=1", "store is not a section of the recipe"),
-        ("sources.0.name=x", "sources is not a section of the recipe"),
+        (
+            "sources.0.name=x",
+            r"sources is a list, which is given whole, as JSON: sources=\[\.\.\.\]",
+        ),
         ("dedup.bnads=1", r"unknown key dedup\.bnads: did you mean bands"),
         ("a.b.c=1", "unknown key a: did you mean"),
         ("store=[", r"override 'store=\[': the value is not YAML"),
@@ -242,6 +246,27 @@ def test_a_file_that_is_no_recipe_is_refused(path: Path, content: bytes, message
 def test_a_recipe_that_is_not_there_is_named() -> None:
     with pytest.raises(ValueError, match=r"there is no recipe at /nowhere/recipe\.yaml"):
         load_recipe("/nowhere/recipe.yaml")
+
+
+def test_a_list_within_a_section_is_given_whole(path: Path) -> None:
+    message = r"mask is a list, which is given whole, as JSON: clean\.mask=\[\.\.\.\]"
+    with pytest.raises(ValueError, match=message):
+        load(path, {"clean": {"mask": ["ip"]}}, "clean.mask.0=email")
+    assert load(path, None, 'clean.mask=["email"]').clean.mask == ("email",)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_a_threshold_of_a_set_that_is_not_listed_is_refused(path: Path, rule: Rule) -> None:
+    """Every rule is known by its set, and fits where that is listed."""
+    clean = {"rules": [each for each in PRESETS if each != rule.preset]}
+    override = f"clean.thresholds.{rule.name}=3"
+    message = (
+        rf"{path}: clean\.thresholds\.{rule.name} has no effect, .* its set {rule.preset}: add"
+    )
+    with pytest.raises(ValueError, match=message):
+        load(path, {"clean": clean}, override)
+    listed = load(path, {"clean": {"rules": [rule.preset]}}, override)
+    assert listed.clean.thresholds == {rule.name: 3}
 
 
 def test_two_sources_of_one_name_are_refused(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -76,12 +77,9 @@ def test_spaces_of_tokens() -> None:
     assert begins.dtype == np.bool_
 
 
-def test_sizes_and_blanks_of_tokens() -> None:
+def test_sizes_of_tokens() -> None:
     pieces = TOKENIZER.token_bytes()
     assert TOKENIZER.token_sizes().tolist() == list(map(len, pieces))
-    assert TOKENIZER.blanks().tolist() == [piece.isspace() for piece in pieces]
-    assert TOKENIZER.blanks()[pieces.index(b"  ")]
-    assert not TOKENIZER.blanks()[pieces.index(b" the")]
 
 
 def test_words_by_hand() -> None:
@@ -127,6 +125,33 @@ def test_equal_tokenizers_have_one_fingerprint(tmp_path: Path) -> None:
 
 def test_a_directory_without_a_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no tokenizer\.json, nor all of encoder\.json"):
+        open_tokenizer(str(tmp_path))
+
+
+FIELDS = orjson.loads(TOKENIZER.definition)
+
+
+@pytest.mark.parametrize(
+    ("definition", "message"),
+    [
+        (b'{"a":1}', "no tokenizer as `tokenizers` writes it: its JSON has no object `model`"),
+        (b"[1]", "no tokenizer as `tokenizers` writes it"),
+        (TOKENIZER.definition[:-9], "not JSON: "),
+        (b"", "not JSON: "),
+        (b"\xff", "not JSON: "),
+        (b'{"model":{"type":"BPE"}}', "`tokenizers` cannot open it: Exception: "),
+        (orjson.dumps(FIELDS | {"model": FIELDS["model"] | {"vocab": [1]}}), "cannot open it"),
+        (orjson.dumps(FIELDS | {"model": FIELDS["model"] | {"merges": [[1]]}}), "cannot open it"),
+        (orjson.dumps(FIELDS | {"added_tokens": [{}]}), "cannot open it: KeyError: 'content'"),
+        (orjson.dumps(FIELDS | {"pre_tokenizer": None}), "the tokenizer does not give"),
+    ],
+)  # fmt: skip
+def test_what_is_no_tokenizer_is_refused_with_its_file(
+    tmp_path: Path, definition: bytes, message: str
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(definition)
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: .*{message}"):
         open_tokenizer(str(tmp_path))
 
 
@@ -245,6 +270,39 @@ def test_a_dictionary_by_hand() -> None:
     assert tokenizer.encode(["th"]) == [[4]]
     assert tokenizer.vocab_size == 4 + 257 + 1 + 1
     assert tokenizer.token_bytes()[4 + 257] == b"filler"
+
+
+ENCODER = json.dumps(
+    {token: n for n, token in enumerate([*sorted(byte_alphabet().values()), "th"])}
+).encode()
+DICTIONARY = "".join(f"{number} 1\n" for number in range(257)).encode()
+
+
+@pytest.mark.parametrize(
+    ("changed", "data", "message"),
+    [
+        ("encoder.json", ENCODER[:-1], r"encoder\.json is not JSON: "),
+        ("encoder.json", b"[]", r"encoder\.json holds a list, expected token -> id"),
+        ("encoder.json", b'{"a":0}', r"dict\.txt names GPT-2's token 1, which encoder\.json lacks"),
+        ("vocab.bpe", b"#version: 0.2\nt h e\n", r"vocab\.bpe, line 2: 't h e' is no pair"),
+        ("vocab.bpe", b"#version\ne r\n", r"encoder\.json lacks the token 'er', a byte or"),
+        ("vocab.bpe", b"\xff", r"vocab\.bpe is not UTF-8"),
+        ("dict.txt", DICTIONARY[:-6], r"dict\.txt lacks the token 'th', a byte or what vocab\.bpe"),
+        ("dict.txt", DICTIONARY[4:], r"dict\.txt lacks the token '!', a byte or what vocab\.bpe"),
+        ("dict.txt", DICTIONARY + b"3 1\n", r"dict\.txt names a token twice"),
+        ("dict.txt", b"\xff", r"dict\.txt is not UTF-8"),
+    ],
+)  # fmt: skip
+def test_files_that_do_not_fit_together_are_named(
+    tmp_path: Path, changed: str, data: bytes, message: str
+) -> None:
+    files = {"encoder.json": ENCODER, "vocab.bpe": b"#version: 0.2\nt h\n", "dict.txt": DICTIONARY}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    assert open_tokenizer(str(tmp_path)).encode(["th"]) == [[4 + 256]]
+    (tmp_path / changed).write_bytes(data)
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(tmp_path))}, .*: {message}"):
+        open_tokenizer(str(tmp_path))
 
 
 def test_a_dropout_is_refused() -> None:
