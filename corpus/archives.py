@@ -32,7 +32,14 @@ SALVAGE_BYTES = 2**8
 MAX_RATIO = 500.0
 BOMB_BYTES = 2**28
 
-SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz", ".lz4": "lz4"}
+SUFFIXES = {
+    ".gz": "gzip",
+    ".zst": "zstd",
+    ".zstd": "zstd",
+    ".bz2": "bzip2",
+    ".xz": "xz",
+    ".lz4": "lz4",
+}
 # First bytes: RFC 1952; RFC 8878; the bzip2, xz and LZ4 frame format descriptions.
 _MAGIC = {
     b"\x1f\x8b\x08": "gzip",
@@ -76,7 +83,7 @@ class _Decoder(Protocol):
 def codec_of(name: str, head: bytes = b"") -> str | None:
     """Tell the compression by a name, then by first bytes; None is none."""
     for suffix, codec in SUFFIXES.items():
-        if name.endswith(suffix):
+        if name.lower().endswith(suffix):
             return codec
     return next((codec for magic, codec in _MAGIC.items() if head.startswith(magic)), None)
 

@@ -57,9 +57,6 @@ _FORMATS = {
     ".xhtml": "html",
     ".xml": "wikipedia",
 }
-# How a name says that a file is compressed; some write `.zstd` for `.zst`. Which codec it is, the
-# first bytes say where the name is not one of `SUFFIXES`.
-_COMPRESSED = (*SUFFIXES, ".zstd")
 # How much is looked at to tell a format. A Wikipedia dump says so in its first line.
 _SNIFF_BYTES = 4096
 _SNIFFED = (
@@ -81,14 +78,14 @@ def detect_format(name: str) -> str:
     if found is None:
         raise ValueError(
             f"cannot tell the format of {name} by its name ({', '.join(_FORMATS)}, each also "
-            f"{', '.join(_COMPRESSED)}) nor by its first bytes: set the source's format"
+            f"{', '.join(SUFFIXES)}) nor by its first bytes: set the source's format"
         )
     return found
 
 
 def _format_of(name: str) -> str | None:
     stem = name.rsplit("/", 1)[-1].lower()
-    for suffix in _COMPRESSED:
+    for suffix in SUFFIXES:
         stem = stem.removesuffix(suffix)
     return next((found for suffix, found in _FORMATS.items() if stem.endswith(suffix)), None)
 

@@ -22,7 +22,9 @@ _BITS_A_VALUE = 16
 
 def unpack(name: str, data: bytes) -> bytes:
     """Return the content of a file that is gzip or zstd by its name, or plain."""
-    codec = next((codec for suffix, codec in _CODECS.items() if name.endswith(suffix)), None)
+    codec = next(
+        (codec for suffix, codec in _CODECS.items() if name.lower().endswith(suffix)), None
+    )
     if codec is None:
         return data
     try:

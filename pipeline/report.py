@@ -214,11 +214,13 @@ def _fertility(snapshot: Snapshot) -> Iterator[Html]:
                 each.tokens / each.words if each.words else None,
                 each.tokens / each.text_bytes if each.text_bytes else None,
                 found.percent if found else None,
+                found.word_percent if found else None,
                 "due" if found and found.is_due else "",
             )
         )
     head = (
-        "delivery", "source", "tokens a word", "tokens a byte", "percent of the first delivery's",
+        "delivery", "source", "tokens a word", "tokens a byte",
+        "a byte, percent of the first delivery's", "a word, percent of the first delivery's",
         "retraining",
     )  # fmt: skip
     yield table("Fertility by delivery and source", head, rows)
