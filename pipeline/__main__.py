@@ -13,6 +13,7 @@ import os
 import sys
 from typing import Any
 
+from corpus.arguments import parse
 from corpus.recipe import Recipe, load_recipe
 from corpus.snapshots import open_snapshot
 
@@ -22,7 +23,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    parsed = _parse(arguments)
+    parsed = parse(_parser(), arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
         return int(parsed.run(parsed))
@@ -36,21 +37,6 @@ def main(arguments: list[str] | None = None) -> int:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         print(f"error: {lines[-1]}", file=sys.stderr)
         return 2
-
-
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Parse the command line; overrides may stand before or after options."""
-    parser = _parser()
-    parsed, rest = parser.parse_known_args(arguments)
-    if rest and not (hasattr(parsed, "overrides") and all(map(_is_override, rest))):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        parsed.overrides = [*parsed.overrides, *rest]
-    return parsed
-
-
-def _is_override(argument: str) -> bool:
-    return "=" in argument and not argument.startswith("-")
 
 
 def _parser() -> argparse.ArgumentParser:

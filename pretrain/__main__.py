@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import orjson
 
+from corpus.arguments import parse
 from corpus.recipe import load_recipe
 from pretrain.evaluation import commands as evaluation
 from pretrain.explain import ROWS_SHOWN, explain_batch, explain_step
@@ -22,7 +23,7 @@ from pretrain.writer import CheckpointFailedError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a mistake of the user's is one line on stderr and exit status 2."""
-    options = _parse(arguments)
+    options = parse(_parser(), arguments)
     configure_logging(logging.INFO)
     try:
         _run(options)
@@ -39,23 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return EXIT_STATUS
     return 0
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; keys, texts and files may stand before or after options."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    many = [name for name in ("overrides", "texts", "files") if hasattr(options, name)]
-    if rest and not (many and all(_is_given(many[0], each) for each in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        setattr(options, many[0], [*getattr(options, many[0]), *rest])
-    return options
-
-
-def _is_given(many: str, argument: str) -> bool:
-    is_option = argument.startswith("-") and " " not in argument
-    return not is_option and (many != "overrides" or "=" in argument)
 
 
 def _run(options: argparse.Namespace) -> None:
