@@ -13,20 +13,23 @@ import numba
 import numpy as np
 import pyarrow as pa
 
+from corpus.archives import codec_of
 from pipeline.kernels import UInt64s
 
-_CODECS = {".gz": "gzip", ".zst": "zstd"}
 # Bits of a filter for each value in it: 16 to 32. Guess: one in a hundred others passes.
 _BITS_A_VALUE = 16
 
 
 def unpack(name: str, data: bytes) -> bytes:
-    """Return the content of a file that is gzip or zstd by its name, or plain."""
-    codec = next(
-        (codec for suffix, codec in _CODECS.items() if name.lower().endswith(suffix)), None
-    )
+    """Return the content of a file that is gzip or zstd by its name, or plain.
+
+    `ValueError` names one that is compressed in another way, or is broken.
+    """
+    codec = codec_of(name)
     if codec is None:
         return data
+    if codec not in ("gzip", "zstd"):
+        raise ValueError(f"{name} is compressed with {codec}: a list is plain, gzip or zstd")
     try:
         with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
             return bytes(stream.read())
@@ -37,9 +40,7 @@ def unpack(name: str, data: bytes) -> bytes:
 def plain_name(name: str) -> str:
     """Return the name without what says how it is compressed, in lower case."""
     lower = name.lower()
-    for suffix in _CODECS:
-        lower = lower.removesuffix(suffix)
-    return lower
+    return lower if codec_of(lower) is None else lower.rpartition(".")[0]
 
 
 def fingerprint_of(data: bytes) -> str:

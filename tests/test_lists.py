@@ -30,6 +30,8 @@ def test_a_broken_archive_is_named() -> None:
         unpack("a.zst", b"text")
     with pytest.raises(ValueError, match=r"a.gz cannot be decompressed"):
         unpack("a.gz", gzip.compress(b"text" * 100)[:-9])
+    with pytest.raises(ValueError, match=r"a\.xz is compressed with xz: a list is plain, gzip or"):
+        unpack("a.xz", b"text")
 
 
 def test_a_name_is_told_without_its_compression() -> None:
