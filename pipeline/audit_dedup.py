@@ -93,13 +93,13 @@ class _Places(NamedTuple):
 
     def find(self, rows: list[dict[str, Any]], prefix: str) -> Int64s:
         """Return where each of the documents that rows name stands here; -1: nowhere."""
+        if not len(self.hashes):
+            return np.full(len(rows), -1)
         wanted = hash_places(
             (row[f"{prefix}snapshot"], row[f"{prefix}id"], row[f"{prefix}file"],
              row[f"{prefix}position"]) for row in rows
         )  # fmt: skip
-        at = np.minimum(np.searchsorted(self.hashes, wanted), max(0, len(self.hashes) - 1))
-        if not len(self.hashes):
-            return np.full(len(rows), -1)
+        at = np.minimum(np.searchsorted(self.hashes, wanted), len(self.hashes) - 1)
         return np.where(self.hashes[at] == wanted, at, -1)
 
 
