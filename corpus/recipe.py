@@ -38,17 +38,6 @@ Format = Literal[
 ]
 
 
-# The set of a rule by the beginning of its name; the first that fits counts. A threshold of a set
-# that is not listed is refused where a recipe is read, not in `Clean`: manifests keep what stood.
-_SETS_OF_RULES = (
-    ("gopher_duplicate_", "gopher_repetition"),
-    ("gopher_top_", "gopher_repetition"),
-    ("gopher_", "gopher_quality"),
-    ("c4_", "c4"),
-    ("fineweb_", "fineweb"),
-)
-
-
 class Source(Section):
     """Where documents of one kind come from."""
 
@@ -239,12 +228,4 @@ class Recipe(Section):
 
 def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML recipe, apply `section.key=value` overrides and check all of it."""
-    recipe = load_section(Recipe, path, overrides)
-    for name in recipe.clean.thresholds:
-        preset = next((found for start, found in _SETS_OF_RULES if name.startswith(start)), None)
-        if preset is not None and preset not in recipe.clean.rules:
-            raise ValueError(
-                f"{path}: clean.thresholds.{name} has no effect, as clean.rules does not list its "
-                f"set {preset}: add that or leave the threshold out"
-            )
-    return recipe
+    return load_section(Recipe, path, overrides)

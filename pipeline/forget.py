@@ -24,7 +24,7 @@ from corpus.recipe import LABEL_PATTERN
 from corpus.snapshots import Snapshot, find_snapshot, open_snapshot
 from pipeline.outcome import Outcome
 from pipeline.purge import find_holdings, labels_that_hold
-from pipeline.takedown import HELD, finish_takedown, point_head_at, read_identities
+from pipeline.takedown import HELD, finish_killed, point_head_at, read_identities
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def forget(store: str, label: str, request: Request, workers: int | None = None)
 
 def _forget(store: str, label: str, request: Request, given: tuple[int | None, Lease]) -> Outcome:
     start = time.perf_counter()
-    finished = finish_takedown(store, *given)  # an earlier one, or this one begun before
+    finished = finish_killed(store, *given)  # an earlier one, or this one begun before
     complete = find_snapshot(store, label)
     if complete is not None:
         _check_same_request(store, label, request)
@@ -68,7 +68,7 @@ def _forget(store: str, label: str, request: Request, given: tuple[int | None, L
     listed = make_list(store, parent, request)
     if not create(forgotten_path(store, label), listed.to_bytes()):
         _check_same_request(store, label, request)
-    outcome = finish_takedown(store, *given)
+    outcome = finish_killed(store, *given)
     if outcome is not None:
         return outcome
     logger.info("no document of %s is on the list: no snapshot is made", parent.label)

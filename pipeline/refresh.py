@@ -25,10 +25,8 @@ from corpus.snapshots import (
     Input,
     Snapshot,
     find_snapshot,
-    list_snapshots,
     newest_label,
     open_snapshot,
-    read_manifest,
     tokenizer_root,
 )
 from corpus.tokenizer import open_tokenizer
@@ -59,7 +57,7 @@ from pipeline.jobs import Stages
 from pipeline.outcome import Outcome
 from pipeline.report import add_report
 from pipeline.settled import copy_lists, keep_lists, settle
-from pipeline.takedown import count_shards, finish_takedown, obeying, point_head_at
+from pipeline.takedown import count_shards, finish_killed, obeying, point_head_at
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +86,8 @@ def refresh(recipe: Recipe) -> Outcome:
         logger.info("%s brings no new input: no snapshot is made", recipe.snapshot)
         return Outcome(parent, 0, time.perf_counter() - start, {})
     with holding(recipe.store, f"refresh of {recipe.snapshot}") as lease:
-        _finish_commit(recipe.store)
         # On top of documents that are on the list, a refresh would not equal a rebuild.
-        finish_takedown(recipe.store, recipe.workers, lease)
+        finish_killed(recipe.store, recipe.workers, lease)
         complete = find_snapshot(recipe.store, recipe.snapshot)
         if complete is not None:  # by another command, which has just ended
             return refresh(recipe)
@@ -133,6 +130,7 @@ def rebuild(store: str, into: str, workers: int | None = None) -> Outcome:
 
 def _settle(recipe: Recipe) -> tuple[Recipe, dict[str, bytes]]:
     """Read the lists that a recipe names; it goes on naming them by fingerprint."""
+    rules.check_thresholds(recipe.clean)
     clean_config, lists = settle(recipe.clean)
     return recipe.model_copy(update={"clean": clean_config}), lists
 
@@ -149,7 +147,7 @@ def _rebuilding(store: str, original: Snapshot, recipe: Recipe) -> Job:
 def _lineage_now(store: str) -> dict[str, Any]:
     """Return the lineage of a store as this version of the code goes on with it."""
     stored: dict[str, Any] = orjson.loads(read_bytes(join(store, _LINEAGE)))
-    return stored | _code_versions()
+    return stored | code_versions()
 
 
 def run(job: Job, lease: Lease) -> Outcome:
@@ -189,22 +187,6 @@ def _newest(store: str) -> Snapshot | None:
     return None if label is None else open_snapshot(store, label)
 
 
-def _finish_commit(store: str) -> None:
-    """Point HEAD at a snapshot whose refresh was killed between its manifest and HEAD.
-
-    Otherwise another label would go on from its parent and read its inputs once more. Take-downs
-    see to their own.
-    """
-    parent = _newest(store)
-    passed = {*list_takedowns(store), *(parent.deliveries if parent else ())}
-    for label in list_snapshots(store):
-        complete = None if label in passed else read_manifest(store, label)
-        if complete is not None and complete.parent == (parent.label if parent else None):
-            logger.info("%s was complete but for its place as the newest snapshot", label)
-            point_head_at(store, complete)
-            return
-
-
 def _new_inputs(
     recipe: Recipe, parent: Snapshot | None, inputs: tuple[Input, ...]
 ) -> tuple[Input, ...]:
@@ -232,10 +214,10 @@ def _lineage(recipe: Recipe) -> dict[str, Any]:
     lineage = {
         f"{name}.{key}": value for name, keys in sections.items() for key, value in keys.items()
     }
-    return lineage | _code_versions()
+    return lineage | code_versions()
 
 
-def _code_versions() -> dict[str, Any]:
+def code_versions() -> dict[str, Any]:
     """Return the versions of code, libraries and Unicode that a result depends on."""
     modules = (
         documents_module, readers_module, chain, clean, urls, html, wikitext, normalize,

@@ -159,6 +159,18 @@ def thresholds(config: Clean) -> Limits:
     return {rule.name: config.thresholds.get(rule.name, rule.threshold) for rule in rules}
 
 
+def check_thresholds(config: Clean) -> None:
+    """Refuse with `ValueError` a threshold that is of no rule, or of a set that is not listed."""
+    thresholds(config)
+    for name in config.thresholds:
+        preset = BY_NAME[name].preset
+        if preset not in config.rules:
+            raise ValueError(
+                f"clean.thresholds.{name} has no effect, as clean.rules does not list its set "
+                f"{preset}: add that or leave the threshold out"
+            )
+
+
 def is_english(language: str | None) -> bool:
     """Tell whether English stop words can be asked of a text with this language label."""
     return language is None or language.lower().replace("_", "-").split("-")[0] in ("en", "eng")

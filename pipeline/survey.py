@@ -12,7 +12,6 @@ change the text that later sets see.
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -20,35 +19,24 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from corpus import documents as documents_module
-from corpus import readers as readers_module
 from corpus.archives import InputFile
 from corpus.files import join
 from corpus.readers import read_records
 from corpus.recipe import Clean, Recipe
 from corpus.records import Record
 from corpus.snapshots import Input, Tree
-from pipeline import boilerplate, html, normalize, privacy, rules, wikitext
-from pipeline import chain as chain_module
-from pipeline import languages as languages_module
 from pipeline.chain import open_chain, record_id
 from pipeline.clean import batches, input_name
 from pipeline.inputs import find_inputs
 from pipeline.jobs import Output, Stages, Task
 from pipeline.judging import statistics_table
 from pipeline.parquet import read_table, write_table
-from pipeline.refresh import with_absolute_store
+from pipeline.refresh import code_versions, with_absolute_store
 from pipeline.rules import BY_NAME, PRESETS, Limits, Rule, thresholds
 from pipeline.settled import keep_lists, settle
 
 _QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 _SHOWN = ("1 %", "10 %", "50 %", "90 %", "99 %")
-# The code and the libraries that values depend on.
-_MODULES = (
-    documents_module, readers_module, chain_module, html, wikitext, normalize, boilerplate, privacy,
-    languages_module, rules,
-)  # fmt: skip
-_LIBRARIES = ("ftfy", "pycld2", "resiliparse")
 
 
 def survey(recipe: Recipe, out: str) -> Iterator[str]:
@@ -93,8 +81,7 @@ def _without_verdicts(config: Clean) -> Clean:
 
 def _identify(config: Clean) -> str:
     """Name what the values depend on beside the inputs: how texts are cleaned, and by what code."""
-    code = {module.__name__: module.VERSION for module in _MODULES}
-    identity = [config.model_dump(mode="json"), code, *map(version, _LIBRARIES)]
+    identity = [config.model_dump(mode="json"), code_versions()]
     return hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 

@@ -5,7 +5,7 @@ exactly the shards whose membership changed are packed anew, in as many shards a
 the same tokenizer. What comes out is what a rebuild with that list gives.
 
 The list is written before anything else, so a command that was killed leaves one that the newest
-snapshot does not obey. `finish_takedown` is therefore the first thing that whoever writes a store
+snapshot does not obey. `finish_killed` is therefore the first thing that whoever writes a store
 does: a refresh on top of such a snapshot would keep what a rebuild leaves out. A manifest names the
 list that its snapshot obeys, so that the documents are looked through only after the list grew.
 """
@@ -58,9 +58,10 @@ HELD = "held.json"
 _OBEYS = "forgotten"
 
 
-def finish_takedown(store: str, workers: int | None, lease: Lease) -> Outcome | None:
+def finish_killed(store: str, workers: int | None, lease: Lease) -> Outcome | None:
     """Take out what is on the list and still in the newest snapshot; None where nothing is."""
     start = time.perf_counter()
+    _finish_commit(store)
     listed = read_forgotten(store)
     if listed.is_empty or newest_label(store) is None:
         return None
@@ -90,6 +91,21 @@ def finish_takedown(store: str, workers: int | None, lease: Lease) -> Outcome | 
     snapshot = add_report(store, snapshot, parent)
     commit(job, snapshot, lease)
     return Outcome(snapshot, stages.tasks_run, time.perf_counter() - start, stages.seconds)
+
+
+def _finish_commit(store: str) -> None:
+    """Point HEAD at a snapshot whose refresh was killed between its manifest and HEAD.
+
+    Otherwise another label would go on from its parent, beside it. Take-downs see to their own.
+    """
+    newest = newest_label(store)
+    passed = {*list_takedowns(store), *(open_snapshot(store, newest).deliveries if newest else ())}
+    for label in list_snapshots(store):
+        complete = None if label in passed else read_manifest(store, label)
+        if complete is not None and complete.parent == newest:
+            logger.info("%s was complete but for its place as the newest snapshot", label)
+            write_head(store, complete.label)
+            return
 
 
 def _label_of(store: str, parent: Snapshot) -> str:

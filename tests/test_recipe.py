@@ -8,7 +8,6 @@ import yaml
 from pydantic import ValidationError
 
 from corpus.recipe import Recipe, load_recipe
-from pipeline.rules import PRESETS, RULES, Rule
 
 MINIMAL: dict[str, Any] = {
     "store": "/store",
@@ -253,20 +252,6 @@ def test_a_list_within_a_section_is_given_whole(path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         load(path, {"clean": {"mask": ["ip"]}}, "clean.mask.0=email")
     assert load(path, None, 'clean.mask=["email"]').clean.mask == ("email",)
-
-
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-def test_a_threshold_of_a_set_that_is_not_listed_is_refused(path: Path, rule: Rule) -> None:
-    """Every rule is known by its set, and fits where that is listed."""
-    clean = {"rules": [each for each in PRESETS if each != rule.preset]}
-    override = f"clean.thresholds.{rule.name}=3"
-    message = (
-        rf"{path}: clean\.thresholds\.{rule.name} has no effect, .* its set {rule.preset}: add"
-    )
-    with pytest.raises(ValueError, match=message):
-        load(path, {"clean": clean}, override)
-    listed = load(path, {"clean": {"rules": [rule.preset]}}, override)
-    assert listed.clean.thresholds == {rule.name: 3}
 
 
 def test_two_sources_of_one_name_are_refused(path: Path) -> None:

@@ -9,7 +9,15 @@ from stage_helpers import unhurried
 from corpus.recipe import Clean
 from pipeline.characters import BULLETS, STOP_WORDS
 from pipeline.judging import Judged, judge_batch, statistics_table
-from pipeline.rules import PRESETS, RULES, Failure, is_english, thresholds
+from pipeline.rules import (
+    PRESETS,
+    RULES,
+    Failure,
+    Rule,
+    check_thresholds,
+    is_english,
+    thresholds,
+)
 
 QUALITY = Clean(rules=("gopher_quality",))
 
@@ -226,6 +234,16 @@ def test_an_unknown_threshold_is_refused_with_the_nearest() -> None:
         judge_batch(pa.array(["a"]), config)
     with pytest.raises(ValueError, match=message):
         statistics_table(pa.array(["a"]), config)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_a_threshold_of_a_set_that_is_not_listed_is_refused(rule: Rule) -> None:
+    limits = {rule.name: 3.0}
+    check_thresholds(Clean(rules=(rule.preset,), thresholds=limits))
+    others = tuple(each for each in PRESETS if each != rule.preset)
+    message = rf"clean\.thresholds\.{rule.name} has no effect, .* its set {rule.preset}: add"
+    with pytest.raises(ValueError, match=message):
+        check_thresholds(Clean(rules=others, thresholds=limits))
 
 
 def test_other_thresholds_and_none() -> None:

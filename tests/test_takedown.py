@@ -234,6 +234,18 @@ def test_a_refresh_goes_on_from_one_that_was_killed_before_its_last_write(chain:
     compare_snapshots((whole.store, chain.store), (expected[1], after))
 
 
+def test_a_take_down_goes_on_from_a_refresh_that_was_killed_before_its_last_write(
+    chain: Chain,
+) -> None:
+    """Beside it, the documents that it brought would be in no later snapshot."""
+    with pytest.MonkeyPatch.context() as patch, suppress(KilledError):
+        patch.setattr(*KILLS["HEAD"])
+        chain.deliver(LATER)
+    after = chain.take_down("t", Request(ids=("a/a",)))
+    assert (after.parent, kept(chain, after)) == ("s4", {"a/b", "a/other", "a/new"})
+    compare_snapshots((chain.store, str(chain.directory / "rebuilt")), (after, chain.rebuild()))
+
+
 def test_the_next_take_down_finishes_the_one_before(chain: Chain) -> None:
     take_down_killed(chain, "cascade", "t", Request(ids=("a/a",)))
     with pytest.raises(ValueError, match="t is another take-down"):
