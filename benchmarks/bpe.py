@@ -29,7 +29,7 @@ from corpus.recipe import Tokenizer as TokenizerConfig
 from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import LEADING_SPECIALS, byte_alphabet, open_tokenizer
 from pipeline.parquet import read_table
-from pipeline.vocabulary import SAMPLE_RANGE, count_part, learn, train
+from pipeline.vocabulary import SAMPLE_RANGE, add_up, count_part, learn, train
 
 _PART_BYTES = 10_000_000  # small parts, so that several tasks have something to do
 
@@ -62,13 +62,13 @@ def _by_reference(folder: str, parts: list[str]) -> Merges:
 
 def _by_us(folder: str, counted: list[str]) -> Merges:
     config = TokenizerConfig(vocab_size=50_265)
-    made = learn(Tree(folder), "learn", folder, config, counted)
+    added = add_up(Tree(folder), "all", (0, 1), counted).paths
+    made = learn(Tree(folder), "learn", folder, config, added)
     return _merges(open_tokenizer(tokenizer_root(folder, made.counts["fingerprint"])).definition)
 
 
-def _count(folder: str, parts: list[str]) -> None:
-    for part in parts:
-        count_part(Tree(folder), part, part, SAMPLE_RANGE)
+def _count(folder: str, parts: list[str]) -> list[str]:
+    return [count_part(Tree(folder), part, part, SAMPLE_RANGE).paths[0] for part in parts]
 
 
 def _measured(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, list[float]]:
@@ -119,8 +119,9 @@ def main() -> int:
         learned = []
         for workers in (1, 2, 4):
             shares = [(folder, parts[n::workers]) for n in range(workers)]
-            measure(f"count, {workers} processes", _count, shares)
-            learned += measure("learn from the counts", _by_us, [(folder, parts)])
+            counted = measure(f"count, {workers} processes", _count, shares)
+            paths = [path for each in counted for path in each]
+            learned += measure("add up and learn", _by_us, [(folder, paths)])
         expected = measure("tokenizers' BpeTrainer", _by_reference, [(folder, parts)])[0]
     print(f"{len(expected)} merges, the same: {[each == expected for each in learned]}")
     return int(any(each != expected for each in learned))

@@ -18,23 +18,25 @@ import numpy.typing as npt
 
 from corpus.tokenizer import LEADING_SPECIALS, byte_alphabet
 from pipeline.kernels import GOLDEN
-from pipeline.word_counts import Words
+from pipeline.word_counts import Counted
 
 Pairs = npt.NDArray[np.int32]
 
 # A pair's key holds the left token above the right one.
 _SHIFT = 32
-_FIRST_ROOM = 1 << 10  # pairs a table begins with room for; it doubles. Any size would do.
+_FIRST_ROOM = 1 << 10  # pairs that a step has room for; it doubles. Any size would do.
 
 
-def learn_merges(words: Words, merges: int, min_frequency: int) -> list[tuple[str, str]]:
+def learn_merges(words: Counted, merges: int, min_frequency: int) -> list[tuple[str, str]]:
     """Learn at most so many merges, as pairs of tokens in GPT-2's alphabet."""
     alphabet = byte_alphabet()
     tokens = [*LEADING_SPECIALS, *sorted(alphabet.values())]
     ids = {token: position for position, token in enumerate(tokens)}
     by_byte = np.array([ids[alphabet[byte]] for byte in range(256)], np.int32)
-    symbols, limits = by_byte[words.data], (len(tokens), merges, min_frequency)
-    lefts, rights = _learn(symbols, words.offsets, words.counts, limits).T.tolist()
+    begin, end = words.offsets[0], words.offsets[-1]
+    symbols, starts = by_byte[words.data[begin:end]], words.offsets - begin
+    limits = (len(tokens), merges, min_frequency)
+    lefts, rights = _learn(symbols, starts, words.counts.copy(), limits).T.tolist()
     learned = []
     for left, right in zip(lefts, rights, strict=True):
         learned.append((tokens[left], tokens[right]))
@@ -57,16 +59,12 @@ def _learn(symbols, starts, counts, limits):  # type: ignore[no-untyped-def]  # 
     """Return the pairs that are merged, in order: [merges, 2]."""
     tokens, merges, least = limits
     words = (symbols, starts[:-1], starts[1:].copy(), counts)
-    # A step forms at most as many pairs as there are symbols.
-    room = len(symbols)
+    room = _FIRST_ROOM
     found = (np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.int32))
-    table = _new_table(_FIRST_ROOM)
     heap = [(0, 0, 0)]
     heap.pop()
+    table = _first_pairs(words, heap, tokens, least)
     learned = np.empty((merges, 2), np.int32)
-    slots = tokens * tokens
-    dense = (np.zeros(slots, np.int64), np.full(slots, -1), np.full(slots, -1))
-    table = _keep(found, _find_all(words, found, dense, tokens), dense, table, heap, least)
     slots = 2 * (tokens + merges)
     dense = (np.zeros(slots, np.int64), np.full(slots, -1), np.full(slots, -1))
     for step in range(merges):
@@ -75,24 +73,42 @@ def _learn(symbols, starts, counts, limits):  # type: ignore[no-untyped-def]  # 
             return learned[:step]
         left, right = table[0][entry] >> _SHIFT, table[0][entry] & ((1 << _SHIFT) - 1)
         learned[step, 0], learned[step, 1] = left, right
-        count = _merge(entry, (left, right, tokens + step), words, (found, dense, table))
+        triple = (left, right, tokens + step)
+        count, found = _merge(entry, triple, words, (found, dense, table))
         table = _keep(found, count, dense, table, heap, least)
     return learned
 
 
 @numba.njit(cache=True)
-def _find_all(words, found, dense, tokens):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Note every pair of neighbours; return how many are noted."""
+def _first_pairs(words, heap, tokens, least):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return the table of the pairs of bytes: they are counted, then given their words."""
     symbols, starts, stops, counts = words
-    (slots, keys, homes), (totals, _, last) = found, dense
-    count = np.int64(0)
+    slots = tokens * tokens
+    totals, homes, last = np.zeros(slots, np.int64), np.zeros(slots, np.int64), np.full(slots, -1)
     for word in range(len(starts)):
         for i in range(starts[word] + 1, stops[word]):
-            left, right = np.int64(symbols[i - 1]), np.int64(symbols[i])
-            slot = left * tokens + right
-            slots[count], keys[count], homes[count] = slot, left << _SHIFT | right, word
-            count += _note(totals, last, slot, word, counts[word])
-    return count
+            slot = np.int64(symbols[i - 1]) * tokens + symbols[i]
+            homes[slot] += _note(totals, last, slot, word, counts[word])
+    frequent = np.flatnonzero(totals >= least)
+    table = _new_table(len(frequent), homes[frequent].sum())
+    keys, table_counts, begins, ends, index, places, sizes = table
+    entries = np.full(slots, -1)
+    for slot in frequent:
+        entry = entries[slot] = sizes[0]
+        keys[entry], table_counts[entry] = slot // tokens << _SHIFT | slot % tokens, totals[slot]
+        begins[entry] = ends[entry] = sizes[1]
+        sizes[0], sizes[1] = sizes[0] + 1, sizes[1] + homes[slot]
+        index[_find(index, keys, keys[entry])] = entry
+        heapq.heappush(heap, (-totals[slot], keys[entry], entry))
+    last[:] = -1
+    for word in range(len(starts)):
+        for i in range(starts[word] + 1, stops[word]):
+            slot = np.int64(symbols[i - 1]) * tokens + symbols[i]
+            entry = entries[slot]
+            if entry >= 0 and last[slot] != word:
+                last[slot] = places[ends[entry]] = word
+                ends[entry] += 1
+    return table
 
 
 @numba.njit(cache=True, forceinline=True)
@@ -108,6 +124,7 @@ def _note(totals, last, slot, word, weight):  # type: ignore[no-untyped-def]  # 
 def _merge(entry, triple, words, tables):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Merge a pair in all its words, from left to right; note what is formed, lower what is gone.
 
+    What is formed, and how much of it, is returned: a word forms no more pairs than it has tokens.
     Arrays are taken out of their tuples once: that costs more than the merging of one word.
     """
     left, right, merged = triple
@@ -121,6 +138,10 @@ def _merge(entry, triple, words, tables):  # type: ignore[no-untyped-def]  # noq
         weight, stop = counts[word], stops[word]
         out = i = starts[word]
         start = out
+        if count + stop - start > len(slots):
+            room = 2 * len(slots) + stop - start
+            slots, new_keys = _extend(slots, room), _extend(new_keys, room)
+            new_words = _extend(new_words, room)
         while i < stop:
             if i + 1 == stop or symbols[i] != left or symbols[i + 1] != right:
                 symbols[out] = symbols[i]
@@ -148,7 +169,7 @@ def _merge(entry, triple, words, tables):  # type: ignore[no-untyped-def]  # noq
             out += 1
             i += 2
         stops[word] = out
-    return count
+    return count, (slots, new_keys, new_words)
 
 
 @numba.njit(cache=True, forceinline=True)
@@ -222,10 +243,10 @@ def _find(index, keys, key):  # type: ignore[no-untyped-def]  # noqa: ANN001, AN
 
 
 @numba.njit(cache=True)
-def _new_table(room):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _new_table(room, words):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     empty = np.empty(room, np.int64)
-    index = np.full(4 * room, -1, np.int64)
-    places, sizes = np.empty(room, np.int32), np.zeros(2, np.int64)
+    index = np.full(4 * room + 1, -1, np.int64)
+    places, sizes = np.empty(words, np.int32), np.zeros(2, np.int64)
     return empty, empty.copy(), empty.copy(), empty.copy(), index, places, sizes
 
 

@@ -188,10 +188,22 @@ def _tokenizer(job: Job, corpus: Corpus, stages: Stages) -> _Made:
         for part in corpus.parts
         if part.position == 0 and config.path is None
     ]
-    learned_from = [task.name for task in counting]
-    task = Task(f"tokenizer-{identity}", vocabulary.learn, (store, config, learned_from))
-    if not stages.is_done("tokenizer", [task.name]):
-        stages.run("count", counting)
+    name = f"tokenizer-{identity}"
+    added: list[str] = []
+    if not stages.is_done("tokenizer", [name]):
+        counted = stages.run("count", counting)
+        shares = vocabulary.count_shares(
+            sum(record.counts["words_bytes"] for record in counted.values())
+        )
+        paths = [file["path"] for record in counted.values() for file in record.files]
+        adding = [
+            Task(f"{n}-of-{shares}-{identity}", vocabulary.add_up, ((n, shares), paths))
+            for n in range(shares)
+            if counting
+        ]
+        summed = stages.run("add-up", adding)
+        added = [file["path"] for record in summed.values() for file in record.files]
+    task = Task(name, vocabulary.learn, (store, config, added))
     counts = stages.run("tokenizer", [task])[task.name].counts
     return _Made(store, counts["fingerprint"], counts["vocab_size"])
 

@@ -7,12 +7,13 @@ dealt to tasks shows in the counts. Measured (prose, one core of a busy machine)
 """
 
 from functools import cache
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from corpus.tokenizer import split_words
-from pipeline.kernels import GOLDEN, SEED, Int64s, UInt8s, character_at, mix
+from pipeline.kernels import GOLDEN, SEED, Int64s, UInt8s, UInt64s, character_at, mix
 from pipeline.wide import eight, first_bytes, letter_bytes
 
 _UNKNOWN, _LETTER, _DIGIT, _SIGN, _SPACE = range(5)
@@ -25,6 +26,17 @@ _FIRST_ROOM = 1 << 12  # words a table begins with room for; it doubles. Any siz
 _RECENT_BITS = 14
 _SHORT = 8
 _TO_PLACE, _TO_TOP_BYTE = np.uint64(64 - _RECENT_BITS), np.uint64(56)
+
+
+class Counted(NamedTuple):
+    """Distinct words with their counts.
+
+    data: the words' bytes; offsets: [words + 1] where each begins in it; counts: [words].
+    """
+
+    data: UInt8s
+    offsets: Int64s
+    counts: Int64s
 
 
 class Words:
@@ -40,19 +52,15 @@ class Words:
         self._recent = np.zeros((1 << _RECENT_BITS, 2), np.uint64)
 
     @property
-    def data(self) -> UInt8s:
-        """The words' bytes, one word after another."""
-        return self._pool[: self._entries[self._size, 0]]
+    def counted(self) -> Counted:
+        """The words so far; those that are counted later do not show in it."""
+        places, counts = self._entries[: self._size + 1].T.copy()
+        return Counted(self._pool[: places[-1]], places, counts[:-1])
 
     @property
-    def offsets(self) -> Int64s:
-        """Where each word begins in `data`: [words + 1]."""
-        return self._entries[: self._size + 1, 0].copy()
-
-    @property
-    def counts(self) -> Int64s:
-        """How often each word occurs."""
-        return self._entries[: self._size, 1].copy()
+    def hashes(self) -> UInt64s:
+        """The hash of each word, which depends on its bytes alone: [words]."""
+        return self._hashes[: self._size]
 
     def count_texts(self, data: UInt8s, offsets: Int64s) -> None:
         """Count the words of texts, given as UTF-8 and [texts + 1] offsets."""
@@ -65,13 +73,13 @@ class Words:
             if text < len(offsets) - 1:
                 self._grow()
 
-    def add(self, data: UInt8s, bounds: Int64s, counts: Int64s) -> None:
-        """Add words that lie at [words + 1] bounds, each so many times."""
-        words, start = (data, bounds, counts), 0
-        while start < len(counts):
+    def add(self, words: Counted) -> None:
+        """Add words that are counted already."""
+        start = 0
+        while start < len(words.counts):
             table = (self._index, self._hashes, self._entries, self._pool)
             start, self._size = _add(words, start, table, self._size)
-            if start < len(counts):
+            if start < len(words.counts):
                 self._grow()
 
     def _grow(self) -> None:

@@ -14,7 +14,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from corpus.encoding import flat_texts
 from pipeline.bpe import learn_merges
-from pipeline.word_counts import Words
+from pipeline.word_counts import Counted, Words
 
 
 def reference_merges(texts: Sequence[str], vocab_size: int) -> list[tuple[str, str]]:
@@ -33,11 +33,8 @@ def reference_merges(texts: Sequence[str], vocab_size: int) -> list[tuple[str, s
     return [(left, right) for left, right in merges]
 
 
-def words_of(counts: Mapping[str, int]) -> Words:
-    words = Words()
-    weights = np.array([*counts.values()], np.int64)
-    words.add(*flat_texts([*counts]), weights)
-    return words
+def words_of(counts: Mapping[str, int]) -> Counted:
+    return Counted(*flat_texts([*counts]), np.array([*counts.values()], np.int64))
 
 
 def test_merges_by_hand() -> None:
@@ -77,7 +74,7 @@ def test_counts_may_be_beyond_32_bits() -> None:
 
 
 def test_no_words_give_no_merges() -> None:
-    assert learn_merges(Words(), 100, 2) == []
+    assert learn_merges(Words().counted, 100, 2) == []
     assert learn_merges(words_of({"a": 9}), 100, 2) == []
 
 
@@ -92,7 +89,7 @@ def test_merges_are_the_references(texts: list[str], vocab_size: int) -> None:
     texts = texts + texts[::2]
     words = Words()
     words.count_texts(*flat_texts(texts))
-    assert learn_merges(words, vocab_size - 261, 2) == reference_merges(texts, vocab_size)
+    assert learn_merges(words.counted, vocab_size - 261, 2) == reference_merges(texts, vocab_size)
 
 
 @unhurried
@@ -112,4 +109,4 @@ def test_tables_grow(seed: int) -> None:
     texts = [letters[:6000].tobytes().decode(), letters.tobytes().decode()]
     words = Words()
     words.count_texts(*flat_texts(texts))
-    assert learn_merges(words, 8000, 2) == reference_merges(texts, 8261)
+    assert learn_merges(words.counted, 8000, 2) == reference_merges(texts, 8261)

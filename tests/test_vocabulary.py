@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ from pipeline.parquet import read_table
 from pipeline.refresh import refresh
 from pipeline.vocabulary import (
     SAMPLE_RANGE,
+    SHARE_BYTES,
+    add_up,
     count_part,
+    count_shares,
     learn,
     sample_below,
     sampling_hash,
     train,
-    words_path,
 )
 
 
@@ -137,17 +140,18 @@ def kept_texts(tree: Tree, parts: list[str]) -> list[str]:
 
 
 def count_and_learn(tree: Tree, store: str, config: TokenizerConfig, parts: list[str]) -> Output:
-    for part in parts:
-        count_part(tree, f"count-{part}", part, SAMPLE_RANGE)
-    return learn(tree, "tokenizer", store, config, [f"count-{part}" for part in parts])
+    counted = [count_part(tree, f"count-{part}", part, SAMPLE_RANGE).paths[0] for part in parts]
+    added = add_up(tree, "all", (0, 1), counted).paths
+    return learn(tree, "tokenizer", store, config, added)
 
 
-def counts_of(tree: Tree, tasks: list[str]) -> Counter[str]:
+def counts_of(tree: Tree, paths: Iterable[str]) -> Counter[str]:
     total = Counter[str]()
-    for task in tasks:
-        table = open_arrow(tree.own(words_path(task)))
-        words = table["word"].to_pylist()
+    for path in paths:
+        table = open_arrow(tree.own(path))
+        words, hashes = table["word"].to_pylist(), table["hash"].to_pylist()
         assert len(words) == len(set(words))
+        assert hashes == sorted(hashes)
         total.update(dict(zip(words, table["count"].to_pylist(), strict=True)))
     return total
 
@@ -188,10 +192,10 @@ def test_words_of_kept_documents_are_counted(tmp_path: Path, parts: list[str]) -
     assert sum(output.counts["documents"] for output in outputs) == len(texts) == 4
     assert sum(output.counts["text_bytes"] for output in outputs) == len("".join(texts).encode())
     expected = Counter(word.decode() for text in texts for word in split_words(text))
-    assert counts_of(tree, [f"task-{part}" for part in parts]) == expected
-    before = (tmp_path / words_path(f"task-{parts[0]}")).read_bytes()
-    count_part(tree, "again", parts[0], SAMPLE_RANGE)
-    assert (tmp_path / words_path("again")).read_bytes() == before
+    assert counts_of(tree, [output.paths[0] for output in outputs]) == expected
+    before = (tmp_path / outputs[0].paths[0]).read_bytes()
+    (again,) = count_part(tree, "again", parts[0], SAMPLE_RANGE).paths
+    assert (tmp_path / again).read_bytes() == before
 
 
 @pytest.mark.parametrize("cuts", [[], [1, 2, 3, 20, 20, 39]])
@@ -201,12 +205,20 @@ def test_parts_and_their_order_do_not_show(tmp_path: Path, cuts: list[int]) -> N
     documents = [Given(f"{n}", text) for n, text in enumerate(texts)]
     names = clean_parts(tree, spread(documents, cuts), CONFIG)
     deduplicate(tree, names, Dedup(partitions=1, threshold=1))
-    for name in names:
-        count_part(tree, name, name, SAMPLE_RANGE)
-    config = TokenizerConfig(vocab_size=330)
-    for order in (names, names[::-1]):
-        made = learn(tree, "learn", str(tmp_path / "store"), config, order)
+    counted = [count_part(tree, name, name, SAMPLE_RANGE).paths[0] for name in names]
+    config, expected = TokenizerConfig(vocab_size=330), counts_of(tree, counted)
+    for paths, total in ((counted, 1), (counted[::-1], 1), (counted, 2), (counted, 7)):
+        added = [add_up(tree, f"{n}-of-{total}", (n, total), paths).paths[0] for n in range(total)]
+        shares = [counts_of(tree, [path]) for path in added]
+        assert sum(map(len, shares)) == len(expected)
+        assert sum(shares, Counter()) == expected
+        assert total < 7 or all(0 < len(share) < len(expected) for share in shares)
+        made = learn(tree, "learn", str(tmp_path / "store"), config, added)
         assert made.counts["fingerprint"] == Tokenizer(train(texts, 330)).fingerprint
+
+
+def test_shares_follow_what_was_counted() -> None:
+    assert [count_shares(n) for n in (0, 1, SHARE_BYTES, SHARE_BYTES + 1)] == [1, 1, 1, 2]
 
 
 def test_a_sample_goes_by_the_documents_ids(tmp_path: Path) -> None:
@@ -219,7 +231,7 @@ def test_a_sample_goes_by_the_documents_ids(tmp_path: Path) -> None:
         wanted = {n for n in range(200) if sampling_hash(f"s/{n}") < below}
         counted = [count_part(tree, f"{below}-{name}", name, below) for name in names]
         assert sum(output.counts["documents"] for output in counted) == len(wanted)
-        words = counts_of(tree, [f"{below}-{name}" for name in names])
+        words = counts_of(tree, [output.paths[0] for output in counted])
         assert {word for word in words if word.isdigit()} == {str(n) for n in wanted}
         assert len(wanted) >= seen
         seen = len(wanted)

@@ -17,10 +17,10 @@ from pipeline.word_counts import Words
 
 
 def counted(words: Words) -> dict[bytes, int]:
-    data = words.data.tobytes()
-    listed = [data[low:high] for low, high in pairwise(words.offsets.tolist())]
-    assert len(set(listed)) == len(listed)
-    return dict(zip(listed, words.counts.tolist(), strict=True))
+    data, offsets, counts = words.counted
+    listed = [data[low:high].tobytes() for low, high in pairwise(offsets.tolist())]
+    assert len(set(listed)) == len(listed) == len(words.hashes)
+    return dict(zip(listed, counts.tolist(), strict=True))
 
 
 def count(texts: list[str]) -> Words:
@@ -74,8 +74,7 @@ def test_tables_grow() -> None:
 def test_counts_add_up(texts: list[str], cut: int) -> None:
     total = Words()
     for part in (texts[cut:], texts[:cut]):
-        words = count(part)
-        total.add(words.data, words.offsets, words.counts)
+        total.add(count(part).counted)
     assert counted(total) == counted(count(texts))
 
 
