@@ -1,9 +1,13 @@
-"""Kept documents in Parquet become tokens files: speed of one core on text not seen before.
+"""Kept documents in Parquet become packed shards: speed of one core on text not seen before.
 
-`python -m benchmarks.encoding TOKENIZER FILE...` cuts the texts of JSON-lines files into documents
-of about 5 kB, writes one part a file and encodes each once, all in one process. It prints MB/s
-(10^6 bytes of UTF-8 per CPU second) of every part and its steps, and beside it `tokenizers` on the
-first documents, in the same run. TOKENIZER is a directory with a tokenizer, trained or RoBERTa's.
+`python -m benchmarks.encoding TOKENIZER FILE... [--peers PYTHON]` cuts the texts of JSON-lines
+files into documents of about 5 kB, writes one part a file, encodes each once and packs all of them,
+in one process. It prints MB/s (10^6 bytes of UTF-8 per CPU second) of every part and its steps, and
+of all of it to shards; beside it, in the same run and on the first documents of every file, what
+`tokenizers` takes to make ids of them in memory and, with the interpreter of an environment that
+has datatrove, what its DocumentTokenizer takes to write them; neither packs. Compiled code, the
+encoder and the peers' tokenizers are loaded before. TOKENIZER is a directory with a tokenizer,
+trained or RoBERTa's.
 
 `--fuzz N` instead compares N random strings with the reference and ends with 1 on a difference;
 `--whole` compares every document of the files with the reference and takes it back to its bytes.
@@ -24,16 +28,39 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.peers import run_peer
 from benchmarks.signatures import documents
 from corpus.documents import DOCUMENT_SCHEMA, DUPLICATE_SCHEMA
 from corpus.encoding import FlatEncoder, encode_by_reference, flat_texts
 from corpus.files import create, join
+from corpus.recipe import Pack
+from corpus.shards import token_dtype
 from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer, tokenizer_files
-from pipeline import encode
-from pipeline.parquet import write_table
+from pipeline import encode, pack
+from pipeline.parquet import read_columns, write_table
+from pipeline.plans import plan_shards
+from pipeline.spans import bytes_of
 
-_REFERENCE_BYTES = 4_000_000  # what the slow reference encodes: two seconds
+_PEER_BYTES = 2_000_000  # of every file, what the slow peers encode: a second or two
+# Runs in the peer's interpreter: folder with Parquet, tokenizer, folder for tokens; prints seconds.
+_PEER = """
+import json, sys, time
+from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.pipeline.readers import ParquetReader
+from datatrove.pipeline.tokens import DocumentTokenizer
+parts, tokenizer, out = sys.argv[1:]
+
+def run(limit):
+    step = DocumentTokenizer(f"{out}/{limit}", tokenizer_name_or_path=tokenizer)
+    reader = ParquetReader(parts, text_key="text", id_key="id", limit=limit)
+    start = time.process_time()
+    LocalPipelineExecutor(pipeline=[reader, step], logging_dir=f"{out}/log-{limit}").run()
+    return time.process_time() - start
+
+run(1)
+print(json.dumps(run(-1)))
+"""
 # Characters that splitting and merging treat in different ways, beside letters of many scripts.
 _ODD = " \t\n\r\u00a0\u2028\u3000'\u2019\"<>s|.!?0123456789²½Ⅷ_-=\u0301\u200d\u200b\ufeff\U0001f600"
 _STEMS = ("the", " and", "'s", "'ll", "<s>", "<mask>", "\n\n", "  ", "ing", "=====", "http://", "é")
@@ -74,18 +101,19 @@ def timing(places: list[tuple[Any, str]], seconds: dict[str, float]) -> Iterator
             setattr(owner, name, function)
 
 
-def measure(tokenizer: Tokenizer, paths: list[str], folder: str) -> None:
-    """Encode a part a file and print the table."""
+def measure(tokenizer: Tokenizer, paths: list[str], folder: str, peers: str | None) -> None:
+    """Encode a part a file, pack all of them, and print the table."""
     tree, location = Tree(join(folder, "tree")), (join(folder, "store"), tokenizer.fingerprint)
     for name, content in tokenizer_files(tokenizer).items():
         create(join(tokenizer_root(*location), name), content)
     write_part(tree, "warm-up", ["Compiled before. And measured after."])
     encode.encode_part(tree, "t", "warm-up", location)
+    pack_parts(tree, tokenizer, ["warm-up"])
     steps = [
         (encode, "read_columns"), (encode, "cut_texts"), (encode.Encoder, "encode"),
         (encode.Encoder, "check"), (encode, "digest_table"), (encode, "write_arrow"),
     ]  # fmt: skip
-    names = ["encode_part", *(name for _, name in steps)]
+    names, parts, total, spent = ["encode_part", *(name for _, name in steps)], [], 0.0, 0.0
     print(f"{'MB/s of one core':<32}" + "".join(f"{name:>13}" for name in names))
     for n, path in enumerate(paths):
         texts = list(documents([path], 10**10))
@@ -94,12 +122,46 @@ def measure(tokenizer: Tokenizer, paths: list[str], folder: str) -> None:
         with timing([(encode, "encode_part"), *steps], seconds):
             output = encode.encode_part(tree, "t", f"part-{n}", location)
         size = output.counts["text_bytes"] / 1e6
+        parts.append(f"part-{n}")
+        total, spent = total + size, spent + seconds["encode_part"]
         label = f"{Path(path).name} {size:.1f} MB"
         print(f"{label:<32}" + "".join(f"{size / seconds[name]:13.1f}" for name in names))
-    data, offsets = flat_texts(list(documents(paths[:1], _REFERENCE_BYTES)))
     start = time.process_time()
-    encode_by_reference(tokenizer, data, offsets)
-    print(f"tokenizers: {len(data) / 1e6 / (time.process_time() - start):.2f} MB/s of one core")
+    pack_parts(tree, tokenizer, parts)
+    rate = total / (spent + time.process_time() - start)
+    print(f"Parquet to shards: {rate:.1f} MB/s of one core")
+    few = [text for path in paths for text in documents([path], _PEER_BYTES)]
+    size = sum(len(text.encode()) for text in few) / 1e6
+    write_part(Tree(join(folder, "few")), "few", few)
+    for name, peer in {
+        "tokenizers, ids in memory": reference_rate(tokenizer, join(folder, "few"), size),
+        **({"datatrove": datatrove_rate(peers, location, folder, size)} if peers else {}),
+    }.items():
+        print(f"{name}: {peer:.2f} MB/s of one core, 1/{rate / peer:.0f}")
+
+
+def pack_parts(tree: Tree, tokenizer: Tokenizer, parts: list[str]) -> None:
+    """Pack the tokens of parts into shards of the default size."""
+    config, size = Pack(), tokenizer.vocab_size
+    made = (tokenizer.fingerprint, size, parts)
+    for plan in plan_shards(tree, "first", {"s": parts}, config, token_dtype(size)().itemsize):
+        pack.pack_shard(tree, "t", plan, config, made)
+
+
+def reference_rate(tokenizer: Tokenizer, folder: str, size: float) -> float:
+    """Return the MB/s of `tokenizers` on a part."""
+    encode_by_reference(tokenizer, *flat_texts(["Opened before."]))
+    start = time.process_time()
+    texts = read_columns(Tree(folder).own("clean/few.parquet"), ["text"])["text"]
+    encode_by_reference(tokenizer, *bytes_of(texts))
+    return size / (time.process_time() - start)
+
+
+def datatrove_rate(python: str, location: tuple[str, str], folder: str, size: float) -> float:
+    """Return the MB/s of datatrove's tokenizing step on a part."""
+    path = join(tokenizer_root(*location), "tokenizer.json")
+    parts, out = join(folder, "few", "clean"), join(folder, "datatrove")
+    return size / float(run_peer(python, _PEER, parts, path, out))
 
 
 def differences(encoder: FlatEncoder, texts: list[str]) -> int:
@@ -141,12 +203,13 @@ def main() -> int:
     parser.add_argument("files", nargs="*")
     parser.add_argument("--fuzz", type=int, default=0, help="random strings to compare")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--peers", help="interpreter of an environment with datatrove")
     parser.add_argument("--whole", action="store_true", help="compare whole files")
     parsed = parser.parse_args()
     tokenizer = open_tokenizer(parsed.tokenizer)
     if not parsed.fuzz and not parsed.whole:
         with tempfile.TemporaryDirectory() as folder:
-            measure(tokenizer, parsed.files, folder)
+            measure(tokenizer, parsed.files, folder, parsed.peers)
         return 0
     encoder, random = FlatEncoder(tokenizer), np.random.default_rng(parsed.seed)
     wrong = count = size = 0
