@@ -270,11 +270,21 @@ def tokens_schema(vocab_size: int) -> pa.Schema:
 
 def encode_part(tree: Tree, _task: str, name: str, tokenizer: tuple[str, str]) -> Output:
     """Encode the kept documents of one part with a store's tokenizer (store, fingerprint)."""
-    encoder = _encoder(*tokenizer)
     documents = read_columns(tree.find(f"clean/{name}.parquet"), KEPT_COLUMNS)
+    mask = kept_mask(tree, name, len(documents))
+    table, counts = encode_documents(documents, mask, _encoder(*tokenizer))
+    path = f"tokens/{name}.arrow"
+    write_arrow(tree.own(path), table)
+    return Output((path,), {"name": name, **counts})
+
+
+def encode_documents(
+    documents: pa.Table, mask: npt.NDArray[np.bool_], encoder: Encoder
+) -> tuple[pa.Table, dict[str, Any]]:
+    """Encode the documents that a mask keeps; return what a tokens file holds, and its counts."""
     # In one chunk, as `take` would join them anew for every batch.
     documents = documents.combine_chunks()
-    kept, hashes = _deal(documents["id"], kept_mask(tree, name, len(documents)))
+    kept, hashes = _deal(documents["id"], mask)
     batches, digest, text_bytes, words = [], 0, 0, 0
     for start, stop in _cut_rows(documents["text"], kept):
         batch = documents.take(kept[start:stop])
@@ -288,17 +298,13 @@ def encode_part(tree: Tree, _task: str, name: str, tokenizer: tuple[str, str]) -
         words += encoded.words
     schema = tokens_schema(encoder.tokenizer.vocab_size)
     table = pa.concat_tables([schema.empty_table(), *(batch.cast(schema) for batch in batches)])
-    path = f"tokens/{name}.arrow"
-    write_arrow(tree.own(path), table)
-    counts = {
-        "name": name,
+    return table, {
         "documents": len(kept),
         "tokens": sum(len(chunk.values) for chunk in table["token_ids"].chunks),
         "words": words,
         "text_bytes": text_bytes,
         "kept_digest": format_digest(digest),
     }
-    return Output((path,), counts)
 
 
 def _deal(ids: pa.ChunkedArray, kept: npt.NDArray[np.bool_]) -> tuple[pa.Array, pa.Array]:

@@ -3,19 +3,22 @@
 Six kinds of proof: every file against its checksum; every input read and cleaned again, so that
 each document and each drop of a rule stands where it should; every document signed again; every
 duplicate compared with its surviving witness by the readable reference; all survivors that share a
-band compared with each other, none of which may be alike (audit_dedup.py); every document decoded
-from the shards and compared with its kept text.
+band compared with each other, none of which may be alike (audit_dedup.py); every kept document
+encoded again and compared with its tokens, and both, ids and word starts, with what the shards hold
+of it, which is also decoded and compared with the text.
 
 It reads inputs, shards and duplicates once and the documents several times. It holds one part of
-them, an id and a hash a kept document, and what audit_dedup.py says it holds.
+them, an id and two hashes a kept document, and what audit_dedup.py says it holds.
 """
 
 import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from corpus.archives import InputFile
@@ -35,9 +38,11 @@ from corpus.tokenizer import open_tokenizer
 from pipeline.audit_dedup import check_duplicates, check_index, check_survivors, drop_tables
 from pipeline.chain import open_chain
 from pipeline.clean import Cleaner, Origin, input_name
+from pipeline.encode import Encoder, encode_documents
 from pipeline.explain import Store, shard_documents
+from pipeline.index import open_arrow
 from pipeline.parquet import read_table
-from pipeline.rows import document_texts, find_broken_rows
+from pipeline.rows import document_tokens, find_broken_rows
 from pipeline.takedown import find_affected
 
 logger = logging.getLogger(__name__)
@@ -192,34 +197,58 @@ def _clean_parts(store: Store) -> Iterator[tuple[Part, pa.Table, set[int]]]:
 
 
 def _check_shards(store: Store) -> Iterator[str]:
-    """Decode every document from the shards and compare it with its kept text."""
+    """Compare every document in the shards with its kept text and with its tokens."""
     tokenizer = open_tokenizer(tokenizer_root(store.root, store.snapshot.tokenizer))
-    unseen: dict[tuple[str, str], bytes] = {}
-    for part, documents, gone in _clean_parts(store):
-        columns = zip(documents["id"].to_pylist(), documents["text"].to_pylist(), strict=True)
-        for row, (identity, text) in enumerate(columns):
-            if row not in gone:
-                unseen[part.snapshot, identity] = _digest(text)
+    unseen: dict[tuple[str, str], tuple[bytes, bytes]] = {}
+    yield from _encode_again(store, Encoder(tokenizer), unseen)
     tokens = 0
     for entry in store.snapshot.shards:
         shard = Shard(store.tree.find(entry.path))
         yield from _check_rows(shard, entry, store, tokenizer.mask_id)
         names = shard_documents(store, entry)
-        texts = list(document_texts(shard, tokenizer))
-        tokens += sum(length for _, length in texts)
-        if len(texts) != len(names):
-            yield f"{entry.path}: holds {len(texts)} documents, expected {len(names)}"
-        for identity, (text, _) in zip(names, texts, strict=False):
-            if unseen.pop((entry.snapshot, identity), None) != _digest(text):
+        found = list(document_tokens(shard))
+        tokens += sum(len(ids) for ids, _ in found)
+        if len(found) != len(names):
+            yield f"{entry.path}: holds {len(found)} documents, expected {len(names)}"
+        for identity, (ids, starts) in zip(names, found, strict=False):
+            text, encoded = unseen.pop((entry.snapshot, identity), (b"", b""))
+            if text != _digest(tokenizer.decode(ids.tolist())):
                 yield f"{entry.path}: {identity} decodes to another text than was kept"
+            elif encoded != _digest_tokens(ids, starts):
+                yield f"{entry.path}: {identity} has other tokens or word starts than its text"
     for _, identity in sorted(unseen):
         yield f"{identity}: was kept and is in no shard"
     if tokens != store.snapshot.counts.tokens:
         yield f"the shards hold {tokens} tokens, the manifest says {store.snapshot.counts.tokens}"
 
 
+def _encode_again(
+    store: Store, encoder: Encoder, digests: dict[tuple[str, str], tuple[bytes, bytes]]
+) -> Iterator[str]:
+    """Encode every kept document again, compare it with its tokens file, note what it has to be."""
+    for part, documents, gone in _clean_parts(store):
+        mask = np.ones(len(documents), np.bool_)
+        mask[list(gone)] = False
+        table, _ = encode_documents(documents.select(KEPT_COLUMNS), mask, encoder)
+        kept = documents.filter(pa.array(mask))
+        path = f"tokens/{part.name}.arrow"
+        if not table.equals(open_arrow(store.tree.find(path))):
+            yield f"{path}: its documents encoded again give other tokens, sentences or words"
+        texts = dict(zip(kept["id"].to_pylist(), kept["text"].to_pylist(), strict=True))
+        for batch in table.to_batches():
+            lists = (batch["token_ids"], batch["word_starts"])
+            rows = zip(*(each.to_numpy(zero_copy_only=False) for each in lists), strict=True)
+            for identity, (ids, starts) in zip(batch["id"].to_pylist(), rows, strict=True):
+                known = _digest(texts[identity]), _digest_tokens(ids, starts)
+                digests[part.snapshot, identity] = known
+
+
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
+
+
+def _digest_tokens(ids: npt.NDArray[Any], starts: npt.NDArray[np.bool_]) -> bytes:
+    return hashlib.sha256(ids.astype(np.uint32).tobytes() + np.packbits(starts).tobytes()).digest()
 
 
 def _check_rows(shard: Shard, entry: ShardEntry, store: Store, mask_id: int) -> Iterator[str]:

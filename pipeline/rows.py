@@ -8,6 +8,7 @@ what audit rests on. One pass over the shard, in arrays.
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,16 +40,18 @@ def row_texts(shard: Shard, row: int, tokenizer: Tokenizer) -> Iterator[tuple[in
         yield int(pieces.documents[piece]), tokenizer.decode(held.tolist())
 
 
-def document_texts(shard: Shard, tokenizer: Tokenizer) -> Iterator[tuple[str, int]]:
-    """Give the text and the number of tokens of every document of a shard, in packing order."""
+def document_tokens(shard: Shard) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]]:
+    """Give the token ids and word starts of every document of a shard, in packing order."""
     pieces = shard.pieces()
     order = np.lexsort((pieces.offsets, pieces.documents))
     bounds = np.flatnonzero(np.diff(pieces.documents[order], prepend=-1, append=-1))
     for low, high in pairwise(bounds):
         mine = order[low:high]
-        spans = zip(pieces.rows[mine], pieces.starts[mine], pieces.stops[mine], strict=True)
-        held = np.concatenate([shard.token_ids([row])[0, a:b] for row, a, b in spans])
-        yield tokenizer.decode(held.tolist()), len(held)
+        spans = list(zip(pieces.rows[mine], pieces.starts[mine], pieces.stops[mine], strict=True))
+        yield (
+            np.concatenate([shard.token_ids([row])[0, a:b] for row, a, b in spans]),
+            np.concatenate([shard.word_starts([row])[0, a:b] for row, a, b in spans]),
+        )
 
 
 def find_broken_rows(shard: Shard, mask_id: int) -> Iterator[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,10 +19,12 @@ from corpus_helpers import Built, run
 
 from corpus.documents import DROP_SCHEMA, add_digests, digest_table, format_digest
 from corpus.files import checksum
-from corpus.snapshots import Snapshot
-from corpus.tokenizer import EOS_ID
+from corpus.snapshots import Snapshot, tokenizer_root
+from corpus.tokenizer import EOS_ID, stored_tokenizer
 from pipeline.explain import Store, explain, open_store, show, show_row
+from pipeline.index import open_arrow
 from pipeline.proofs import audit
+from pipeline.signatures import write_arrow
 
 pytestmark = pytest.mark.slow
 
@@ -151,31 +154,96 @@ def test_wrong_rule_value(store: Store) -> None:
     assert "gives other dropped rows than stored" in problems_of(sign_again(store))
 
 
-def test_lost_token(store: Store) -> None:
-    """A token is taken out of the middle of a row and the row closed up."""
+def change_shard(
+    store: Store, change: Callable[[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]], None]
+) -> None:
+    """Change ids, lengths and word starts of the first rows of the first shard in place."""
     path = Path(store.tree.find(store.snapshot.shards[0].path))
     with pa.ipc.open_stream(pa.BufferReader(path.read_bytes())) as reader:
         schema, batches = reader.schema, list(reader)
-    ids = (
-        batches[0].column("token_ids").flatten().to_numpy().reshape(batches[0].num_rows, -1).copy()
-    )
-    lengths = batches[0].column("length").to_numpy().copy()
-    length = lengths[0]
-    ids[0, 5 : length - 1] = ids[0, 6:length]
-    ids[0, length - 1], lengths[0] = 1, length - 1
-    assert ids[0, length - 2] == EOS_ID
-    columns = list(batches[0].columns)
-    columns[0] = pa.FixedSizeListArray.from_arrays(
-        pa.array(ids.reshape(-1)), type=schema.field("token_ids").type
-    )
-    columns[1] = pa.array(lengths)
+    first, columns = batches[0], list(batches[0].columns)
+    names = ("token_ids", "length", "word_starts")
+    arrays = [
+        first.column(name).flatten().to_numpy(zero_copy_only=False).copy()
+        if name != "length"
+        else first.column(name).to_numpy().copy()
+        for name in names
+    ]
+    change(arrays[0].reshape(first.num_rows, -1), arrays[1], arrays[2].reshape(first.num_rows, -1))
+    for name, array in zip(names, arrays, strict=True):
+        at, values = schema.get_field_index(name), pa.array(array)
+        lists = name != "length"
+        columns[at] = (
+            pa.FixedSizeListArray.from_arrays(values, type=schema.field(at).type)
+            if lists
+            else values
+        )
     with pa.ipc.new_stream(path, schema) as writer:
         writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
         for batch in batches[1:]:
             writer.write_batch(batch)
+
+
+def test_lost_token(store: Store) -> None:
+    """A token is taken out of the middle of a row and the row closed up."""
+
+    def lose(ids: npt.NDArray[Any], lengths: npt.NDArray[Any], _: npt.NDArray[Any]) -> None:
+        length = lengths[0]
+        ids[0, 5 : length - 1] = ids[0, 6:length]
+        ids[0, length - 1], lengths[0] = 1, length - 1
+        assert ids[0, length - 2] == EOS_ID
+
+    change_shard(store, lose)
     found = problems_of(sign_again(store))
     assert "decodes to another text than was kept" in found
     assert "tokens, the manifest says" in found
+
+
+def test_other_tokens_of_the_same_text(store: Store) -> None:
+    """Two tokens spell the same bytes as two others: the text decodes, and is not what it was."""
+    pieces = stored_tokenizer(
+        tokenizer_root(store.root, store.snapshot.tokenizer), store.snapshot.tokenizer
+    ).token_bytes()
+    by_bytes = {piece: token for token, piece in enumerate(pieces) if token > EOS_ID + 1}
+
+    def respell(ids: npt.NDArray[Any], lengths: npt.NDArray[Any], _: npt.NDArray[Any]) -> None:
+        for place in range(1, lengths[0] - 2):
+            left, right = ids[0, place : place + 2].tolist()
+            both = pieces[left] + pieces[right]
+            for cut in range(1, len(both)):
+                pair = by_bytes.get(both[:cut]), by_bytes.get(both[cut:])
+                if min(left, right) > EOS_ID + 1 and None not in pair and pair != (left, right):
+                    ids[0, place : place + 2] = pair
+                    return
+        pytest.fail("no pair of tokens has another spelling")
+
+    change_shard(store, respell)
+    found = problems_of(sign_again(store)).splitlines()
+    assert len(found) == 1
+    assert "has other tokens or word starts than its text" in found[0]
+
+
+def test_other_word_starts(store: Store) -> None:
+    def clear(_: npt.NDArray[Any], __: npt.NDArray[Any], starts: npt.NDArray[Any]) -> None:
+        starts[0] = False
+
+    change_shard(store, clear)
+    assert "has other tokens or word starts than its text" in problems_of(sign_again(store))
+
+
+def test_other_sentences_in_a_tokens_file(store: Store) -> None:
+    paths = sorted(Path(store.tree.root).glob("tokens/*.arrow"))
+    path = max(paths, key=lambda each: each.stat().st_size)
+    table = open_arrow(str(path))
+    starts = [[0] for _ in range(len(table))]
+    assert table["sentence_starts"].to_pylist() != starts
+    at = table.schema.get_field_index("sentence_starts")
+    column = pa.array(starts, table.schema.field(at).type)
+    write_arrow(str(path), table.set_column(at, table.schema.field(at), column))
+    found = problems_of(sign_again(store)).splitlines()
+    assert found == [
+        f"tokens/{path.name}: its documents encoded again give other tokens, sentences or words"
+    ]
 
 
 def test_manifest_that_lies_about_itself(store: Store) -> None:

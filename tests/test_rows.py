@@ -10,7 +10,7 @@ from corpus.files import writing
 from corpus.shards import Sequences, Shard, shard_schema, write_blocks
 from corpus.tokenizer import Tokenizer, build_definition
 from pipeline.formats import Documents, lay_documents, write_rows
-from pipeline.rows import document_rows, document_texts, find_broken_rows, row_texts
+from pipeline.rows import document_rows, document_tokens, find_broken_rows, row_texts
 from pipeline.sentences import split_sentences
 
 FORMATS = (
@@ -46,9 +46,9 @@ def shard_of(directory: Path, rows: Sequences, packing: str) -> Shard:
 def test_documents_come_back(tmp_path: Path, packing: str) -> None:
     shard = shard_of(tmp_path, rows_of(packing), packing)
     assert list(find_broken_rows(shard, TOKENIZER.mask_id)) == []
-    found = list(document_texts(shard, TOKENIZER))
-    assert [text for text, _ in found] == TEXTS
-    assert [length for _, length in found] == [len(text.encode()) for text in TEXTS]
+    found = list(document_tokens(shard))
+    assert [TOKENIZER.decode(ids.tolist()) for ids, _ in found] == TEXTS
+    assert [len(starts) for _, starts in found] == [len(text.encode()) for text in TEXTS]
     held: dict[int, list[int]] = {}
     for row in range(shard.rows):
         for number, text in row_texts(shard, row, TOKENIZER):
@@ -89,7 +89,6 @@ def test_a_changed_token_is_seen(tmp_path: Path, packing: str) -> None:
     rows = rows_of(packing)
     ids = rows.token_ids.copy()
     ids[5, 2] = 100 if ids[5, 2] != 100 else 101
-    found = list(
-        document_texts(shard_of(tmp_path, replace(rows, token_ids=ids), packing), TOKENIZER)
-    )
-    assert sum(text != kept for (text, _), kept in zip(found, TEXTS, strict=True)) == 1
+    shard = shard_of(tmp_path, replace(rows, token_ids=ids), packing)
+    found = [TOKENIZER.decode(ids.tolist()) for ids, _ in document_tokens(shard)]
+    assert sum(text != kept for text, kept in zip(found, TEXTS, strict=True)) == 1
