@@ -42,7 +42,13 @@ def play(root: Path, schedules: int, real: int, first: int) -> tuple[Counter[str
             start = time.perf_counter()
             recipe = recipe_of(root / "store", root / f"r{seed}", seed, **plan)
             compared, wrong = suffer(schedule, recipe, context, random.Random(seed))
-            seconds += time.perf_counter() - start
+            took = time.perf_counter() - start
+            seconds += took
+            print(
+                f"schedule {seed}: {len(schedule) - 1} interruptions, {compared} hashes, "
+                f"{wrong} differ, {took:.1f} s",
+                flush=True,
+            )
             counts["interruptions of real ranks"] += len(schedule) - 1
             counts["hashes compared, real ranks"] += compared
             counts["mismatches"] += wrong

@@ -278,6 +278,22 @@ def _import_deepspeed() -> ModuleType:
     deepspeed = importlib.import_module("deepspeed")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # Its shared-memory all-reduce would be compiled at the first start, for 40 seconds and with
-    # a compiler that may not be there; gloo does without.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # a compiler that may not be there; gloo does without. To ask what else could be compiled, which
+    # we never use, would run the compiler at every start.
+    deepspeed.ops.__compatible_ops__ = {}
+    _import_muon_as_it_is()
     return deepspeed
+
+
+def _import_muon_as_it_is() -> None:
+    """Import DeepSpeed's own Muon, which ZeRO asks for and we never use, without compiling it.
+
+    Its decorators would load torch's compiler at every start (0.19.8).
+    """
+    compiler: Any = importlib.import_module("deepspeed.runtime.compiler")
+    decorate = compiler.compile
+    compiler.compile = lambda: compiler.dummy_decorator
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = decorate
