@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -172,8 +173,11 @@ def prepare_ranks() -> ForkServerContext:
     """Let ranks be forked from a process that has imported all they need, not started anew."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["kill_nursery"])
-    # Its environment is theirs; this process keeps its own, as its threads decide roundings.
-    with patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}):
+    # Its environment is theirs; this process keeps its own, as its threads decide roundings. It is
+    # told where modules lie, and would go on in silence without what it does not find (3.11).
+    path = os.pathsep.join(sys.path)
+    given = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": path}
+    with patch.dict(os.environ, given):
         forkserver.ensure_running()
     return context
 
