@@ -72,10 +72,12 @@ class Engine:
         self.begin_step(shares)
         if config.compile:
             _check_compiler(world.device)
-            # Within DeepSpeed, whose own `compile` compiles its hooks too and fails (0.19.8).
-            model.forward = torch.compile(model.forward, dynamic=False)  # type: ignore[method-assign]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it imports is deprecated in many places
+            # What torch's compiler and DeepSpeed import is deprecated in many places.
+            warnings.simplefilter("ignore")
+            if config.compile:
+                # Within DeepSpeed, whose own `compile` compiles its hooks too and fails (0.19.8).
+                model.forward = torch.compile(model.forward, dynamic=False)  # type: ignore[method-assign]
             deepspeed = _import_deepspeed()
             if config.zero_stage == 3:
                 # The head uses the embedding from outside the module that owns it.
