@@ -5,9 +5,10 @@ interruptions (ranks killed, one rank killed, all told to end, a checkpoint torn
 which the world (1 to 4), the ZeRO stage (0 to 3) and the microbatch change, each over a data plan
 of its own (batch ramp, mask ramp, kind of masking, mixing, shuffling). All of them are played in
 this process, where every rank's batches are drawn, masked and hashed; the first 20 also with real
-ranks that are really killed (a tiny model). Every hash that was ever recorded is compared with that
-of the uninterrupted run; exit status 1 where one differs. The limit in the same run is one rank
-that is never interrupted. Not measured: several machines (tests/test_cluster.py kills one).
+ranks that are really killed (a tiny model), one time in four while they start. Every hash that was
+ever recorded is compared with that of the uninterrupted run; exit status 1 where one differs. The
+limit in the same run is one rank that is never interrupted. Not measured: several machines
+(tests/test_cluster.py kills one).
 """
 
 import argparse
@@ -42,7 +43,13 @@ def play(root: Path, schedules: int, real: int, first: int) -> tuple[Counter[str
             start = time.perf_counter()
             recipe = recipe_of(root / "store", root / f"r{seed}", seed, **plan)
             compared, wrong = suffer(schedule, recipe, context, random.Random(seed))
-            seconds += time.perf_counter() - start
+            took = time.perf_counter() - start
+            seconds += took
+            print(
+                f"schedule {seed}: {len(schedule) - 1} interruptions, {compared} hashes, "
+                f"{wrong} differ, {took:.1f} s",
+                flush=True,
+            )
             counts["interruptions of real ranks"] += len(schedule) - 1
             counts["hashes compared, real ranks"] += compared
             counts["mismatches"] += wrong

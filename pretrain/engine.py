@@ -72,10 +72,12 @@ class Engine:
         self.begin_step(shares)
         if config.compile:
             _check_compiler(world.device)
-            # Within DeepSpeed, whose own `compile` compiles its hooks too and fails (0.19.8).
-            model.forward = torch.compile(model.forward, dynamic=False)  # type: ignore[method-assign]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it imports is deprecated in many places
+            # What torch's compiler and DeepSpeed import is deprecated in many places.
+            warnings.simplefilter("ignore")
+            if config.compile:
+                # Within DeepSpeed, whose own `compile` compiles its hooks too and fails (0.19.8).
+                model.forward = torch.compile(model.forward, dynamic=False)  # type: ignore[method-assign]
             deepspeed = _import_deepspeed()
             if config.zero_stage == 3:
                 # The head uses the embedding from outside the module that owns it.
@@ -278,6 +280,22 @@ def _import_deepspeed() -> ModuleType:
     deepspeed = importlib.import_module("deepspeed")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # Its shared-memory all-reduce would be compiled at the first start, for 40 seconds and with
-    # a compiler that may not be there; gloo does without.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # a compiler that may not be there; gloo does without. To ask what else could be compiled, which
+    # we never use, would run the compiler at every start.
+    deepspeed.ops.__compatible_ops__ = {}
+    _import_muon_as_it_is()
     return deepspeed
+
+
+def _import_muon_as_it_is() -> None:
+    """Import DeepSpeed's own Muon, which ZeRO asks for and we never use, without compiling it.
+
+    Its decorators would load torch's compiler at every start (0.19.8).
+    """
+    compiler: Any = importlib.import_module("deepspeed.runtime.compiler")
+    decorate = compiler.compile
+    compiler.compile = lambda: compiler.dummy_decorator
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = decorate

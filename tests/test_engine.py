@@ -1,14 +1,17 @@
 """DeepSpeed does what its configuration was meant to say, at every stage."""
 
+import importlib
 import math
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from pretrain_helpers import column, make_recipe
+from pretrain_helpers import REPOSITORY, column, make_recipe, write_recipe
 
 from corpus.snapshots import open_snapshot
 from pretrain.batches import Batch, open_stream
@@ -259,6 +262,22 @@ def test_without_a_compiler_compilation_is_refused(
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(ValueError, match=r"pretrain\.compile needs a C\+\+ compiler"):
         make_engine(store, compile=True)
+
+
+def test_a_start_neither_loads_nor_runs_a_compiler(store: Path, tmp_path: Path) -> None:
+    """DeepSpeed would do both: for its Muon, and to find out what of its own could be built."""
+    recipe = make_recipe(store, tmp_path, zero_stage=2, max_steps=2)
+    path = write_recipe(recipe, tmp_path / "recipe.yaml")
+    command = [sys.executable, "-X", "importtime", "-m", "pretrain", "train", str(path)]
+    said = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    loaded = {line.rpartition("|")[2].strip() for line in said.stderr.splitlines()}
+    assert "deepspeed.runtime.zero.muon.original_muon" in loaded
+    assert not loaded & {"torch._inductor.compile_fx", "setuptools", "distutils.ccompiler"}
+
+
+def test_deepspeed_is_left_able_to_compile(store: Path) -> None:
+    make_engine(store).close()
+    assert importlib.import_module("deepspeed.runtime.compiler").compile() is torch.compile
 
 
 def test_the_configuration_follows_the_division_of_the_batch(store: Path) -> None:

@@ -8,6 +8,7 @@ from kill_helpers import (
     STEPS,
     Stretch,
     expected_hashes,
+    find_ready,
     open_batches,
     prepare_ranks,
     random_plan,
@@ -42,6 +43,14 @@ def test_what_is_expected_is_what_a_run_records(store: Path, tmp_path: Path) -> 
 def test_another_seed_is_told_apart(store: Path, tmp_path: Path) -> None:
     one, other = (open_batches(recipe_of(store, tmp_path, seed)) for seed in (0, 1))
     assert not set(expected_hashes(one)) & set(expected_hashes(other))
+
+
+@pytest.mark.slow
+def test_ranks_are_forked_from_a_process_that_is_ready() -> None:
+    process = prepare_ranks().Process(target=find_ready)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 
 
 @pytest.mark.slow
