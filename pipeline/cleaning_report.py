@@ -15,7 +15,7 @@ from pipeline import pictures
 from pipeline.distributions import bins_of
 from pipeline.explain import Store
 from pipeline.languages import SCORE
-from pipeline.nearest import DROPPED, KEPT, SCHEMA, nearest_path
+from pipeline.nearest import DROPPED, EXCERPT_CHARACTERS, KEPT, SCHEMA, nearest_path
 from pipeline.parquet import read_columns
 from pipeline.pictures import Bar, Html, escape, heading, name, paragraph, percent, show, table
 from pipeline.rules import BY_NAME, thresholds
@@ -87,8 +87,8 @@ def distributions(store: Store, stats: Mapping[str, Any]) -> Iterator[Html]:
     yield paragraph(
         "Of every document of this snapshot's own deliveries that came to the rule's set and that "
         "the rule is for; of a rule on lines, of every line that the rules before it left. The "
-        "documents beside a threshold are the nearest of all that the rule dropped, and of all "
-        "that passed every rule; an excerpt is of the text as the rule saw it."
+        "documents beside a threshold are the nearest of all that the rule dropped, with their "
+        "text as the rule saw it, and of all that passed every rule, with their text as it stays."
     )
     nearest = _nearest(store, stats, list(judged))
     for rule, limit in judged.items():
@@ -104,8 +104,12 @@ def distributions(store: Store, stats: Mapping[str, Any]) -> Iterator[Html]:
 def _beside(rows: Rows) -> Html:
     """Show the documents nearest to a threshold."""
     shown = [
-        (each["side"], name(each["id"]), where(each), each["value"], each["text"]) for each in rows
-    ]
+        (
+            each["side"], name(each["id"]), where(each), each["value"],
+            each["text"] + "\u2026" * (len(each["text"]) == EXCERPT_CHARACTERS),
+        )
+        for each in rows
+    ]  # fmt: skip
     return table(
         "Nearest to the threshold", ("side", "document", "where", "value", "begins"), shown
     )

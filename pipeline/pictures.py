@@ -279,7 +279,8 @@ def histogram(title: str, bins: Sequence[Bin], threshold: float | None, side: st
         beyond = threshold is not None and (
             each.low < threshold if side == "min" else each.low > threshold
         )
-        tall = height * each.documents / most
+        # What is there is seen, however little.
+        tall = max(height * each.documents / most, 1.5) if each.documents else 0.0
         parts.append(
             f'<rect class="{"rule" if beyond else "kept"}" x="{left + step * number:.1f}" '
             f'y="{top + height - tall:.1f}" width="{max(step - 1, 1):.1f}" height="{tall:.1f}"/>'
