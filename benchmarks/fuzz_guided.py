@@ -55,8 +55,8 @@ def main() -> None:
     signal.signal(signal.SIGALRM, signal.SIG_IGN)
     with tempfile.TemporaryDirectory() as directory:
         write_seeds(Path(directory))
-        # The time limit is check's own, in CPU seconds, which names the input as libFuzzer's cannot.
-        # Here a day: to atheris 0 is no time at all, and a busy machine may hold an input up.
+        # The time limit is check's own, which names the input as libFuzzer's cannot. Here a day: to
+        # atheris 0 is no time at all, and a busy machine may hold an input up.
         options = ["-timeout=86400", "-rss_limit_mb=4096", *sys.argv[1:]]
         atheris.Setup([sys.argv[0], *options, directory], check_one)
         atheris.Fuzz()
