@@ -3,18 +3,20 @@
 Both need their file's end first (the Arrow stream does not), so what is not a plain file is
 decompressed into a temporary one. Every batch is validated before a value is read: offsets of a
 broken file would point anywhere. A row group or batch that breaks ends with one `corrupt_file`, and
-the next one is read.
+the next one is read. Rows without a value take no bytes, so a few bytes can claim any number of
+them: a table of more rows than `MAX_RATIO` times its bytes is a bomb.
 """
 
 import io
 import tempfile
 from collections.abc import Iterator
+from itertools import repeat
 from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from corpus.archives import InputFile
+from corpus.archives import MAX_RATIO, InputFile
 from corpus.files import open_reader
 from corpus.records import Damage, ReadOptions, Record, record_of, too_long
 
@@ -60,6 +62,12 @@ class Data(io.RawIOBase):
     def tell(self) -> int:
         """Return the place."""
         return self._raw.tell()
+
+    def size(self) -> int:
+        """Return how many bytes there are, and stand at the first."""
+        size = self._raw.seek(0, io.SEEK_END)
+        self._raw.seek(0)
+        return size
 
     def close(self) -> None:
         """Close the file."""
@@ -122,10 +130,16 @@ def read_table(
 def _guarded(
     data: Data, batches: Iterator[pa.RecordBatch], position: int, limits: tuple[ReadOptions, int]
 ) -> Iterator[Record | Damage]:
-    """Give the rows of batches up to where they break, and then that damage."""
+    """Give the rows of batches up to where they break or prove a bomb, and then that damage."""
+    size = data.size()
     try:
         for batch in batches:
             batch.validate(full=True)
+            if position + len(batch) > MAX_RATIO * size:
+                ratio = (position + len(batch)) / size
+                detail = "rows for each byte of the table"
+                yield Damage(position + 1, "decompression_bomb", detail, ratio, MAX_RATIO)
+                return
             step = _rows_at_once(len(batch), batch.nbytes)
             for start in range(0, len(batch), step):
                 yield from _rows(batch.slice(start, step), position, *limits)
@@ -174,7 +188,8 @@ def _rows(
 ) -> Iterator[Record | Damage]:
     names = batch.schema.names
     columns = [batch.column(n).to_pylist() for n in range(len(names))]
-    for row, values in enumerate(zip(*columns, strict=True), 1):
+    rows = zip(*columns, strict=True) if columns else repeat((), len(batch))
+    for row, values in enumerate(rows, 1):
         record = record_of(dict(zip(names, values, strict=True)), position + row, options)
         yield _bounded(record, max_bytes)
 

@@ -18,10 +18,10 @@ from corpus.documents import document_id
 from corpus.recipe import Clean
 from corpus.records import Record
 from pipeline.custom import SCHEMA
-from pipeline.distributions import Counts
+from pipeline.distributions import Counts, count_bins
 from pipeline.html import PageError, page_text
 from pipeline.judging import judge_batch
-from pipeline.languages import UNDETERMINED, identify_batch, language_failure
+from pipeline.languages import SCORE, UNDETERMINED, identify_batch, language_failure
 from pipeline.normalize import normalize_batch
 from pipeline.privacy import mask_batch
 from pipeline.rules import EMPTY, Failure
@@ -32,13 +32,24 @@ from pipeline.wikitext import wikitext_text
 VERSION = 1
 
 
+class Looked(NamedTuple):
+    """What some rules looked at: the places in the batch, the texts as they were, values by rule.
+
+    values: float64 [texts], NaN where a rule was not asked.
+    """
+
+    rows: npt.NDArray[np.int64]
+    texts: pa.LargeStringArray
+    values: dict[str, npt.NDArray[np.float64]]
+
+
 class Judged(NamedTuple):
     """What became of a batch.
 
     rows: the places in the batch of the records that passed; texts: of those, as they are kept;
     failures: of every record, None where it passed; languages: of every record, found where it came
     so far, else its own; counts: what was changed in texts; distributions: the statistic of every
-    rule in the bins of `pipeline/distributions.py`.
+    rule in the bins of `pipeline/distributions.py`; looked: what has a threshold, step by step.
     """
 
     rows: npt.NDArray[np.int64]
@@ -47,6 +58,7 @@ class Judged(NamedTuple):
     languages: list[str | None]
     counts: dict[str, int]
     distributions: dict[str, Counts]
+    looked: list[Looked]
 
 
 class _Batch:
@@ -61,6 +73,7 @@ class _Batch:
         self.texts = pa.array([], pa.large_string())
         self.counts: dict[str, int] = {}
         self.distributions: dict[str, Counts] = {}
+        self.looked: list[Looked] = []
 
     @property
     def place(self) -> str:
@@ -108,7 +121,7 @@ class Chain:
         for step in self._steps():
             if len(batch.rows):
                 step(batch)
-        seen = (batch.counts, batch.distributions)
+        seen = (batch.counts, batch.distributions, batch.looked)
         return Judged(batch.rows, batch.texts, batch.failures, batch.languages, *seen)
 
     def _steps(self) -> list[Callable[[_Batch], None]]:
@@ -152,19 +165,25 @@ class Chain:
 
     def _identify(self, batch: _Batch) -> None:
         found = identify_batch(batch.texts)
+        config = self.config.languages
         failures = []
         for row, (label, score) in zip(batch.rows.tolist(), found, strict=True):
             if label != UNDETERMINED or batch.languages[row] is None:
                 batch.languages[row] = label
-            failures.append(language_failure(label, score, self.config.languages))
+            failures.append(language_failure(label, score, config))
+        wanted = [not config.keep or label in config.keep for label, _ in found]
+        scores = np.where(wanted, [float(score) for _, score in found], np.nan)
+        batch.distributions[SCORE] = count_bins(scores, "percent")
+        batch.looked.append(Looked(batch.rows, batch.texts, {SCORE: scores}))
         batch.drop(failures)
 
     def _judge(self, batch: _Batch) -> None:
         labels = [batch.languages[row] for row in batch.rows.tolist()]
         judged = judge_batch(batch.texts, self.config, labels)
         batch.texts = judged.texts
+        batch.distributions |= judged.distributions
+        batch.looked.append(Looked(batch.rows, judged.texts, judged.values))
         batch.drop(judged.failures)
-        batch.distributions = judged.distributions
         for rule, count in judged.removed_lines.items():
             batch.counts[rule] = batch.counts.get(rule, 0) + count
 

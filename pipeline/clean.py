@@ -36,12 +36,13 @@ from pipeline.chain import Chain, open_chain, record_id
 from pipeline.distributions import add_counts
 from pipeline.hashes import text_hashes
 from pipeline.jobs import Output
+from pipeline.nearest import Nearest, nearest_path
 from pipeline.parquet import read_table, write_table
 from pipeline.rules import Failure
 from pipeline.signatures import write_index
 
-# Raised by hand when rows, parts or their order change.
-VERSION = 2
+# Raised by hand when rows, parts, their order or what is known of them change.
+VERSION = 3
 
 _NOTHING = Forgotten()
 
@@ -51,6 +52,10 @@ PART_BYTES = 128 * 2**20
 _BATCH_RECORDS, _BATCH_BYTES = 1024, 4 * 2**20
 # What a row takes beside its text and meta, also a dropped one's: measured with tracemalloc, 1 KB.
 _ROW_BYTES = 1024
+# Broken records are all that readers drop, but for what is none of a document's, and pages with no
+# text in them. Of a file and rule the first are told, those a reader looks at: a guess.
+_NO_DOCUMENTS, _BROKEN_PAGES = ("warc_", "http_status", "wikipedia_"), "page_"
+FIRST_PLACES = 3
 
 
 class Origin(NamedTuple):
@@ -63,12 +68,18 @@ class Origin(NamedTuple):
 
 @dataclass
 class Rows:
-    """Documents and drops of one part of a file, in the order they were read."""
+    """Documents and drops of one part of a file, in the order they were read.
 
+    unreadable: by rule, how many records are broken, and of the first of them position, value,
+    threshold and detail.
+    """
+
+    nearest: Nearest
     tables: list[pa.Table] = field(default_factory=list)
     drops: list[dict[str, Any]] = field(default_factory=list)
     changed: dict[str, int] = field(default_factory=dict)
     distributions: dict[str, dict[str, int]] = field(default_factory=dict)
+    unreadable: dict[str, dict[str, Any]] = field(default_factory=dict)
     text_bytes: int = 0
     held_bytes: int = 0
 
@@ -82,6 +93,14 @@ class Rows:
         """Return the drops in canonical order."""
         return drops_table(self.drops)
 
+    def note_unreadable(self, row: Mapping[str, Any]) -> None:
+        """Count a broken record, in the order of positions."""
+        known = self.unreadable.setdefault(row["rule"], {"count": 0, "first": []})
+        known["count"] += 1
+        if len(known["first"]) < FIRST_PLACES:
+            first = [row[name] for name in ("position", "value", "threshold", "detail")]
+            known["first"].append(first)
+
 
 class Cleaner(NamedTuple):
     """What a task cleans with: where its records come from, the chain and what stays out."""
@@ -92,26 +111,34 @@ class Cleaner(NamedTuple):
 
     def parts(self, records: Iterable[Record | Damage]) -> Iterator[Rows]:
         """Turn records into parts; every record becomes one document or one drop."""
-        part = Rows()
+        part = self._begin()
         for batch in batches(records):
             self._add(part, batch)
             if part.held_bytes >= PART_BYTES:
                 yield part
-                part = Rows()
+                part = self._begin()
         yield part
+
+    def _begin(self) -> Rows:
+        return Rows(Nearest(self.origin, self.chain.config))
 
     def _add(self, part: Rows, batch: list[Record | Damage]) -> None:
         part.held_bytes += _ROW_BYTES * len(batch)
-        part.drops += [self._damage_row(each) for each in batch if isinstance(each, Damage)]
+        for each in batch:
+            if isinstance(each, Damage):
+                part.drops.append(self._damage_row(each))
+                if not each.rule.startswith(_NO_DOCUMENTS):
+                    part.note_unreadable(part.drops[-1])
         records = [each for each in batch if isinstance(each, Record)]
         if not records:
             return
         judged = self.chain.clean(records, self.origin.source)
-        part.drops += [
-            self._failure_row(record, failure)
-            for record, failure in zip(records, judged.failures, strict=True)
-            if failure is not None
-        ]
+        for record, failure in zip(records, judged.failures, strict=True):
+            if failure is not None:
+                part.drops.append(self._failure_row(record, failure))
+                if failure.rule.startswith(_BROKEN_PAGES):
+                    part.note_unreadable(part.drops[-1])
+        part.nearest.add(records, judged)
         passed = [records[row] for row in judged.rows.tolist()]
         languages = [judged.languages[row] for row in judged.rows.tolist()]
         documents = self._without_forgotten(part, self._table(passed, languages, judged.texts))
@@ -257,7 +284,8 @@ def _write_parts(
         name = f"{input_name(source)}-{piece}{number:05d}"
         documents, drops = part.documents(), part.dropped()
         paths += write_part(tree, name, documents, drops, lineage.dedup)
-        parts.append(_count(name, part, documents, drops))
+        paths += write_nearest(tree, name, part.nearest.table(lineage.forgotten))
+        parts.append(_count(name, part, documents, drops) | {"origin": origin._asdict()})
     return Output(tuple(paths), {"parts": parts})
 
 
@@ -277,6 +305,14 @@ def write_part(
     return [clean_path, drop_path, *write_index(tree, name, documents, dedup)]
 
 
+def write_nearest(tree: Tree, name: str, nearest: pa.Table) -> list[str]:
+    """Write the documents nearest to thresholds, where there are any; return their path."""
+    if not len(nearest):
+        return []
+    write_table(tree.own(nearest_path(name)), nearest)
+    return [nearest_path(name)]
+
+
 def _count(name: str, part: Rows, documents: pa.Table, drops: pa.Table) -> dict[str, Any]:
     return {
         "name": name,
@@ -285,6 +321,8 @@ def _count(name: str, part: Rows, documents: pa.Table, drops: pa.Table) -> dict[
         "changed": dict(sorted(part.changed.items())),
         "languages": _count_values(documents["language"]),
         "distributions": part.distributions,
+        "nearest": part.nearest.places(),
+        "unreadable": part.unreadable,
         "dropped": count_rules(drops),
         "dropped_digest": format_digest(digest_table(drops, DROP_SCHEMA.names)),
     }

@@ -1,39 +1,49 @@
-"""The report's pages on cleaning: languages, and what the rules looked at.
+"""The report's pages on cleaning: languages, what the rules looked at, what could not be read.
 
 For every rule the distribution of its statistic over the newest deliveries is drawn with the
-threshold marked, and beside it stand the documents nearest to it on both sides: of those dropped
-their place and value, as no table holds their text, of those kept an excerpt too. Both come from a
-few parts of least hash, so the page costs the same whatever the size of the corpus.
+threshold marked, and beside it stand the documents nearest to it on both sides, with their
+excerpts (`pipeline/nearest.py`). What is shown was chosen while cleaning, out of everything, so
+the page reads a bounded number of small tables, and no cut of the corpus into parts shows.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-
-from corpus.snapshots import PartEntry
+from corpus.files import exists
 from pipeline import pictures
 from pipeline.distributions import bins_of
 from pipeline.explain import Store
-from pipeline.judging import statistics_table
-from pipeline.parquet import first_rows
-from pipeline.pictures import Bar, Html, heading, name, paragraph, percent, table
-from pipeline.report_drops import Rows, choose_drops
-from pipeline.rules import BY_NAME, Rule, thresholds
-from pipeline.samples import rank, some_parts, where
+from pipeline.languages import SCORE
+from pipeline.nearest import DROPPED, EXCERPT_CHARACTERS, KEPT, SCHEMA, nearest_path
+from pipeline.parquet import read_columns
+from pipeline.pictures import Bar, Html, escape, heading, name, paragraph, percent, show, table
+from pipeline.rules import BY_NAME, thresholds
+from pipeline.samples import where
 
 _BARS = 24  # more are no picture any more; the table has all
-_PARTS, _EXAMPLES, _SAMPLE = 2, 2, 1000
-_EXCERPT = 200  # characters
+_FILES = 100  # likewise
+_LONGEST_DETAIL = 160  # characters
 
-Nearest = dict[str, Rows]
+Rows = list[dict[str, Any]]
 
 
-def languages(stats: Mapping[str, Any]) -> Iterator[Html]:
-    """Show the languages of what passed the rules, by source."""
+def languages(store: Store, stats: Mapping[str, Any]) -> Iterator[Html]:
+    """Show the languages of what passed the rules, by source, and how sure their finder was."""
+    yield from _languages(stats)
+    counts = stats.get("distributions", {}).get(SCORE)
+    if counts is None:
+        return
+    limit = float(store.recipe.clean.languages.min_score) or None
+    yield heading(f"{SCORE}, min {limit:g}" if limit else f"{SCORE}, no threshold")
+    marked = "; the dashes are the threshold" if limit else ""
+    title = f"Documents by the share of their beginning in their language, percent{marked}"
+    yield pictures.histogram(title, bins_of(dict(counts), "percent", limit), limit, "min")
+    if limit:
+        yield _beside(_nearest(store, stats, [SCORE])[SCORE])
+
+
+def _languages(stats: Mapping[str, Any]) -> Iterator[Html]:
     found: Mapping[str, Mapping[str, int]] = stats.get("languages", {})
     total = sum(map(Counter[str], found.values()), Counter[str]())
     if not total:
@@ -69,89 +79,90 @@ def changed_texts(stats: Mapping[str, Any]) -> Iterator[Html]:
 def distributions(store: Store, stats: Mapping[str, Any]) -> Iterator[Html]:
     """Draw the statistic of every rule with its threshold, and who lies nearest to it."""
     found: Mapping[str, Mapping[str, int]] = stats.get("distributions", {})
-    if not found:
+    limits = thresholds(store.recipe.clean)
+    judged = {rule: limit for rule, limit in limits.items() if rule in found and limit is not None}
+    if not judged:
         yield paragraph("No rule looked at this snapshot's own deliveries.")
         return
     yield paragraph(
         "Of every document of this snapshot's own deliveries that came to the rule's set and that "
-        "the rule is for. The documents beside the threshold are the nearest of a few parts; of "
-        "those kept, the value is that of the text as it is kept."
+        "the rule is for; of a rule on lines, of every line that the rules before it left. The "
+        "documents beside a threshold are the nearest of all that the rule dropped, with their "
+        "text as the rule saw it, and of all that passed every rule, with their text as it stays."
     )
-    limits = thresholds(store.recipe.clean)
-    judged = {rule: limit for rule in found if (limit := limits.get(rule)) is not None}
-    kept, dropped = _nearest_kept(store, limits), _nearest_dropped(store, judged)
+    nearest = _nearest(store, stats, list(judged))
     for rule, limit in judged.items():
-        yield heading(f"{rule}, {BY_NAME[rule].side} {limit:g}")
-        title = f"Documents by their value for {rule}; the line is the threshold"
-        yield pictures.histogram(
-            title, bins_of(dict(found[rule]), limit), limit, BY_NAME[rule].side
+        side, kind = BY_NAME[rule].side, BY_NAME[rule].kind
+        what = "Lines" if BY_NAME[rule].on_lines else "Documents"
+        yield heading(f"{rule}, {side} {limit:g}")
+        title = f"{what} by their value for {rule}; the dashes are the threshold"
+        yield pictures.histogram(title, bins_of(dict(found[rule]), kind, limit), limit, side)
+        if not BY_NAME[rule].on_lines:
+            yield _beside(nearest[rule])
+
+
+def _beside(rows: Rows) -> Html:
+    """Show the documents nearest to a threshold."""
+    shown = [
+        (
+            each["side"], name(each["id"]), where(each), each["value"],
+            each["text"] + "\u2026" * (len(each["text"]) == EXCERPT_CHARACTERS),
         )
-        rows = [*dropped[rule], *kept.get(rule, [])]
-        shown = [
-            (each["side"], name(each["id"]), where(each), each["value"], each["text"])
-            for each in rows
-        ]
-        head = ("side", "document", "where", "value", "begins")
-        yield table("Nearest to the threshold", head, shown)
+        for each in rows
+    ]  # fmt: skip
+    return table(
+        "Nearest to the threshold", ("side", "document", "where", "value", "begins"), shown
+    )
 
 
-def _own_parts(store: Store) -> list[PartEntry]:
-    """Return the parts of the newest delivery."""
-    newest = store.snapshot.deliveries[-1]
-    return [part for part in store.snapshot.parts if part.snapshot == newest]
+def _nearest(store: Store, stats: Mapping[str, Any], rules: Sequence[str]) -> dict[str, Rows]:
+    """Read the documents nearest to the thresholds of rules; one taken down is not there."""
+    places = stats.get("nearest", {})
+    wanted = {
+        (part, rule, side, rank): None
+        for rule in rules
+        for side in (DROPPED, KEPT)
+        for _, rank, part in places.get(rule, {}).get(side, ())
+    }
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for part in sorted({key[0] for key in wanted}):
+        path = store.tree.find(nearest_path(part))
+        for row in read_columns(path, SCHEMA.names).to_pylist() if exists(path) else ():
+            found[part, row["rule"], row["side"], row["rank"]] = row
+    return {
+        rule: [found[key] for key in wanted if key[1] == rule and key in found] for rule in rules
+    }
 
 
-def _nearest_dropped(store: Store, limits: Mapping[str, float]) -> Nearest:
-    """Find, for every rule, the documents that it dropped most narrowly."""
-
-    def choose(rule: str, drops: pa.Table) -> Rows:
-        away = np.abs(drops["value"].to_numpy() - limits[rule])
-        return drops.filter(pa.array(_least(away))).to_pylist()  # type: ignore[no-any-return]
-
-    nearest = {}
-    for rule, rows in choose_drops(store.tree, _own_parts(store), limits, choose).items():
-        rows.sort(key=lambda row: (abs(row["value"] - limits[rule]), rank(row)))
-        shown = {"side": "dropped", "text": "not kept"}
-        nearest[rule] = [row | shown for row in rows[:_EXAMPLES]]
-    return nearest
-
-
-def _least(away: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Tell which rows are among the nearest, or as near as the last of them; NaN is none."""
-    bound = np.sort(away[~np.isnan(away)])[:_EXAMPLES].max(initial=0)
-    near: npt.NDArray[np.bool_] = away <= bound
-    return near
-
-
-def _nearest_kept(store: Store, limits: Mapping[str, float | None]) -> Nearest:
-    """Find, for every rule, the documents of a sample that passed it most narrowly."""
-    nearest: Nearest = {}
-    for part in some_parts(_own_parts(store), _PARTS):
-        documents = first_rows(store.tree.find(f"clean/{part.name}.parquet"), _SAMPLE)
-        texts, labels = documents["text"].combine_chunks(), documents["language"].to_pylist()
-        values = statistics_table(texts, store.recipe.clean, labels)
-        places = documents.select(["id", "snapshot", "file", "position"]).to_pylist()
-        for rule in values.column_names:
-            limit = limits[rule]
-            if limit is None or BY_NAME[rule].on_lines:
-                continue
-            away = _away(values[rule].to_numpy(), BY_NAME[rule], limit)
-            found = nearest.setdefault(rule, [])
-            found += [
-                places[row]
-                | {"value": values[rule][row].as_py(), "text": texts[row], "away": away[row]}
-                for row in np.flatnonzero(_least(away))
-            ]
-            found.sort(key=lambda each: (each["away"], rank(each)))
-            del found[_EXAMPLES:]
-    return {rule: list(map(_with_excerpt, found)) for rule, found in nearest.items()}
+def unreadable(stats: Mapping[str, Any]) -> Iterator[Html]:
+    """Show which files hold broken records, how many, and where the first of them are."""
+    told: Mapping[str, Any] = stats.get("unreadable", {})
+    if not told.get("records"):
+        yield paragraph("No broken record was found in this snapshot's own deliveries.")
+        return
+    yield paragraph(
+        f"{told['records']:,} broken records in {told['files']:,} files of this snapshot's own "
+        "deliveries. Records are counted from 1 as they stand in their file; of JSON lines, CSV "
+        "and paragraphs it is the line. Each is a row of dropped/*.parquet with its rule and place."
+    )
+    worst = told["worst"]
+    rows = [
+        (
+            name(each["file"]), each["source"], each["snapshot"], each["rule"], each["count"],
+            each["records"], Html("; ".join(_first_place(*first) for first in each["first"])),
+        )
+        for each in worst[:_FILES]
+    ]  # fmt: skip
+    head = ("file", "source", "delivery", "rule", "broken", "records in the file", "the first")
+    yield table("Broken records by file", head, rows)
+    if len(worst) > _FILES:
+        yield paragraph(f"The {len(worst):,} worst files and rules are in stats.json.")
 
 
-def _away(values: npt.NDArray[np.float64], rule: Rule, limit: float) -> npt.NDArray[np.float64]:
-    """Return how far the values that pass are from the threshold; NaN for others."""
-    passes = values >= limit if rule.side == "min" else values <= limit
-    return np.where(passes, np.abs(values - limit), np.nan)
-
-
-def _with_excerpt(row: dict[str, Any]) -> dict[str, Any]:
-    return row | {"side": "kept", "text": str(row["text"].as_py())[:_EXCERPT]}
+def _first_place(
+    position: int, value: float | None, threshold: float | None, detail: str | None
+) -> Html:
+    figures = "" if value is None else f"{show(value)} "
+    limit = "" if threshold is None else f", threshold {show(threshold)}"
+    text = f"{figures}{(detail or '')[:_LONGEST_DETAIL]}{limit}"
+    return escape(f"record {position:,}" + (f" ({text})" if text else ""))

@@ -14,9 +14,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from corpus.recipe import Clean
-from pipeline.distributions import count_bins
+from pipeline.distributions import COUNT_BINS, count_bins, describe_bins
 from pipeline.kernels import Int64s, UInt8s
-from pipeline.lines import LINE_COUNTS, choose, cut_citations, find_citations, join
+from pipeline.lines import (
+    LINE_COUNTS,
+    LINE_RULES,
+    Chosen,
+    choose,
+    cut_citations,
+    find_citations,
+    join,
+)
 from pipeline.rules import BY_NAME, EMPTY, RULES, Failure, Limits, Rule, is_english, thresholds
 from pipeline.spans import bytes_of
 from pipeline.statistics import COUNTS, Scan, recount, scan
@@ -34,14 +42,28 @@ class Judged(NamedTuple):
 
     texts: large_string, as later stages see them; a text that failed is as it came in.
     removed_lines: how many lines of the texts that passed each rule on lines took out.
-    distributions: the values of each rule on texts by bin (`pipeline/distributions.py`), of the
-    texts that came to its set and that it is for.
+    distributions: the values of each rule by bin (`pipeline/distributions.py`), of the texts that
+    came to its set and that it is for; of a rule on lines, of the lines that came to it.
+    values: what each rule on texts looked at, [texts], NaN where it did not.
     """
 
     texts: pa.LargeStringArray
     failures: list[Failure | None]
     removed_lines: dict[str, int]
     distributions: dict[str, dict[str, int]]
+    values: dict[str, Floats]
+
+
+class _Seen:
+    """What rules looked at in a piece: values of texts, and how many lines by bin."""
+
+    def __init__(self, config: Clean, count: int) -> None:
+        limits = thresholds(config)
+        judged = [name for name, limit in limits.items() if limit is not None]
+        self.values = {
+            name: np.full(count, np.nan) for name in judged if not BY_NAME[name].on_lines
+        }
+        self.lines = np.zeros((LINE_RULES, COUNT_BINS), np.int64)
 
 
 def judge_batch(
@@ -50,21 +72,37 @@ def judge_batch(
     """Judge cleaned texts; a verdict depends on the text, its language and the recipe alone."""
     all_texts = texts.cast(pa.large_string())
     english = np.array([is_english(each) for each in languages or [None] * len(texts)], np.bool_)
-    parts, values = [], dict[str, list[Floats]]()
-    for start, stop in _pieces(all_texts):
-        parts.append(_judge(all_texts[start:stop], config, english[start:stop], values))
-    limits = thresholds(config)
+    pieces = list(_pieces(all_texts))
+    seen = [_Seen(config, stop - start) for start, stop in pieces]
+    parts = [
+        _judge(all_texts[start:stop], config, english[start:stop], each)
+        for (start, stop), each in zip(pieces, seen, strict=True)
+    ]
+    values = {
+        name: np.concatenate([each.values[name] for each in seen])
+        for name in (seen[0].values if seen else ())
+    }
+    lines = sum((each.lines for each in seen), np.zeros((LINE_RULES, COUNT_BINS), np.int64))
     names = [name for name in thresholds(config) if BY_NAME[name].on_lines]
     return Judged(
         pa.concat_arrays([all_texts[:0], *(part.texts for part in parts)]),
         [failure for part in parts for failure in part.failures],
         {name: sum(part.removed_lines[name] for part in parts) for name in names},
-        {
-            name: count_bins(np.concatenate(values[name]), limit)
-            for name, limit in limits.items()
-            if limit is not None and name in values
-        },
+        {name: count_bins(each, BY_NAME[name].kind) for name, each in values.items()}
+        | _describe_lines(config, lines),
+        values,
     )
+
+
+def _describe_lines(config: Clean, lines: Int64s) -> dict[str, dict[str, int]]:
+    """Return the distributions of the rules on lines that have a threshold."""
+    limits = thresholds(config)
+    rules = [rule for rule in RULES if rule.on_lines]
+    return {
+        rule.name: describe_bins(counts)
+        for rule, counts in zip(rules, lines, strict=True)
+        if limits.get(rule.name) is not None
+    }
 
 
 def _pieces(texts: pa.LargeStringArray) -> Iterator[tuple[int, int]]:
@@ -110,15 +148,15 @@ class _Flow:
         cut = cut_citations(self.data, self.ends, with_them.rows)
         return [self.only(~cited), with_them.changed(*cut, step)]
 
-    def count(self, step: int) -> tuple[Counts, Bools]:
-        """Return the counts that the rules of a set need, by name, and the lines that C4 keeps."""
+    def count(self, step: int) -> tuple[Counts, Chosen | None]:
+        """Return the counts that the rules of a set need, by name, and what C4 says of lines."""
         found = self.scanned.counts[self.rows]
         counts: Counts = dict(zip(COUNTS, found.T, strict=True))
         if self.config.rules[step] != "c4":
-            return counts, np.empty(0, np.bool_)
+            return counts, None
         limits = _line_limits(thresholds(self.config), _scopes(counts, self.english))
         chosen = choose(self.data, self.ends, self.scanned, self.rows, limits)
-        return counts | dict(zip(LINE_COUNTS, chosen.counts.T, strict=True)), chosen.kept
+        return counts | dict(zip(LINE_COUNTS, chosen.counts.T, strict=True)), chosen
 
     def without_lines(self, kept: Bools, step: int) -> "_Flow":
         """Go on with the lines that C4 keeps, from a step on."""
@@ -182,11 +220,11 @@ def _fail(
     preset: str,
     counts: Counts,
     failures: list[Failure | None],
-    seen: dict[str, list[Floats]],
+    seen: _Seen,
 ) -> None:
     """Write the first rule of a set that each text fails, where none is written yet.
 
-    The values that were looked at are added to those seen before.
+    The values that were looked at are written down too.
     """
     limits, scopes = thresholds(flow.config), _scopes(counts, flow.english)
     for rule in RULES:
@@ -195,31 +233,32 @@ def _fail(
             continue
         values = _values(rule, counts)
         beyond = values < limit if rule.side == "min" else values > limit
-        seen.setdefault(rule.name, []).append(values[scopes[rule.scope]])
-        for row in np.flatnonzero(beyond & scopes[rule.scope]):
+        judged = scopes[rule.scope]
+        seen.values[rule.name][flow.numbers] = np.where(judged, values, np.nan)
+        for row in np.flatnonzero(beyond & judged):
             number = flow.numbers[row]
             if failures[number] is None:
                 failures[number] = Failure(rule.name, float(values[row]), float(limit))
 
 
-def _judge(
-    texts: pa.LargeStringArray, config: Clean, english: Bools, seen: dict[str, list[Floats]]
-) -> Judged:
-    """Judge a piece of a batch; its distributions are left to the batch."""
+def _judge(texts: pa.LargeStringArray, config: Clean, english: Bools, seen: _Seen) -> Judged:
+    """Judge a piece of a batch; its distributions and values are left to the batch."""
     failures: list[Failure | None] = [None] * len(texts)
     removed = np.zeros((len(texts), len(LINE_COUNTS)), np.int64)
     flows = [_flow(texts, config, english)]
     _fail_empty(flows[0], flows[0].scanned.counts[:, COUNTS.index("words")], failures)
     for step, preset in enumerate(config.rules):
         if preset == "c4":
-            passing = [flow.only(_passing(flow, failures)) for flow in flows]
-            flows = [part for flow in passing for part in flow.split(step)]
+            through = [flow.only(_passing(flow, failures)) for flow in flows]
+            flows = [part for flow in through for part in flow.split(step)]
         for at, flow in enumerate(flows):
-            counts, kept = flow.count(step)
+            counts, chosen = flow.count(step)
             _fail(flow, preset, counts, failures, seen)
-            if preset == "c4":
+            if chosen is not None:
+                seen.lines += chosen.seen
                 removed[flow.numbers] = np.stack([counts[name] for name in LINE_COUNTS], axis=1)
-                flows[at] = flow.only(_passing(flow, failures)).without_lines(kept, step + 1)
+                passing = flow.only(_passing(flow, failures))
+                flows[at] = passing.without_lines(chosen.kept, step + 1)
                 _fail_empty(flows[at], np.diff(flows[at].ends), failures)
     passed = np.array([failure is None for failure in failures], np.bool_)
     totals = dict(zip(LINE_COUNTS, removed[passed].sum(axis=0).tolist(), strict=True))
@@ -227,6 +266,7 @@ def _judge(
         _results(texts, flows, passed) if "c4" in config.rules else texts,
         failures,
         {rule.name: totals[rule.counted] for rule in RULES if rule.on_lines},
+        {},
         {},
     )
 
@@ -277,13 +317,13 @@ def _tabulate(texts: pa.LargeStringArray, config: Clean, english: Bools) -> pa.T
         if preset == "c4":
             flows = [part for flow in flows for part in flow.split(step)]
         for at, flow in enumerate(flows):
-            counts, kept = flow.count(step)
+            counts, chosen = flow.count(step)
             scopes = _scopes(counts, flow.english)
             for rule in (rule for rule in RULES if rule.preset == preset):
                 judged = np.where(scopes[rule.scope], _values(rule, counts), np.nan)
                 columns[rule.name][flow.numbers] = judged
-            if preset == "c4":
-                flows[at] = flow.without_lines(kept, step + 1)
+            if chosen is not None:
+                flows[at] = flow.without_lines(chosen.kept, step + 1)
     arrays = [pa.array(values, mask=np.isnan(values)) for values in columns.values()]
     return pa.table(arrays, schema=_schema(config))
 

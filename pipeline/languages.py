@@ -27,6 +27,8 @@ from pipeline.spans import bytes_of
 VERSION = 1
 
 UNDETERMINED = "und"
+# The rule that a score below the least one fails.
+SCORE = "language_score"
 
 # What CLD2 reads first, and what where it finds that unreliable. Measured on English web posts and
 # paragraphs of 11 languages (XQuAD): 500 and then 4,000 are right as often as 1,000 and then 4,000
@@ -126,5 +128,5 @@ def language_failure(label: str, score: int, config: Languages) -> Failure | Non
     if config.keep and label not in config.keep:
         return Failure("language_not_kept", score, config.min_score, label)
     if score < config.min_score:
-        return Failure("language_score", score, config.min_score, label)
+        return Failure(SCORE, score, config.min_score, label)
     return None

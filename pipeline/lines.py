@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.characters import POLICIES
+from pipeline.distributions import COUNT_BINS, number_bins
 from pipeline.kernels import Int64s, UInt8s
 from pipeline.statistics import ENDED, LONGEST, MARKS, SENTENCES, START, STOP, WORDS, Scan
 from pipeline.wide import copy
@@ -30,6 +31,9 @@ LINE_COUNTS = (
     "sentences",
 )
 _LONG, _UNMARKED, _FEW, _JAVASCRIPT, _POLICY, _LOREM, _CURLY, _SENTENCES = range(8)
+LINE_RULES = 5
+# The bins of small counts; few lines hold more, and few words are longer.
+_BINS = number_bins(np.arange(256, dtype=np.float64), "count")
 
 _PHRASES = ("javascript", "lorem ipsum", *POLICIES)
 _PHRASE_BYTES = np.frombuffer("".join(_PHRASES).encode(), np.uint8)
@@ -97,17 +101,34 @@ def _occurrences(line: UInt8s, first: int, last: int) -> int:
 
 
 @numba.njit(cache=True)
-def _reason(line: UInt8s, row: Int64s, limits: Floats, phrases: bool) -> int:
+def _look(seen: Int64s, rule: int, value: int, limit: float) -> int:
+    """Count a value that a rule looks at by its bin, unless the rule is off; return the value."""
+    if np.isfinite(limit):
+        number = 0
+        if value < len(_BINS):
+            number = _BINS[value]
+        else:
+            while number < COUNT_BINS - 1 and (value * value) >> number:
+                number += 1
+        seen[rule, number] += 1
+    return value
+
+
+@numba.njit(cache=True)
+def _reason(line: UInt8s, row: Int64s, limits: Floats, phrases: bool, seen: Int64s) -> int:
     """Return the first rule for which a line goes, or that of no rule."""
-    if row[LONGEST] > limits[_LONG]:
+    if _look(seen, _LONG, row[LONGEST], limits[_LONG]) > limits[_LONG]:
         return _LONG
-    if (row[MARKS] & ENDED != 0) < limits[_UNMARKED]:
+    is_ended = 1 if row[MARKS] & ENDED != 0 else 0
+    if _look(seen, _UNMARKED, is_ended, limits[_UNMARKED]) < limits[_UNMARKED]:
         return _UNMARKED
-    if row[WORDS] < limits[_FEW]:
+    if _look(seen, _FEW, row[WORDS], limits[_FEW]) < limits[_FEW]:
         return _FEW
-    if (_occurrences(line, 0, 1) if phrases else 0) > limits[_JAVASCRIPT]:
+    found = _occurrences(line, 0, 1) if phrases else 0
+    if _look(seen, _JAVASCRIPT, found, limits[_JAVASCRIPT]) > limits[_JAVASCRIPT]:
         return _JAVASCRIPT
-    if (_occurrences(line, 2, len(_PHRASE_ENDS) - 1) if phrases else 0) > limits[_POLICY]:
+    found = _occurrences(line, 2, len(_PHRASE_ENDS) - 1) if phrases else 0
+    if _look(seen, _POLICY, found, limits[_POLICY]) > limits[_POLICY]:
         return _POLICY
     return _LOREM
 
@@ -115,10 +136,11 @@ def _reason(line: UInt8s, row: Int64s, limits: Floats, phrases: bool) -> int:
 @numba.njit(cache=True)
 def _choose(
     flat: tuple[UInt8s, Int64s], lines: Int64s, line_ends: Int64s, rows: Int64s, limits: Floats
-) -> tuple[Int64s, Bools]:
+) -> tuple[Int64s, Bools, Int64s]:
     data, ends = flat
     counts = np.zeros((len(rows), len(LINE_COUNTS)), np.int64)
     kept = np.zeros(len(lines), np.bool_)
+    seen = np.zeros((LINE_RULES, COUNT_BINS), np.int64)
     for at in range(len(rows)):
         t = rows[at]
         text = data[ends[t] : ends[t + 1]]
@@ -126,7 +148,7 @@ def _choose(
         for n in range(line_ends[t], line_ends[t + 1]):
             line = data[lines[n, START] : lines[n, STOP]]
             phrases = some and _may_hold_phrase(line)
-            reason = _reason(line, lines[n], limits[at], phrases)
+            reason = _reason(line, lines[n], limits[at], phrases, seen)
             if reason > _FEW and phrases:
                 counts[at, _LOREM] += _occurrences(line, 1, 2) > 0
             if reason > _JAVASCRIPT and braces:
@@ -136,7 +158,7 @@ def _choose(
                 counts[at, _SENTENCES] += lines[n, SENTENCES]
             else:
                 counts[at, reason] += 1
-    return counts, kept
+    return counts, kept, seen
 
 
 @numba.njit(cache=True)
@@ -215,10 +237,15 @@ def _cut_citations(data: UInt8s, ends: Int64s, rows: Int64s) -> tuple[UInt8s, In
 
 
 class Chosen(NamedTuple):
-    """What C4 says of some texts: counts, int64 [texts, LINE_COUNTS]; kept, bool [lines]."""
+    """What C4 says of some texts: counts, int64 [texts, LINE_COUNTS]; kept, bool [lines].
+
+    seen: how many of the lines that came to each rule on lines had values of each bin, int64
+    [LINE_RULES, COUNT_BINS]; a line comes to a rule where those before it let it stay.
+    """
 
     counts: Int64s
     kept: Bools
+    seen: Int64s
 
 
 def choose(data: UInt8s, ends: Int64s, scanned: Scan, rows: Int64s, limits: Floats) -> Chosen:

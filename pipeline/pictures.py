@@ -266,8 +266,8 @@ def bars(title: str, kinds: Sequence[tuple[str, str]], rows: Sequence[Bar]) -> H
     return _figure(title, top + 36 * len(rows), parts)
 
 
-def histogram(title: str, bins: Sequence[Bin], threshold: float, side: str) -> Html:
-    """Draw counts by bin, those that a threshold lets pass apart from the others.
+def histogram(title: str, bins: Sequence[Bin], threshold: float | None, side: str) -> Html:
+    """Draw counts by bin, those that a threshold lets pass, if there is one, apart from the others.
 
     `side` says what the threshold is: the least (`min`) or the greatest (`max`) value that passes.
     """
@@ -276,10 +276,13 @@ def histogram(title: str, bins: Sequence[Bin], threshold: float, side: str) -> H
     step = width / len(bins)
     parts = []
     for number, each in enumerate(bins):
-        passes = each.low >= threshold if side == "min" else each.low <= threshold
-        tall = height * each.documents / most
+        beyond = threshold is not None and (
+            each.low < threshold if side == "min" else each.low > threshold
+        )
+        # What is there is seen, however little.
+        tall = max(height * each.documents / most, 1.5) if each.documents else 0.0
         parts.append(
-            f'<rect class="{"kept" if passes else "rule"}" x="{left + step * number:.1f}" '
+            f'<rect class="{"rule" if beyond else "kept"}" x="{left + step * number:.1f}" '
             f'y="{top + height - tall:.1f}" width="{max(step - 1, 1):.1f}" height="{tall:.1f}"/>'
         )
     for number in range(0, len(bins), -(-len(bins) // 6)):
@@ -287,12 +290,15 @@ def histogram(title: str, bins: Sequence[Bin], threshold: float, side: str) -> H
             f'<text class="soft" x="{left + step * number:.1f}" y="{top + height + 16}">'
             f"{bins[number].low:.3g}</text>"
         )
-    inside = next(n for n, each in enumerate(bins) if threshold < each.high or n == len(bins) - 1)
-    share = (threshold - bins[inside].low) / (bins[inside].high - bins[inside].low)
-    x = left + step * (inside + min(share, 1.0))
-    parts.append(
-        f'<line class="curve" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{top + height + 4}"/>'
-    )
+    if threshold is not None:
+        inside = next(
+            n for n, each in enumerate(bins) if threshold < each.high or n == len(bins) - 1
+        )
+        share = (threshold - bins[inside].low) / (bins[inside].high - bins[inside].low)
+        x = left + step * (inside + min(share, 1.0))
+        parts.append(
+            f'<line class="curve" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{top + height + 4}"/>'
+        )
     return _figure(title, top + height + 24, parts)
 
 

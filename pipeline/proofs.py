@@ -115,8 +115,8 @@ def _check_takedowns(store: Store) -> Iterator[str]:
     if not forgotten.is_empty:
         for name in find_affected(store.snapshot, store.tree, forgotten):
             yield (
-                f"clean/{name}.parquet: holds documents that were taken down: where the command "
-                "that does it was killed, run it again; the next refresh finishes it too"
+                f"part {name}: holds documents that were taken down: where the command that does "
+                "it was killed, run it again; the next refresh finishes it too"
             )
 
 

@@ -2,7 +2,8 @@
 
 `find_holdings` lists every snapshot and every packed sequence that held one of the documents.
 `purge` marks each of those snapshots withdrawn and then deletes from their directories what holds
-the text: documents, index, tokens, shards and reports, and whatever a killed command left behind.
+the text: documents, excerpts, index, tokens, shards and reports, and whatever a killed command left
+behind.
 Killed itself, it is finished by running it again. `out_of_reach` names what no command of ours can
 clean: raw inputs, the tokenizer's merges, the list of repeated lines, checkpoints and what was
 exported from them.
@@ -26,6 +27,7 @@ from corpus.snapshots import (
 )
 from pipeline.clean import input_name, kept_mask
 from pipeline.explain import Store, shard_documents, shard_of
+from pipeline.nearest import nearest_path
 from pipeline.parquet import read_table
 from pipeline.rows import document_rows
 
@@ -136,15 +138,11 @@ def _holding_files(
     view = Store(store, snapshot.tree(store), snapshot)
     homes = {each.path: each.home for each in snapshot.all_files}
     for part in snapshot.parts:
-        clean = f"clean/{part.name}.parquet"
-        if not exists(view.tree.find(clean)):
-            rows, is_held = [], True  # purged before, by a command that was killed
-        else:
-            columns = ["id", "source", "url", "text_hash"]
-            rows = read_table(view.tree.find(clean), columns=columns).to_pylist()
-            is_held = any(map(forgotten.covers, rows))
-        if is_held:
-            names = [clean, f"tokens/{part.name}.arrow"]
+        clean, excerpts = f"clean/{part.name}.parquet", nearest_path(part.name)
+        texts = [name for name in (clean, excerpts) if name in homes]
+        # One that is missing was purged before, by a command that was killed.
+        if any(not exists(view.tree.find(name)) or _holds(view, name, forgotten) for name in texts):
+            names = [*texts, f"tokens/{part.name}.arrow"]
             names += [f"index/{part.name}.{kind}.arrow" for kind in ("documents", "keys")]
             yield from ((homes[name], name) for name in names)
     for row in _covered(view, forgotten):
@@ -157,13 +155,16 @@ def out_of_reach(store: str, snapshots: Iterable[Snapshot], forgotten: Forgotten
     inputs, runs, tokenizers, lines = set(), set(), set(), set()
     for snapshot in snapshots:
         view = Store(store, snapshot.tree(store), snapshot)
-        parts = {
-            part.name.rpartition("-")[0]
-            for part in snapshot.parts
-            if _holds(view, part.name, forgotten)
-        }
-        inputs |= {each.path for each in snapshot.inputs if input_name(each) in parts}
-        if parts:
+        kept, dropped = (
+            {
+                part.name.rpartition("-")[0]
+                for part in snapshot.parts
+                if _holds(view, path_of(part.name), forgotten)
+            }
+            for path_of in ("clean/{}.parquet".format, nearest_path)
+        )
+        inputs |= {each.path for each in snapshot.inputs if input_name(each) in kept | dropped}
+        if kept:
             tokenizers.add(join(store, "tokenizer", snapshot.tokenizer))
             learned = snapshot.recipe.get("clean", {}).get("boilerplate")
             lines |= {join(store, "lists", learned)} if learned else set()
@@ -176,8 +177,9 @@ def out_of_reach(store: str, snapshots: Iterable[Snapshot], forgotten: Forgotten
     yield "checkpoints and exports of runs that this store does not know"
 
 
-def _holds(view: Store, part: str, forgotten: Forgotten) -> bool:
-    path = view.tree.find(f"clean/{part}.parquet")
+def _holds(view: Store, name: str, forgotten: Forgotten) -> bool:
+    """Tell whether a table has a document of the list; one that is not there has none."""
+    path = view.tree.find(name)
     if not exists(path):
         return False
     columns = ["id", "source", "url", "text_hash"]

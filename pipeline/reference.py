@@ -228,15 +228,20 @@ def take_lines(text: str, limits: Limits) -> tuple[str, dict[str, int]]:
 
 def reason_of(line: str, limits: Limits) -> str | None:
     """Return the first rule for which C4 takes out a line."""
+    values = line_values(line)
+    return next((name for name, value in values.items() if _beyond(name, value, limits)), None)
+
+
+def line_values(line: str) -> dict[str, int]:
+    """Return what each of C4's rules on lines looks at, in their order."""
     words, lowered = words_of(line), lower(line)
-    values = {
+    return {
         "c4_line_max_word_length": max(map(len, words), default=0),
         "c4_line_terminal_mark": int(ends_line(line)),
         "c4_line_min_words": len(words),
         "c4_line_javascript": lowered.count("javascript"),
         "c4_line_policy": sum(map(lowered.count, POLICIES)),
     }
-    return next((name for name, value in values.items() if _beyond(name, value, limits)), None)
 
 
 def ends_line(line: str) -> bool:

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from corpus.recipe import Clean
+from pipeline.distributions import Kind
 
 # Raised by hand when a verdict, a recorded value or a judged text changes.
 VERSION = 2
@@ -59,6 +60,13 @@ class Rule(NamedTuple):
     over: str | None = None
     scope: Literal["all", "spaced", "marked", "english"] = "all"
     on_lines: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        """What its statistic is: a share, a mean or a count."""
+        if self.over is None:
+            return "count"
+        return "share" if self.threshold <= 1 else "mean"
 
 
 EMPTY = Failure("empty", 0, 1)

@@ -21,7 +21,7 @@ import orjson
 import pyarrow as pa
 
 from corpus.documents import drops_table
-from corpus.files import write_bytes
+from corpus.files import exists, write_bytes
 from corpus.forgotten import Forgotten, hash_id, list_takedowns, read_forgotten, read_takedown
 from corpus.lease import Lease
 from corpus.recipe import Dedup, Pack, Recipe
@@ -43,8 +43,9 @@ from pipeline.cascade import REMOVED_SCHEMA, judge_again
 from pipeline.clean import forgotten_row, write_part
 from pipeline.index import Corpus
 from pipeline.jobs import Output, Record, Stages, Task, describe_file
+from pipeline.nearest import nearest_path, without_forgotten
 from pipeline.outcome import Outcome
-from pipeline.parquet import read_table
+from pipeline.parquet import read_table, write_table
 from pipeline.plans import ShardPlan, cut_split
 from pipeline.purge import find_holdings, out_of_reach
 from pipeline.report import add_report
@@ -148,11 +149,23 @@ def count_shards(snapshot: Snapshot) -> dict[tuple[str, str, str], int]:
 
 
 def read_identities(snapshot: Snapshot, tree: Tree) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Give each part with what tells whether its documents are on a list."""
+    """Give each part with what tells whether its documents are on a list.
+
+    Among them are those that a rule dropped and whose excerpt is kept.
+    """
     columns = ["id", "source", "url", "text_hash"]
+    with_excerpts = {each.path for each in snapshot.files}
     for part in snapshot.parts:
-        table = read_table(tree.find(f"clean/{part.name}.parquet"), columns=columns)
-        yield part.name, table.to_pylist()
+        names = [f"clean/{part.name}.parquet", nearest_path(part.name)]
+        yield (
+            part.name,
+            [
+                row
+                for name in names
+                if name in with_excerpts
+                for row in read_table(tree.find(name), columns=columns).to_pylist()
+            ],
+        )
 
 
 def find_affected(snapshot: Snapshot, tree: Tree, forgotten: Forgotten) -> list[str]:
@@ -219,6 +232,12 @@ def forget_part(tree: Tree, _task: str, name: str, config: Dedup, forgotten: For
     before = read_table(tree.find(f"dropped/{name}.parquet")).to_pylist()
     drops = drops_table([*before, *map(forgotten_row, removed)])
     paths = write_part(tree, name, documents.filter(pa.array(~goes)), drops, config)
+    excerpts = tree.find(nearest_path(name))
+    if exists(excerpts):  # written even if none is left, in the place of those before
+        write_table(
+            tree.own(nearest_path(name)), without_forgotten(read_table(excerpts), forgotten)
+        )
+        paths.append(nearest_path(name))
     table = pa.table(
         {
             "row": np.flatnonzero(goes),

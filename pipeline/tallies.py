@@ -6,15 +6,20 @@ fingerprint.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import orjson
 
 from corpus.files import exists, join, read_bytes
 from corpus.snapshots import PartEntry
+from pipeline.clean import FIRST_PLACES
 from pipeline.distributions import add_counts
+from pipeline.nearest import merge_places
 
 STATS = "stats.json"
+# Files and rules with broken records that are told one by one; a guess at what anybody looks at.
+_WORST = 1000
 
 
 def read_stats(root: str) -> dict[str, Any]:
@@ -25,7 +30,7 @@ def read_stats(root: str) -> dict[str, Any]:
 
 
 def describe_cleaning(by_source: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Add up what cleaning saw: languages and changes by source, statistics of all rules."""
+    """Add up what cleaning saw: languages and changes by source, the rest of all sources."""
 
     empty = Counter[str]()
 
@@ -35,11 +40,37 @@ def describe_cleaning(by_source: Mapping[str, Sequence[Mapping[str, Any]]]) -> d
             for source, parts in sorted(by_source.items())
         }
 
-    every = [part["distributions"] for parts in by_source.values() for part in parts]
+    every = [part for parts in by_source.values() for part in parts]
     return {
         "languages": add("languages"),
         "changed": add("changed"),
-        "distributions": add_counts(every),
+        "distributions": add_counts(part["distributions"] for part in every),
+        "nearest": merge_places(every),
+        "unreadable": _unreadable(every),
+    }
+
+
+def _unreadable(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add up broken records by file and rule, the worst first, and how many records files have."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    records = Counter[tuple[str, ...]]()
+    for part in parts:
+        place = tuple(part["origin"][name] for name in ("source", "snapshot", "file"))
+        records[place] += part["documents"] + sum(part["dropped"].values())
+        for rule, broken in part["unreadable"].items():
+            mine = found.setdefault((*place, rule), {"count": 0, "first": []})
+            mine["count"] += broken["count"]
+            mine["first"] = sorted([*mine["first"], *broken["first"]], key=itemgetter(0))
+            del mine["first"][FIRST_PLACES:]
+    worst = sorted(found.items(), key=lambda item: (-item[1]["count"], item[0]))[:_WORST]
+    names = ("source", "snapshot", "file", "rule")
+    return {
+        "records": sum(each["count"] for each in found.values()),
+        "files": len({key[:3] for key in found}),
+        "worst": [
+            dict(zip(names, key, strict=True)) | each | {"records": records[key[:3]]}
+            for key, each in worst
+        ],
     }
 
 

@@ -3,6 +3,8 @@
 import gzip
 import json
 import random
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any, NoReturn
@@ -178,6 +180,47 @@ def test_an_overlong_line_is_not_held(tmp_path: Path) -> None:
     file.close()
     assert peak < 4 * 2**20
     assert texts(read(path, path.read_bytes())) == [(1, "record_too_long"), (2, "a")]
+
+
+# Runs in a process of its own: reads two files, the second printed, and how memory grew by it, MiB.
+# Linux's own count: the peak that getrusage gives is inherited from the parent process.
+_READ_ALONE = """
+import re, sys
+from pathlib import Path
+from corpus.archives import InputFile
+from corpus.readers import read_records
+def read(path):
+    return list(read_records(InputFile(path), "jsonl", 2**24))
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+read(sys.argv[1])
+before = peak()
+for each in read(sys.argv[2]):
+    print(each.position, getattr(each, "rule", "text"), getattr(each, "value", None))
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize(
+    ("noise", "expected"),
+    [(4000, ["1 record_too_long 1000000000.0", "2 text None"]), (0, ["1 decompression_bomb"])],
+)
+def test_a_line_of_a_gigabyte_stops_at_its_limits(
+    tmp_path: Path, suffix: str, noise: int, expected: list[str]
+) -> None:
+    """Compressed 200-fold it is a line too long, more than 500-fold a bomb; neither is held."""
+    megabyte = compress(suffix, random.Random(0).randbytes(noise).replace(b"\n", b"x").ljust(10**6))
+    small, path = tmp_path / f"small.jsonl{suffix}", tmp_path / f"large.jsonl{suffix}"
+    small.write_bytes(compress(suffix, line("a")))
+    path.write_bytes(megabyte * 1000 + compress(suffix, b"\n" + line("a")))
+    command = [sys.executable, "-c", _READ_ALONE, str(small), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    *records, grown = done.stdout.splitlines()
+    assert len(records) == len(expected)
+    assert all(map(str.startswith, records, expected))
+    assert path.stat().st_size < 10**7
+    assert float(grown) < 3 * 16  # the pieces of a record at its limit, and chunks
 
 
 def many_lines(count: int) -> tuple[bytes, list[tuple[int, str]]]:

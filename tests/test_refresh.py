@@ -94,7 +94,7 @@ def test_no_work_files_stay(built: Built) -> None:
     names = {path.relative_to(built.directory).parts[3] for path in
              (built.directory / "store" / "snapshots" / "first").rglob("*")}  # fmt: skip
     assert names == {
-        "clean", "dropped", "duplicates", "index", "records", "shards", "snapshot.json",
+        "clean", "dropped", "duplicates", "index", "nearest", "records", "shards", "snapshot.json",
         "report.html", "stats.json", "tokens",
     }  # fmt: skip
     assert {path.name for path in (built.directory / "store").iterdir()} == {

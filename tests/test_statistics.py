@@ -14,9 +14,10 @@ from corpus.archives import InputFile
 from corpus.recipe import Clean
 from pipeline import lines, reference, statistics
 from pipeline.characters import POLICIES, STOP_WORDS
+from pipeline.distributions import count_bins
 from pipeline.judging import judge_batch, statistics_table
 from pipeline.normalize import normalize_text
-from pipeline.rules import BY_NAME, RULES
+from pipeline.rules import BY_NAME, RULES, thresholds
 from pipeline.spans import bytes_of
 
 ALL = ("gopher_repetition", "gopher_quality", "c4", "fineweb")
@@ -136,8 +137,61 @@ def test_pieces_of_a_large_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.judging._PIECE_BYTES", 100)
     pieces = judge_batch(arrow(texts), config)
     assert pieces.texts.equals(whole.texts)
-    assert pieces[1:] == whole[1:]
+    assert pieces[1:4] == whole[1:4]
+    assert pieces.values.keys() == whole.values.keys()
+    for name, values in pieces.values.items():
+        assert np.array_equal(values, whole.values[name], equal_nan=True), name
     assert statistics_table(arrow(texts), config).equals(table)
+
+
+@unhurried
+@given(st.lists(TEXTS, max_size=4), st.booleans())
+def test_the_distributions_of_lines_are_those_of_the_reference(
+    texts: list[str], lenient: bool
+) -> None:
+    """A line comes to a rule where those before it let it stay."""
+    config = Clean(rules=("c4",), thresholds=LENIENT if lenient else {})
+    expected: dict[str, list[float]] = {rule.name: [] for rule in RULES if rule.on_lines}
+    for text in texts:
+        if not reference.words_of(text):
+            continue
+        without_citations = reference._CITATION.sub("", text)
+        words = reference.count_words(without_citations)
+        limits = {
+            name: limit
+            for name, limit in thresholds(config).items()
+            if limit is not None and reference.in_scope(BY_NAME[name], words, None)
+        }
+        for line in reference.lines_of(without_citations):
+            for name, value in reference.line_values(line).items():
+                if name in limits:
+                    expected[name].append(value)
+                    if reference._beyond(name, value, limits):
+                        break
+    found = judge_batch(arrow(texts), config).distributions
+    for name, values in expected.items():
+        assert found[name] == count_bins(np.array(values, np.float64), "count"), name
+
+
+def test_lines_of_many_words_have_the_bins_of_counts() -> None:
+    lengths = [3, 5, 255, 256, 300, 1000, 4095, 4097]
+    text = "\n".join(" ".join(["river"] * (length - 1)) + " end." for length in lengths)
+    config = Clean(rules=("c4",), thresholds={"c4_min_sentences": 1})
+    found = judge_batch(arrow([text]), config).distributions
+    assert found["c4_line_min_words"] == count_bins(np.array(lengths, np.float64), "count")
+    assert found["c4_line_terminal_mark"] == {"1": len(lengths)}
+    assert found["c4_line_javascript"] == {"0": len(lengths)}
+
+
+def test_values_are_what_was_looked_at() -> None:
+    """Of a text that fails in one set later sets see nothing; Chinese is asked for no length."""
+    texts = ["river " * 3, " ".join(["river of the plain words"] * 12) + ".", "\u4f60\u597d" * 40]
+    config = Clean(rules=("gopher_quality", "c4"), thresholds={"gopher_stop_words": 1})
+    values = judge_batch(arrow(texts), config).values
+    assert values["gopher_min_words"].tolist() == [3.0, 60.0, 80.0]
+    assert np.isnan(values["gopher_min_mean_word_length"]).tolist() == [False, False, True]
+    assert np.isnan(values["c4_curly_bracket"])[0]
+    assert not {name for name in values if BY_NAME[name].on_lines}
 
 
 def test_no_texts() -> None:
@@ -203,8 +257,8 @@ def test_real_prose_and_web_pages(shared_data: Path) -> None:
     bodies = orjson.loads(b"".join(InputFile(str(pages)).chunks())).values()
     texts += [normalize_text(page["articleBody"], True) for page in list(bodies)[:60]]
     assert counted(texts) == list(map(expected, texts))
-    for thresholds in ({}, {"c4_line_terminal_mark": None}):
-        assert_same(texts, Clean(rules=ALL, thresholds=thresholds))
+    for limits in ({}, {"c4_line_terminal_mark": None}):
+        assert_same(texts, Clean(rules=ALL, thresholds=limits))
 
 
 def test_rules_name_counts_that_exist() -> None:

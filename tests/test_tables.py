@@ -164,3 +164,43 @@ def test_a_row_group_is_not_held_whole(
     assert [record.text for record in found if isinstance(record, Record)] == texts
     assert 0 < max(reads) < 20_000_000
     assert 0 < max(batches) <= 2**25
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("columns", [["text"], []])
+def test_rows_that_take_no_bytes_are_a_bomb(
+    tmp_path: Path, stream: bool, columns: list[str]
+) -> None:
+    """A few hundred bytes claim more rows than could ever be read."""
+    nothing = pa.Array.from_buffers(pa.null(), 2**31 - 1, [None])
+    claimed = pa.RecordBatch.from_arrays([nothing], names=["text"]).select(columns)
+    target = io.BytesIO()
+    make = pa.ipc.new_stream if stream else pa.ipc.new_file
+    with make(target, claimed.schema) as writer:
+        writer.write_batch(claimed)
+    data = target.getvalue()
+    assert read(tmp_path / "a", data, "arrow") == [
+        Damage(
+            1, "decompression_bomb", "rows for each byte of the table", (2**31 - 1) / len(data), 500
+        )
+    ]
+
+
+def test_rows_without_columns_are_counted(tmp_path: Path) -> None:
+    data = arrow(pa.table({"a": [1, 2, 3]}).select([]), stream=True)
+    found = read(tmp_path / "a", data, "arrow")
+    assert [(each.position, each.rule) for each in found if isinstance(each, Damage)] == [
+        (1, "invalid_record"), (2, "invalid_record"), (3, "invalid_record"),
+    ]  # fmt: skip
+
+
+def test_parquet_of_more_rows_than_its_bytes_can_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "MAX_RATIO", 5.0)
+    data = parquet(pa.table({"a": pa.nulls(20_000)}))
+    found = read(tmp_path / "a", data, "parquet")
+    assert len(found) <= 5 * len(data) + 1 < 20_000
+    last = found[-1]
+    assert isinstance(last, Damage)
+    assert (last.rule, last.position) == ("decompression_bomb", len(found))

@@ -18,8 +18,10 @@ from chain_helpers import (
     random_request,
     tables,
 )
+from stage_helpers import table_rows
 
 from corpus.files import create, list_names
+from corpus.recipe import Recipe
 from corpus.snapshots import Snapshot, find_snapshot, open_snapshot, snapshot_root
 from pipeline.__main__ import main
 from pipeline.clusters import cluster_sizes
@@ -391,3 +393,85 @@ def test_clusters_are_counted(chain: Chain, capsys: pytest.CaptureFixture[str]) 
     out = capsys.readouterr().out
     assert "1 stand for 2 to 3 records" in out
     assert table.exists()
+
+
+LONG = "the river of plain words runs to the sea and "
+
+
+@pytest.fixture
+def with_rules(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> Chain:
+    """A delivery of which a rule dropped two documents, whose excerpts its report shows."""
+    made = Chain(chain.directory / "ruled", chain.config)
+    recipe = Chain.recipe
+
+    def with_a_rule(self: Chain, given: Delivery) -> Recipe:
+        update = {"rules": ("gopher_quality",), "thresholds": {"gopher_min_words": 12}}
+        found = recipe(self, given)
+        return found.model_copy(update={"clean": found.clean.model_copy(update=update)})
+
+    monkeypatch.setattr(Chain, "recipe", with_a_rule)
+    made.deliver(
+        delivery(
+            "s1", record("long", LONG * 2), record("other", "of " + LONG * 3),
+            record("short", "the secret of few", url="http://x.test/short"),
+            record("twin", "The  SECRET of few"), record("near", "the matter of some more words"),
+        )
+    )  # fmt: skip
+    return made
+
+
+def texts_on_disk(chain: Chain) -> str:
+    """Return all excerpts of a store as text, and its reports."""
+    shown = [path.read_text() for path in Path(chain.store).rglob("report.html")]
+    rows = [str(row) for path in Path(chain.store).rglob("nearest/*") for row in table_rows(path)]
+    return "\n".join([*shown, *rows]).lower()
+
+
+def test_an_excerpt_of_what_a_rule_dropped_goes_too(with_rules: Chain) -> None:
+    """By id, with the same text under another id; nothing else changes but label and report."""
+    before = open_snapshot(with_rules.store)
+    assert "secret" in texts_on_disk(with_rules) and "matter" in texts_on_disk(with_rules)
+    request = ["forget", with_rules.store, "--label", "t", "--id", "a/short"]
+    assert main(request) == 0
+    after = open_snapshot(with_rules.store)
+    assert (after.label, after.parent, after.counts) == ("t", "s1", before.counts)
+    assert [each.checksum for each in after.shards] == [each.checksum for each in before.shards]
+    page = Path(after.tree(with_rules.store).own("report.html")).read_text().lower()
+    assert "secret" not in page and "the matter of some more words" in page
+    assert audit(open_store(with_rules.store)).problems == []
+    rebuilt = with_rules.rebuild()
+    stores = (with_rules.store, str(with_rules.directory / "rebuilt"))
+    compare_snapshots(stores, (after, rebuilt))
+    rows = [
+        [str(row) for path in sorted(Path(store).rglob(pattern)) for row in table_rows(path)]
+        for store, pattern in zip(stores, ("t/nearest/*", "nearest/*"), strict=True)
+    ]
+    assert rows[0] == rows[1]
+    assert main([*request, "--purge"]) == 0
+    assert "secret" not in texts_on_disk(with_rules)
+    with pytest.raises(ValueError, match=r"s1 was withdrawn.*use its successor t"):
+        open_snapshot(with_rules.store, "s1")
+
+
+@pytest.mark.parametrize(
+    "request_", [Request(url_prefixes=("http://x.test/",)), Request(sources=("a",))]
+)
+def test_an_excerpt_goes_by_url_and_by_source(with_rules: Chain, request_: Request) -> None:
+    after = with_rules.take_down("t", request_)
+    tree = after.tree(with_rules.store)
+    (name,) = (each.path for each in after.files if each.path.startswith("nearest/"))
+    left = [row["id"] for row in table_rows(tree.find(name))]
+    assert "a/short" not in left and bool(left) == (not request_.sources)
+    held = Path(tree.own("held.json")).read_text()
+    assert "raw input" in held and ("tokenizer" in held) == bool(request_.sources)
+
+
+def test_a_dropped_document_that_is_on_the_list_gets_no_excerpt(with_rules: Chain) -> None:
+    with_rules.take_down("t", Request(ids=("a/short",)))
+    with_rules.deliver(delivery("s2", record("short", "another secret of"), record("new", LONG)))
+    after = open_snapshot(with_rules.store)
+    tree = after.tree(with_rules.store)
+    names = [each.path for each in after.files if each.path.startswith("nearest/")]
+    assert len(names) == 2
+    ids = {row["id"] for name in names for row in table_rows(tree.find(name))}
+    assert "a/short" not in ids and "a/near" in ids
