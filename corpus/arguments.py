@@ -1,6 +1,7 @@
 """A command line whose words may stand before and after options, which argparse alone refuses."""
 
 import argparse
+import re
 from collections.abc import Sequence
 
 
@@ -19,5 +20,5 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
 
 
 def _is_given(many: str, argument: str) -> bool:
-    is_option = argument.startswith("-") and " " not in argument
+    is_option = re.match(r"--[A-Za-z]|-\S*$", argument) is not None
     return not is_option and (many != "overrides" or "=" in argument)

@@ -164,7 +164,7 @@ class Tokenizer(Section):
     """A byte-level BPE to train on the first snapshot, or an existing one to take."""
 
     vocab_size: int = Field(
-        50265, ge=261, le=2**32, description="entries, special tokens and 256 bytes included"
+        50265, ge=261, le=2**31 - 1, description="entries, special tokens and 256 bytes included"
     )
     path: str | None = Field(None, description="directory with an existing tokenizer.json")
     sample_fraction: float = Field(

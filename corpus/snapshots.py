@@ -243,14 +243,19 @@ def read_manifest(store: str, label: str) -> Snapshot | None:
     if not exists(path):
         return None
     try:
-        snapshot = Snapshot.model_validate_json(read_bytes(path))
+        fields: Any = orjson.loads(read_bytes(path))
+        if (version := fields["format_version"]) != FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format version {version}, expected {FORMAT_VERSION}: "
+                "rebuild the store with this version"
+            )
+        snapshot = Snapshot.model_validate(fields)
     except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{path} is damaged: {place}: {first['msg']}") from None
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
-    if snapshot.format_version != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {snapshot.format_version}, expected {FORMAT_VERSION}: "
-            "rebuild the store with this version"
-        )
     found = snapshot.compute_fingerprint()
     if found != snapshot.fingerprint:
         raise ValueError(

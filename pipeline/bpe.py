@@ -35,7 +35,8 @@ def learn_merges(words: Counted, merges: int, min_frequency: int) -> list[tuple[
     by_byte = np.array([ids[alphabet[byte]] for byte in range(256)], np.int32)
     begin, end = words.offsets[0], words.offsets[-1]
     symbols, starts = by_byte[words.data[begin:end]], words.offsets - begin
-    limits = (len(tokens), merges, min_frequency)
+    # A merge takes a token away; what can be learned bounds the tables, whatever is asked for.
+    limits = (len(tokens), min(merges, len(symbols)), min_frequency)
     lefts, rights = _learn(symbols, starts, words.counts.copy(), limits).T.tolist()
     learned = []
     for left, right in zip(lefts, rights, strict=True):

@@ -23,6 +23,7 @@ from corpus.files import write_bytes
 from corpus.forgotten import Forgotten
 from corpus.lease import Lease
 from corpus.recipe import Recipe
+from corpus.recipe import Tokenizer as TokenizerConfig
 from corpus.shards import token_dtype
 from corpus.snapshots import (
     FORMAT_VERSION,
@@ -182,30 +183,39 @@ def _tokenizer(job: Job, corpus: Corpus, stages: Stages) -> _Made:
     config = job.recipe.tokenizer
     if job.tokenizer_path is not None:
         config = config.model_copy(update={"path": job.tokenizer_path})
-    below = vocabulary.sample_below(config)
-    counting = [
-        Task(f"{part.name}-{identity}", vocabulary.count_part, (part.name, below))
-        for part in corpus.parts
-        if part.position == 0 and config.path is None
-    ]
     name = f"tokenizer-{identity}"
-    added: list[str] = []
-    if not stages.is_done("tokenizer", [name]):
-        counted = stages.run("count", counting)
-        shares = vocabulary.count_shares(
-            sum(record.counts["words_bytes"] for record in counted.values())
-        )
-        paths = [file["path"] for record in counted.values() for file in record.files]
-        adding = [
-            Task(f"{n}-of-{shares}-{identity}", vocabulary.add_up, ((n, shares), paths))
-            for n in range(shares)
-            if counting
-        ]
-        summed = stages.run("add-up", adding)
-        added = [file["path"] for record in summed.values() for file in record.files]
+    is_learned = config.path is None and not stages.is_done("tokenizer", [name])
+    added = _count_words(corpus, identity, config, stages) if is_learned else []
     task = Task(name, vocabulary.learn, (store, config, added))
     counts = stages.run("tokenizer", [task])[task.name].counts
     return _Made(store, counts["fingerprint"], counts["vocab_size"])
+
+
+def _count_words(
+    corpus: Corpus, identity: str, config: TokenizerConfig, stages: Stages
+) -> list[str]:
+    """Count the words of the first delivery; return the files of the counts, added up."""
+    below = vocabulary.sample_below(config)
+    counted = stages.run(
+        "count-words",
+        [
+            Task(f"{part.name}-{identity}", vocabulary.count_part, (part.name, below))
+            for part in corpus.parts
+            if part.position == 0
+        ],
+    )
+    shares = vocabulary.count_shares(
+        sum(record.counts["words_bytes"] for record in counted.values())
+    )
+    paths = [file["path"] for record in counted.values() for file in record.files]
+    added = stages.run(
+        "add-words",
+        [
+            Task(f"{n}-of-{shares}-{identity}", vocabulary.add_up, ((n, shares), paths))
+            for n in range(shares)
+        ],
+    )
+    return [file["path"] for record in added.values() for file in record.files]
 
 
 def _plan(

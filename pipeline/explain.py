@@ -99,7 +99,8 @@ def explain(store: Store, identity: str) -> Iterator[str]:
         if hash_id(identity) in read_forgotten(store.root).ids:
             yield f"{identity}: was taken down and stays out of this store"
             return
-        raise ValueError(f"{store.root} knows no document {identity}")
+        hint = "" if "/" in identity else ": ids read SOURCE/KEY"
+        raise ValueError(f"{store.root} knows no document {identity}{hint}")
     gone = {_place(row) for row in dropped}
     rows = [row for _, row in documents]
     for row in dropped:

@@ -41,7 +41,7 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 _LOG_EVERY_SECONDS = 10.0
 
 # Stages whose outputs, below work/, only a later stage of the same snapshot needs.
-WORK_STAGES = ("group", "verify", "deal", "judge", "count", "add-up")
+WORK_STAGES = ("group", "verify", "deal", "judge", "count", "count-words", "add-words")
 
 
 class Output(NamedTuple):

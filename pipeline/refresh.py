@@ -129,7 +129,7 @@ def rebuild(store: str, into: str, workers: int | None = None) -> Outcome:
 
 
 def _settle(recipe: Recipe) -> tuple[Recipe, dict[str, bytes]]:
-    """Read the lists that a recipe names; it goes on naming them by fingerprint."""
+    """Check the thresholds and read the lists of a recipe, which then names them by fingerprint."""
     rules.check_thresholds(recipe.clean)
     clean_config, lists = settle(recipe.clean)
     return recipe.model_copy(update={"clean": clean_config}), lists

@@ -32,6 +32,7 @@ import yaml
 
 from corpus.files import is_remote
 from corpus.recipe import Recipe, load_recipe
+from pipeline.rules import check_thresholds
 
 # What `date -u` makes a label from; it matches corpus.recipe.LABEL_PATTERN.
 LABEL_FORMAT = "%Y-%m-%dt%H%M"
@@ -65,6 +66,7 @@ def schedule(recipe_path: str, cron: str) -> Iterator[str]:
     parse_cron(expression)
     path = recipe_path if is_remote(recipe_path) else str(Path(recipe_path).absolute())
     recipe = load_recipe(path)
+    check_thresholds(recipe.clean)
     _check_absolute(recipe, path)
     for text in (path, sys.executable, str(_ROOT)):
         _check_printable(text)

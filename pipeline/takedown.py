@@ -60,7 +60,11 @@ _OBEYS = "forgotten"
 
 
 def finish_killed(store: str, workers: int | None, lease: Lease) -> Outcome | None:
-    """Take out what is on the list and still in the newest snapshot; None where nothing is."""
+    """Finish the commit and the take-down of commands that were killed.
+
+    HEAD comes to the snapshot that lacked it alone; then what is on the list and still in the
+    newest snapshot is taken out. None where nothing is.
+    """
     start = time.perf_counter()
     _finish_commit(store)
     listed = read_forgotten(store)
@@ -105,7 +109,7 @@ def _finish_commit(store: str) -> None:
         complete = None if label in passed else read_manifest(store, label)
         if complete is not None and complete.parent == newest:
             logger.info("%s was complete but for its place as the newest snapshot", label)
-            write_head(store, complete.label)
+            point_head_at(store, complete)
             return
 
 

@@ -46,10 +46,9 @@ _MIN_FREQUENCY = 2  # as RoBERTa's own vocabulary was trained and `tokenizers` d
 # A document is in the sample where its sampling hash is below a number up to this.
 SAMPLE_RANGE = 2**32
 
-# What one task adds up at most, as it lies in the files of counts; what it holds is less, as the
+# What one task adds up, about, as it lies in the files of counts; what it holds is less, as the
 # files of most parts have the same words. Guess.
 SHARE_BYTES = 2**30
-_ENTRY_BYTES = 24  # hash, place and count beside the bytes of a word
 
 _WORDS_SCHEMA = pa.schema(
     [
@@ -101,13 +100,13 @@ def count_part(tree: Tree, task: str, name: str, below: int) -> Output:
     words = Words()
     data, offsets = bytes_of(documents["text"])
     words.count_texts(data, offsets)
-    path = f"work/count/{task}.arrow"
+    path = f"work/count-words/{task}.arrow"
     table = words_table(words)
     write_arrow(tree.own(path), table)
     counts = {
         "documents": len(documents),
         "text_bytes": int(offsets[-1] - offsets[0]),
-        "words_bytes": len(words.counted.data) + _ENTRY_BYTES * len(table),
+        "words_bytes": table.nbytes,
     }
     return Output((path,), counts)
 
@@ -142,7 +141,7 @@ def add_up(tree: Tree, task: str, share: tuple[int, int], counted: Sequence[str]
             for n in (number, number + 1)
         )
         words.add(_counted(table[start:stop]))
-    path = f"work/add-up/{task}.arrow"
+    path = f"work/add-words/{task}.arrow"
     write_arrow(tree.own(path), words_table(words))
     return Output((path,), {"words": len(words.hashes)})
 

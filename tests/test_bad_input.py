@@ -36,6 +36,13 @@ def test_unknown_key_of_the_other_half(tmp_path: Path, capsys: pytest.CaptureFix
     assert "unknown key pretrain.learning_rat: did you mean learning_rate?" in message
 
 
+def test_a_threshold_without_effect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clean = {"rules": ["c4"], "thresholds": {"gopher_min_words": 3}}
+    message = refused(capsys, recipe_with(tmp_path, clean=clean))
+    assert "clean.thresholds.gopher_min_words has no effect" in message
+    assert not (tmp_path / "store").exists()
+
+
 def test_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = recipe_with(tmp_path, sources=[{"name": "books", "paths": [f"{tmp_path}/none/*.gz"]}])
     message = refused(capsys, recipe)

@@ -201,6 +201,12 @@ def test_a_recipe_that_is_wrong_or_missing_is_refused(tmp_path: Path) -> None:
         schedule(write_recipe(tmp_path / "r.yaml", stroe="/x"), WEEKLY)
 
 
+def test_a_recipe_that_a_refresh_would_refuse_is_refused(tmp_path: Path) -> None:
+    clean = {"rules": ["c4"], "thresholds": {"gopher_min_words": 3}}
+    with pytest.raises(ValueError, match=r"clean\.thresholds\.gopher_min_words has no effect"):
+        schedule(write_recipe(tmp_path / "r.yaml", clean=clean), WEEKLY)
+
+
 def test_a_path_with_a_line_break_is_refused(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "a\nb.yaml")
     with pytest.raises(ValueError, match="cannot stand in a crontab"):

@@ -186,7 +186,7 @@ def test_words_of_kept_documents_are_counted(tmp_path: Path, parts: list[str]) -
     tree = Tree(str(tmp_path))
     outputs = [count_part(tree, f"task-{part}", part, SAMPLE_RANGE) for part in parts]
     assert [output.paths for output in outputs] == [
-        (f"work/count/task-{part}.arrow",) for part in parts
+        (f"work/count-words/task-{part}.arrow",) for part in parts
     ]
     texts = kept_texts(tree, parts)
     assert sum(output.counts["documents"] for output in outputs) == len(texts) == 4
@@ -215,6 +215,25 @@ def test_parts_and_their_order_do_not_show(tmp_path: Path, cuts: list[int]) -> N
         assert total < 7 or all(0 < len(share) < len(expected) for share in shares)
         made = learn(tree, "learn", str(tmp_path / "store"), config, added)
         assert made.counts["fingerprint"] == Tokenizer(train(texts, 330)).fingerprint
+
+
+def test_shares_do_not_show_in_a_refresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(monkeypatch)
+    records = [{"id": f"{n}", "text": text} for n, text in enumerate(some_texts(9, 60))]
+    delivery = Delivery("one", {("a", "f.jsonl"): records})
+    whole = Chain(tmp_path / "whole", {"threshold": 1, "ngram": 5}).deliver(delivery)
+    monkeypatch.setattr("pipeline.vocabulary.SHARE_BYTES", 100)
+    added = list[tuple[int, int]]()
+
+    def note(tree: Tree, task: str, share: tuple[int, int], counted: list[str]) -> Output:
+        added.append(share)
+        return add_up(tree, task, share, counted)
+
+    monkeypatch.setattr("pipeline.vocabulary.add_up", note)
+    shared = Chain(tmp_path / "shared", {"threshold": 1, "ngram": 5}).deliver(delivery)
+    assert added == [(n, len(added)) for n in range(len(added))]
+    assert len(added) > 1
+    assert shared.fingerprint == whole.fingerprint
 
 
 def test_shares_follow_what_was_counted() -> None:
