@@ -10,7 +10,8 @@ encoder and the peers' tokenizers are loaded before. TOKENIZER is a directory wi
 trained or RoBERTa's.
 
 `--fuzz N` instead compares N random strings with the reference and ends with 1 on a difference;
-`--whole` compares every document of the files with the reference and takes it back to its bytes.
+`--whole` compares every record of files of any format with the reference (of a page its source) and
+takes it back to its bytes.
 
 Not measured: several cores, object stores, other machines.
 """
@@ -21,7 +22,8 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,13 @@ import pyarrow as pa
 
 from benchmarks.peers import run_peer
 from benchmarks.signatures import documents
+from corpus.archives import InputFile
 from corpus.documents import DOCUMENT_SCHEMA, DUPLICATE_SCHEMA
 from corpus.encoding import FlatEncoder, encode_by_reference, flat_texts
 from corpus.files import create, join
+from corpus.readers import detect_format, read_records
 from corpus.recipe import Pack
+from corpus.records import Record
 from corpus.shards import token_dtype
 from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer, tokenizer_files
@@ -180,6 +185,14 @@ def differences(encoder: FlatEncoder, texts: list[str]) -> int:
     return wrong
 
 
+def whole_texts(path: str) -> Iterator[str]:
+    """Give the text of every record of a file, or of a page its source."""
+    with closing(InputFile(path)) as file:
+        for record in read_records(file, detect_format(path), 2**31):
+            if isinstance(record, Record):
+                yield record.text or record.page.decode("utf-8", "replace")
+
+
 def random_text(random: np.random.Generator) -> str:
     """Make a text of odd characters, words and any code points."""
     parts = []
@@ -213,13 +226,16 @@ def main() -> int:
         return 0
     encoder, random = FlatEncoder(tokenizer), np.random.default_rng(parsed.seed)
     wrong = count = size = 0
-    batches = [min(1000, parsed.fuzz - n) for n in range(0, parsed.fuzz, 1000)]
-    fuzzed = ([random_text(random) for _ in range(batch)] for batch in batches)
-    for texts in fuzzed if parsed.fuzz else ([*documents([path], 10**10)] for path in parsed.files):
+    if not parsed.fuzz and not parsed.files:
+        parser.error("name files, or give --fuzz")
+    given = (text for path in parsed.files for text in whole_texts(path))
+    fuzzed = (random_text(random) for _ in range(parsed.fuzz))
+    left = iter(fuzzed if parsed.fuzz else given)
+    while texts := list(islice(left, 1000)):
         wrong += differences(encoder, texts)
         count, size = count + len(texts), size + sum(len(text.encode()) for text in texts)
     print(f"{encoder.library}: {wrong} of {count} texts ({size / 1e6:.1f} MB) differ")
-    return int(wrong > 0)
+    return int(wrong > 0 or not count)
 
 
 if __name__ == "__main__":

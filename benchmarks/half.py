@@ -6,13 +6,14 @@ tenth document delivered twice, changed in a few words, and runs on it, in this 
 
 - *clean*: language and all four sets of rules, to Parquet;
 - *half*: the same with signatures, deduplication, our own tokenizer trained on the way, and shards;
-- *refresh*: the same as a second delivery, so that tokenizer and measured recall are there: the
-  peer's work. The first delivery is every k-th document, the second all others.
+- *refresh*: the same as a second delivery to a store that has its tokenizer and its measured
+  recall, which the peer's work does not hold either. Of ten documents and a copy, one group in k is
+  the first delivery and all others are the second.
 
-The peer runs on every k-th of the documents, M of the N megabytes, as its rates do not grow with
+The peer runs on those of the first delivery, M of the N megabytes, as its rates do not grow with
 them: datatrove's reader, Gopher repetition, Gopher quality, C4 and FineWeb filters to JSON lines,
-then its four MinHash stages and its tokenizing stage with the tokenizer of the first delivery,
-whose training is not counted. Once as shipped (spaCy words), once with words by `str.split`. It
+then its four MinHash stages and its tokenizing stage with the tokenizer that *half* trained, whose
+training is not counted. Once as shipped (spaCy words), once with words by `str.split`. It
 identifies no language (its model has to be downloaded) and packs nothing: both in its favour. CPU
 seconds throughout, so that what else the machine does is not counted; compiled kernels are loaded
 before, in both. All is run twice, and the faster counts: memory that a virtual machine has not
@@ -31,6 +32,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import orjson
 import zstandard
@@ -39,8 +41,9 @@ from benchmarks.peers import run_peer
 from benchmarks.signatures import documents
 from corpus.archives import InputFile
 from corpus.readers import read_records
-from corpus.recipe import Clean, Dedup, Pack, Recipe, Source
+from corpus.recipe import Clean, Dedup, Pack, Recipe, Source, Tokenizer
 from corpus.snapshots import open_snapshot
+from corpus.tokenizer import open_tokenizer
 from pipeline import jobs
 from pipeline.chain import open_chain
 from pipeline.clean import Cleaner, Origin
@@ -54,6 +57,7 @@ _CLEAN = Clean(
     thresholds={"c4_line_terminal_mark": None},
 )
 _PASSES = 2
+_GROUP = 11  # ten documents and the copy of the first
 
 # Runs in the peer's interpreter: raw folder, tokenizer, work folder, "split" or "shipped"; prints
 # CPU seconds by step.
@@ -136,12 +140,12 @@ def with_copies(texts: Sequence[str]) -> Iterator[str]:
             yield " ".join(words)
 
 
-def write_raw(path: Path, texts: Sequence[str]) -> int:
-    """Write documents as `.jsonl.zst`; return the bytes of their text."""
-    lines = [orjson.dumps({"id": str(n), "text": text}) + b"\n" for n, text in enumerate(texts)]
+def write_raw(path: Path, texts: Sequence[tuple[int, str]]) -> int:
+    """Write numbered documents as `.jsonl.zst`; return the bytes of their text."""
+    lines = [orjson.dumps({"id": str(n), "text": text}) + b"\n" for n, text in texts]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(zstandard.ZstdCompressor(level=3).compress(b"".join(lines)))
-    return sum(len(text.encode()) for text in texts)
+    return sum(len(text.encode()) for _, text in texts)
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -162,10 +166,13 @@ def clean_only(path: Path, out: Path) -> None:
             write_table(str(out / f"dropped-{number}.parquet"), part.dropped())
 
 
-def whole_half(path: Path, out: Path, snapshot: str = "first") -> None:
+def whole_half(
+    path: Path, out: Path, snapshot: str = "first", tokenizer: Path | None = None
+) -> None:
     """Run a refresh from the raw file to packed shards."""
     recipe = Recipe(
         store=str(out / "store"), snapshot=snapshot,
+        tokenizer=Tokenizer(path=None if tokenizer is None else str(tokenizer)),
         sources=(Source(name="s", paths=(str(path),)),),
         clean=_CLEAN, dedup=Dedup(partitions=1), pack=Pack(), workers=1,
     )  # fmt: skip
@@ -183,17 +190,17 @@ def run_here(stages: Stages, stage: str, missing: Sequence[Task]) -> None:
         STAGE_SECONDS[stage] = STAGE_SECONDS.get(stage, 0.0) + time.process_time() - start
 
 
-def half_seconds(raw: Path, out: Path, snapshot: str = "first") -> dict[str, float]:
+def half_seconds(raw: Path, out: Path, *given: Any) -> dict[str, float]:  # noqa: ANN401
     """Return the CPU seconds of each stage of the half, and of all of it as `whole`."""
     STAGE_SECONDS.clear()
-    whole = cpu_seconds(lambda: whole_half(raw, out, snapshot))
+    whole = cpu_seconds(lambda: whole_half(raw, out, *given))
     return STAGE_SECONDS | {"whole": whole}
 
 
-def refresh_seconds(raw: Path, begun: Path, out: Path) -> dict[str, float]:
+def refresh_seconds(raw: Path, begun: Path, out: Path, tokenizer: Path) -> dict[str, float]:
     """Return the same of a second delivery to a copy of a store."""
     shutil.copytree(begun, out)
-    return half_seconds(raw, out, "second")
+    return half_seconds(raw, out, "second", tokenizer)
 
 
 def main() -> int:
@@ -204,9 +211,10 @@ def main() -> int:
     parser.add_argument("--mb", type=float, default=100, help="10^6 bytes of text")
     parser.add_argument("--peer-mb", type=float, default=5, help="10^6 bytes for the peer")
     parsed = parser.parse_args()
-    texts = list(with_copies(list(documents(parsed.files, int(parsed.mb * 1e6)))))
+    texts = list(enumerate(with_copies(list(documents(parsed.files, int(parsed.mb * 1e6))))))
     step = max(1, round(parsed.mb / parsed.peer_mb))
-    few, others = texts[::step], [text for n, text in enumerate(texts) if n % step]
+    few = [(n, text) for n, text in texts if n // _GROUP % step == 0]
+    others = [(n, text) for n, text in texts if n // _GROUP % step]
     Stages._run_missing = run_here  # type: ignore[method-assign, assignment]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -219,10 +227,13 @@ def main() -> int:
         out = [root / f"pass-{number}" for number in range(_PASSES)]
         cleaned = min(cpu_seconds(partial(clean_only, raw, each)) for each in out)
         halves = [half_seconds(raw, each) for each in out]
+        (tokenizer,) = (out[0] / "store" / "tokenizer").iterdir()
+        begun, fresh = root / "begun", root / "others" / "b.jsonl.zst"
+        whole_half(root / "few" / "a.jsonl.zst", begun, "first", tokenizer)
         again = [
-            refresh_seconds(root / "others" / "b.jsonl.zst", root / "warm", root / f"again-{n}")
-            for n in range(_PASSES)
+            refresh_seconds(fresh, begun, root / f"again-{n}", tokenizer) for n in range(_PASSES)
         ]
+        print(f"{open_tokenizer(str(tokenizer)).vocab_size} entries")
         kept = sum(part.text_bytes for part in open_snapshot(str(out[0] / "store")).parts)
         rates = {
             "clean": size / 1e6 / cleaned,
@@ -236,13 +247,13 @@ def main() -> int:
         for name, rate in rates.items():
             print(f"{name:>28} {rate:8.2f} MB/s")
         if parsed.peers:
-            tell_peers(parsed.peers, root, small, rates)
+            tell_peers(parsed.peers, root, (tokenizer / "tokenizer.json", small), rates)
     return 0
 
 
-def tell_peers(python: str, root: Path, size: int, rates: dict[str, float]) -> None:
-    """Run the peer both ways and print its rates and how many times slower it is."""
-    (tokenizer,) = (root / "warm" / "store" / "tokenizer").glob("*/tokenizer.json")
+def tell_peers(python: str, root: Path, given: tuple[Path, int], rates: dict[str, float]) -> None:
+    """Run the peer both ways, with a tokenizer and the bytes it gets; print its rates and ours."""
+    tokenizer, size = given
     for words in ("shipped", "split"):
         out = root / f"peer-{words}"
         runs: list[dict[str, float]] = [

@@ -64,7 +64,7 @@ def main() -> None:
     texts *= max(1, round(parsed.mb * 1e6 / size))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.jsonl.zst"
-        size = half.write_raw(path, texts)
+        size = half.write_raw(path, list(enumerate(texts)))
         for kind in ("without", "with"):
             print(f"{size / 1e6:.0f} MB, {kind} language identification:", flush=True)
             out = Path(folder) / kind
