@@ -4,7 +4,8 @@
 JSON-lines files into documents of a web page's size, writes them as one `.jsonl.zst` with every
 tenth document delivered twice, changed in a few words, and runs on it, in this process:
 
-- *clean*: language and all four sets of rules, to Parquet;
+- *clean*: language and all four sets of rules, to Parquet; then the same without finding languages,
+  which the peer does not either;
 - *half*: the same with signatures, deduplication, our own tokenizer trained on the way, and shards;
 - *refresh*: the same as a second delivery to a store that has its tokenizer and its measured
   recall, which the peer's work does not hold either. Of ten documents and a copy, one group in k is
@@ -16,8 +17,9 @@ then its four MinHash stages and its tokenizing stage with the tokenizer that *h
 training is not counted. Once as shipped (spaCy words), once with words by `str.split`. It
 identifies no language (its model has to be downloaded) and packs nothing: both in its favour. CPU
 seconds throughout, so that what else the machine does is not counted; compiled kernels are loaded
-before, in both. All is run twice, and the faster counts: memory that a virtual machine has not
-touched before costs it as much as the work on it, and a worker touches it once, not once a file.
+before, in both. All is run twice, ours and the peer in turns, and the faster counts: a shared
+machine's speed moves, memory that a virtual machine has not touched before costs it as much as the
+work on it, and a worker touches it once, not once a file.
 
 PYTHON is the interpreter of an environment with datatrove[io], spacy, tokenizers, xxhash<4.
 """
@@ -32,7 +34,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
 import orjson
 import zstandard
@@ -203,6 +206,41 @@ def refresh_seconds(raw: Path, begun: Path, out: Path, tokenizer: Path) -> dict[
     return half_seconds(raw, out, "second", tokenizer)
 
 
+class Pass(NamedTuple):
+    """CPU seconds of one pass over everything: ours by name, with their stages, and the peers'."""
+
+    clean: float
+    same: float
+    half: dict[str, float]
+    refresh: dict[str, float]
+    peers: dict[str, dict[str, float]]
+
+
+def run_pass(root: Path, number: int, python: str | None) -> Pass:
+    """Run all of ours once and, where there is an interpreter, the peer both ways."""
+    raw, few, others = (root / each / "a.jsonl.zst" for each in ("raw", "few", "others"))
+    out = root / f"pass-{number}"
+    clean = cpu_seconds(partial(clean_only, raw, out / "clean"))
+    with mock.patch("pipeline.chain.identify_batch", lambda texts: [("en", 100)] * len(texts)):
+        same = cpu_seconds(partial(clean_only, raw, out / "same"))
+    half = half_seconds(raw, out / "half")
+    tokenizer = tokenizer_of(root)
+    if not number:
+        whole_half(few, root / "begun", "first", tokenizer)
+    again = refresh_seconds(others, root / "begun", out / "again", tokenizer)
+    peers = {
+        words: run_peer(python, _PEER, few.parent, tokenizer / "tokenizer.json", out / words, words)
+        for words in (("shipped", "split") if python else ())
+    }
+    return Pass(clean, same, half, again, peers)
+
+
+def tokenizer_of(root: Path) -> Path:
+    """Return the directory of the tokenizer that the first pass learned."""
+    (tokenizer,) = (root / "pass-0" / "half" / "store" / "tokenizer").iterdir()
+    return tokenizer
+
+
 def main() -> int:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -218,61 +256,52 @@ def main() -> int:
     Stages._run_missing = run_here  # type: ignore[method-assign, assignment]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        size = write_raw(root / "raw" / "a.jsonl.zst", texts)
-        small = write_raw(root / "few" / "a.jsonl.zst", few)
-        rest = write_raw(root / "others" / "b.jsonl.zst", others)
-        print(f"{size / 1e6:.1f} MB in {len(texts)} documents; the peer: {small / 1e6:.1f} MB")
-        whole_half(root / "few" / "a.jsonl.zst", root / "warm")
-        raw = root / "raw" / "a.jsonl.zst"
-        out = [root / f"pass-{number}" for number in range(_PASSES)]
-        cleaned = min(cpu_seconds(partial(clean_only, raw, each)) for each in out)
-        halves = [half_seconds(raw, each) for each in out]
-        (tokenizer,) = (out[0] / "store" / "tokenizer").iterdir()
-        begun, fresh = root / "begun", root / "others" / "b.jsonl.zst"
-        whole_half(root / "few" / "a.jsonl.zst", begun, "first", tokenizer)
-        again = [
-            refresh_seconds(fresh, begun, root / f"again-{n}", tokenizer) for n in range(_PASSES)
-        ]
-        print(f"{open_tokenizer(str(tokenizer)).vocab_size} entries")
-        kept = sum(part.text_bytes for part in open_snapshot(str(out[0] / "store")).parts)
-        rates = {
-            "clean": size / 1e6 / cleaned,
-            "half": size / 1e6 / min(each["whole"] for each in halves),
-            "refresh": rest / 1e6 / min(each["whole"] for each in again),
-            "kept text to shards": kept / 1e6 / min(e["encode"] + e["pack"] for e in halves),
+        sizes = {
+            name: write_raw(root / name / "a.jsonl.zst", given) / 1e6
+            for name, given in (("raw", texts), ("few", few), ("others", others))
         }
-        for each in (*halves, *again):
-            print({stage: round(seconds, 2) for stage, seconds in each.items()})
-        print(f"{kept / 1e6:.1f} MB of text kept")
-        for name, rate in rates.items():
-            print(f"{name:>28} {rate:8.2f} MB/s")
-        if parsed.peers:
-            tell_peers(parsed.peers, root, (tokenizer / "tokenizer.json", small), rates)
+        print(f"{sizes['raw']:.1f} MB in {len(texts)} documents; the peer: {sizes['few']:.1f} MB")
+        whole_half(root / "few" / "a.jsonl.zst", root / "warm")
+        passes = [run_pass(root, number, parsed.peers) for number in range(_PASSES)]
+        print(f"{open_tokenizer(str(tokenizer_of(root))).vocab_size} entries")
+        tell(root, sizes, passes)
     return 0
 
 
-def tell_peers(python: str, root: Path, given: tuple[Path, int], rates: dict[str, float]) -> None:
-    """Run the peer both ways, with a tokenizer and the bytes it gets; print its rates and ours."""
-    tokenizer, size = given
-    for words in ("shipped", "split"):
-        out = root / f"peer-{words}"
-        runs: list[dict[str, float]] = [
-            run_peer(python, _PEER, root / "few", tokenizer, out / str(number), words)
-            for number in range(_PASSES)
-        ]
-        seconds = {step: min(run[step] for run in runs) for step in runs[0]}
+def tell(root: Path, sizes: dict[str, float], passes: Sequence[Pass]) -> None:
+    """Print the rates of the faster passes, and how many times slower the peer is."""
+    for each in passes:
+        for name, stages in (("half", each.half), ("refresh", each.refresh)):
+            print(name, {stage: round(seconds, 2) for stage, seconds in stages.items()})
+    opened = open_snapshot(str(root / "pass-0" / "half" / "store"))
+    kept = sum(part.text_bytes for part in opened.parts) / 1e6
+    print(f"{kept:.1f} MB of text kept")
+    shards = min(each.half["encode"] + each.half["pack"] for each in passes)
+    rates = {
+        "clean": sizes["raw"] / min(each.clean for each in passes),
+        "clean, no language": sizes["raw"] / min(each.same for each in passes),
+        "half": sizes["raw"] / min(each.half["whole"] for each in passes),
+        "refresh": sizes["others"] / min(each.refresh["whole"] for each in passes),
+        "kept text to shards": kept / shards,
+    }
+    for name, rate in rates.items():
+        print(f"{name:>28} {rate:8.2f} MB/s")
+    for words, steps in passes[0].peers.items():
+        unique = root / "pass-0" / words / "unique"
         kept = sum(
             len(orjson.loads(line)["text"].encode())
-            for path in (out / "0" / "unique").iterdir()
+            for path in unique.iterdir()
             for line in path.read_bytes().splitlines()
         )
-        for name, done_bytes, steps in (
-            ("clean", size, ["filters"]),
-            ("refresh", size, list(seconds)),
-            ("kept text to shards", kept, ["tokenize"]),
+        least = {step: min(each.peers[words][step] for each in passes) for step in steps}
+        for names, done, parts in (
+            (("clean", "clean, no language"), sizes["few"], ["filters"]),
+            (("half", "refresh"), sizes["few"], list(steps)),
+            (("kept text to shards",), kept / 1e6, ["tokenize"]),
         ):
-            rate = done_bytes / 1e6 / sum(seconds[step] for step in steps)
-            print(f"datatrove {words:>8} {name:>20} {rate:8.3f} MB/s, 1/{rates[name] / rate:.1f}")
+            rate = done / sum(least[step] for step in parts)
+            ratios = ", ".join(f"{name} 1/{rates[name] / rate:.1f}" for name in names)
+            print(f"datatrove {words:>8} {parts[0]:>9} {rate:8.3f} MB/s: {ratios}")
 
 
 if __name__ == "__main__":

@@ -140,9 +140,7 @@ def test_what_was_taken_down_and_is_still_held_is_found(store: Store) -> None:
     listed = Forgotten(ids=frozenset({hash_id("a/alone")}))
     create(forgotten_path(store.root, "t"), listed.to_bytes())
     (problem, *_) = audit(store).problems
-    assert (
-        f"clean/{store.snapshot.parts[-1].name}.parquet: holds documents that were tak" in problem
-    )
+    assert f"part {store.snapshot.parts[-1].name}: holds documents that were taken" in problem
     assert "run it again" in problem
 
 
