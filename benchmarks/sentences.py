@@ -97,14 +97,18 @@ def ours(texts: Sequence[str]) -> tuple[float, list[list[int]]]:
     return seconds, ends
 
 
+def inner_ends(texts: Sequence[str], ends: Sequence[Sequence[int]]) -> list[set[int]]:
+    """Leave out the ends of the texts themselves, which are no question."""
+    return [{*found} - {len(text)} for text, found in zip(texts, ends, strict=True)]
+
+
 def tell(
     name: str, size: int, seconds: float, scored: tuple[list[set[int]], list[set[int]]]
 ) -> None:
     """Print a splitter's row; `scored` holds the expected and the found ends of every text."""
     right = sum(len(one & other) for one, other in zip(*scored, strict=True))
     wanted, found = (sum(map(len, each)) for each in scored)
-    precision, recall = right / found, right / wanted
-    f1 = 2 * precision * recall / (precision + recall)
+    precision, recall, f1 = right / max(1, found), right / wanted, 2 * right / (found + wanted)
     rates = "".join(f"{100 * each:9.2f}" for each in (precision, recall, f1))
     print(f"{name:>12}{rates}{size / 1e6 / seconds:10.2f}")
 
@@ -126,8 +130,7 @@ def main() -> int:
         print(f"{language}: {len(texts) * _JOINED} sentences in {len(texts)} texts")
         print(f"{'':>12}{'precision':>9}{'recall':>9}{'F1':>9}{'MB/s':>10}")
         seconds, ends = ours(texts)
-        inner = [{*found} - {len(text)} for text, found in zip(texts, ends, strict=True)]
-        tell("ours", size, seconds, (expected, inner))
+        tell("ours", size, seconds, (expected, inner_ends(texts, ends)))
         if parsed.peers:
             tell_peers(parsed.peers, language, texts, expected)
     return 0
@@ -143,8 +146,7 @@ def tell_peers(python: str, language: str, texts: Sequence[str], expected: list[
             if (name, language) == ("syntok", "zh"):
                 continue
             seconds, ends = run_peer(python, _PEER, path, name, language)
-            inner = [{*found} - {len(text)} for text, found in zip(texts, ends, strict=True)]
-            tell(name, size, seconds, (expected, inner))
+            tell(name, size, seconds, (expected, inner_ends(texts, ends)))
 
 
 if __name__ == "__main__":

@@ -275,12 +275,13 @@ def show_row(store: Store, place: str) -> Iterator[str]:
     path = f"shards/{name}.arrow"
     if path not in entries or not number.isdigit():
         raise ValueError(
-            f"{place} is no row: write SNAPSHOT/SOURCE/SPLIT-00000:ROW as `show` lists them"
+            f"{place} is no row of this snapshot: write SNAPSHOT/SOURCE/SPLIT-00000:ROW, with one "
+            "of the shards that `show` lists"
         )
     shard = Shard(store.tree.find(path))
     row = int(number)
     if row >= shard.rows:
-        raise ValueError(f"{path} has {shard.rows} rows, there is no row {row}")
+        raise ValueError(f"{path} has the rows 0 to {shard.rows - 1}, there is no row {row}")
     names = shard_documents(store, entries[path])
     tokenizer = open_tokenizer(tokenizer_root(store.root, store.snapshot.tokenizer))
     length = int(shard.lengths[row])
