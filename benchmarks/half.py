@@ -35,7 +35,6 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import orjson
 import zstandard
@@ -44,7 +43,7 @@ from benchmarks.peers import run_peer
 from benchmarks.signatures import documents
 from corpus.archives import InputFile
 from corpus.readers import read_records
-from corpus.recipe import Clean, Dedup, Pack, Recipe, Source, Tokenizer
+from corpus.recipe import Clean, Dedup, Languages, Pack, Recipe, Source, Tokenizer
 from corpus.snapshots import open_snapshot
 from corpus.tokenizer import open_tokenizer
 from pipeline import jobs
@@ -158,12 +157,13 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def clean_only(path: Path, out: Path) -> None:
-    """Clean one file with language and all rules, to Parquet."""
+def clean_only(path: Path, out: Path, *, identify: bool = True) -> None:
+    """Clean one file with all rules, and with language or without, to Parquet."""
     out.mkdir(parents=True, exist_ok=True)
-    cleaner = Cleaner(Origin("first", "s", path.name), open_chain(str(out), _CLEAN))
+    config = _CLEAN.model_copy(update={"languages": Languages(identify=identify)})
+    cleaner = Cleaner(Origin("first", "s", path.name), open_chain(str(out), config))
     with closing(InputFile(str(path))) as file:
-        records = read_records(file, "jsonl", _CLEAN.max_record_bytes)
+        records = read_records(file, "jsonl", config.max_record_bytes)
         for number, part in enumerate(cleaner.parts(records)):
             write_table(str(out / f"clean-{number}.parquet"), part.documents())
             write_table(str(out / f"dropped-{number}.parquet"), part.dropped())
@@ -221,17 +221,16 @@ def run_pass(root: Path, number: int, python: str | None) -> Pass:
     raw, few, others = (root / each / "a.jsonl.zst" for each in ("raw", "few", "others"))
     out = root / f"pass-{number}"
     clean = cpu_seconds(partial(clean_only, raw, out / "clean"))
-    with mock.patch("pipeline.chain.identify_batch", lambda texts: [("en", 100)] * len(texts)):
-        same = cpu_seconds(partial(clean_only, raw, out / "same"))
+    same = cpu_seconds(partial(clean_only, raw, out / "same", identify=False))
     half = half_seconds(raw, out / "half")
     tokenizer = tokenizer_of(root)
     if not number:
         whole_half(few, root / "begun", "first", tokenizer)
     again = refresh_seconds(others, root / "begun", out / "again", tokenizer)
-    peers = {
-        words: run_peer(python, _PEER, few.parent, tokenizer / "tokenizer.json", out / words, words)
-        for words in (("shipped", "split") if python else ())
-    }
+    peers = {}
+    for words in ("shipped", "split") if python else ():
+        given = (few.parent, tokenizer / "tokenizer.json", out / words, words)
+        peers[words] = run_peer(str(python), _PEER, *given)
     return Pass(clean, same, half, again, peers)
 
 
@@ -301,7 +300,7 @@ def tell(root: Path, sizes: dict[str, float], passes: Sequence[Pass]) -> None:
         ):
             rate = done / sum(least[step] for step in parts)
             ratios = ", ".join(f"{name} 1/{rates[name] / rate:.1f}" for name in names)
-            print(f"datatrove {words:>8} {parts[0]:>9} {rate:8.3f} MB/s: {ratios}")
+            print(f"datatrove {words:>8} {rate:8.3f} MB/s: {ratios}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from benchmarks import half
 from benchmarks.signatures import documents
-from corpus.recipe import Languages
 from pipeline.languages import identify_batch
 
 _TEXTS = ["All human beings are born free and equal in dignity and rights. " * 10] * 100
@@ -33,8 +32,7 @@ def resident(field: str) -> float:
 def clean(path: Path, out: Path, identify: bool) -> None:
     """Clean a file and print memory before and at most."""
     before = resident("VmRSS")
-    half._CLEAN = half._CLEAN.model_copy(update={"languages": Languages(identify=identify)})
-    half.clean_only(path, out)
+    half.clean_only(path, out, identify=identify)
     print(f"  imported {before:.0f} MiB, peak {resident('VmHWM'):.0f} MiB", flush=True)
 
 
