@@ -31,6 +31,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from benchmarks.encoding import write_part
 from benchmarks.peers import run_peer
+from benchmarks.resident import resident
 from benchmarks.signatures import documents
 from corpus.recipe import Tokenizer as TokenizerConfig
 from corpus.snapshots import Tree, tokenizer_root
@@ -116,17 +117,10 @@ def _count(folder: str, parts: list[str]) -> list[str]:
 def _measured(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, list[float]]:
     """Return a function's result with its wall and CPU seconds and MB of memory."""
     train(["warm up"], 300)
-    memory, cpu, wall = _peak_memory(), time.process_time(), time.perf_counter()
+    memory, cpu, wall = resident("VmHWM"), time.process_time(), time.perf_counter()
     result = function(*arguments)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return result, [wall, cpu, _peak_memory() - memory]
-
-
-def _peak_memory() -> float:
-    """Return the most memory that this process has held, in MB (Linux only)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (peak,) = [line.split()[1] for line in lines if line.startswith("VmHWM")]
-    return int(peak) * 1024 / 1e6
+    return result, [wall, cpu, (resident("VmHWM") - memory) * 2**20 / 1e6]
 
 
 def measure(label: str, function: Callable[..., Any], shares: list[tuple[Any, ...]]) -> list[Any]:

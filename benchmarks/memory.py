@@ -8,25 +8,17 @@ without and once with the language. It prints the resident memory after the impo
 """
 
 import argparse
-import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from benchmarks import half
+from benchmarks.resident import resident
 from benchmarks.signatures import documents
 from pipeline.languages import identify_batch
 
 _TEXTS = ["All human beings are born free and equal in dignity and rights. " * 10] * 100
-
-
-def resident(field: str) -> float:
-    """Return VmRSS or VmHWM of this process, MiB."""
-    status = Path("/proc/self/status").read_text()
-    found = re.search(rf"{field}:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) / 1024
 
 
 def clean(path: Path, out: Path, identify: bool) -> None:

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from corpus.files import TEMPORARY_SUFFIX, join, list_names, read_bytes
 
 _DIRECTORY, _SUFFIX = "forgotten", ".json"
+# The columns of a document table by which `Forgotten.covers` judges.
+COVERED_BY = ("id", "source", "url", "text_hash")
 
 
 class Forgotten(BaseModel):

@@ -6,7 +6,6 @@ or missing is a `ValueError` with its name, whichever way it is read.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -53,13 +52,6 @@ def read_columns(path: str, columns: Sequence[str]) -> pa.Table:
     """Read some columns of a table, for a small one in a third of the time of `read_table`."""
     with _source_of(path) as source, pq.ParquetFile(source, pre_buffer=False) as file:
         return file.read(columns=list(columns), use_threads=False)
-
-
-def first_rows(path: str, count: int) -> pa.Table:
-    """Read the first rows of a table."""
-    with _source_of(path) as source, pq.ParquetFile(source) as file:
-        batches = list(islice(file.iter_batches(count), 1))
-        return pa.Table.from_batches(batches, file.schema_arrow)
 
 
 def read_row(path: str, row: int) -> dict[str, Any]:

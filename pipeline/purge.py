@@ -3,10 +3,9 @@
 `find_holdings` lists every snapshot and every packed sequence that held one of the documents.
 `purge` marks each of those snapshots withdrawn and then deletes from their directories what holds
 the text: documents, excerpts, index, tokens, shards and reports, and whatever a killed command left
-behind.
-Killed itself, it is finished by running it again. `out_of_reach` names what no command of ours can
-clean: raw inputs, the tokenizer's merges, the list of repeated lines, checkpoints and what was
-exported from them.
+behind. Killed itself, it is finished by running it again. `out_of_reach` names what no command of
+ours can clean: raw inputs, the tokenizer's merges, the list of repeated lines, checkpoints and what
+was exported from them.
 """
 
 from collections import defaultdict
@@ -14,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from corpus.files import exists, join, list_names, remove, remove_tree
-from corpus.forgotten import Forgotten, read_forgotten
+from corpus.forgotten import COVERED_BY, Forgotten, read_forgotten
 from corpus.lease import holding
 from corpus.shards import Shard
 from corpus.snapshots import (
@@ -182,5 +181,4 @@ def _holds(view: Store, name: str, forgotten: Forgotten) -> bool:
     path = view.tree.find(name)
     if not exists(path):
         return False
-    columns = ["id", "source", "url", "text_hash"]
-    return any(map(forgotten.covers, read_table(path, columns=columns).to_pylist()))
+    return any(map(forgotten.covers, read_table(path, columns=[*COVERED_BY]).to_pylist()))

@@ -22,7 +22,14 @@ import pyarrow as pa
 
 from corpus.documents import drops_table
 from corpus.files import exists, write_bytes
-from corpus.forgotten import Forgotten, hash_id, list_takedowns, read_forgotten, read_takedown
+from corpus.forgotten import (
+    COVERED_BY,
+    Forgotten,
+    hash_id,
+    list_takedowns,
+    read_forgotten,
+    read_takedown,
+)
 from corpus.lease import Lease
 from corpus.recipe import Dedup, Pack, Recipe
 from corpus.snapshots import (
@@ -157,19 +164,12 @@ def read_identities(snapshot: Snapshot, tree: Tree) -> Iterator[tuple[str, list[
 
     Among them are those that a rule dropped and whose excerpt is kept.
     """
-    columns = ["id", "source", "url", "text_hash"]
-    with_excerpts = {each.path for each in snapshot.files}
+    listed = {each.path for each in snapshot.files}
     for part in snapshot.parts:
-        names = [f"clean/{part.name}.parquet", nearest_path(part.name)]
-        yield (
-            part.name,
-            [
-                row
-                for name in names
-                if name in with_excerpts
-                for row in read_table(tree.find(name), columns=columns).to_pylist()
-            ],
-        )
+        names, excerpts = [f"clean/{part.name}.parquet"], nearest_path(part.name)
+        names += [excerpts] if excerpts in listed else []
+        tables = [read_table(tree.find(name), columns=[*COVERED_BY]) for name in names]
+        yield part.name, [row for table in tables for row in table.to_pylist()]
 
 
 def find_affected(snapshot: Snapshot, tree: Tree, forgotten: Forgotten) -> list[str]:
