@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def test_a_killed_node_does_not_show(
     )  # fmt: skip
     while not held.exists() or not held.read_text():
         assert driver.poll() is None, driver.communicate()[1]
+        time.sleep(0.1)
     worker = psutil.Process(int(held.read_text()))
     above = {process.pid for process in worker.parents()}
     (doomed,) = [
@@ -72,6 +74,7 @@ def test_of_two_commands_the_second_says_who_is_first(built: Built, tmp_path: Pa
     worker = directory / "clean"
     while not worker.exists() or not worker.read_text():
         assert first.poll() is None, first.communicate()[1]
+        time.sleep(0.1)
     second = run("pipeline", "refresh", str(built.recipe), store, "workers=1")
     assert second.returncode == 2
     assert "is held by refresh of first (process " in second.stderr

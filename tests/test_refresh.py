@@ -188,7 +188,7 @@ def wait_for_held(driver: "subprocess.Popen[str]", directory: Path, stage: str) 
     """Return the process id of the worker that is held in a stage."""
     while not (directory / stage).exists() or not (text := (directory / stage).read_text()):
         assert driver.poll() is None, driver.communicate()[1]
-        time.sleep(0.01)
+        time.sleep(0.1)
     return int(text)
 
 
