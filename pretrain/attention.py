@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention.varlen import varlen_attn
 
 
 class Reach(NamedTuple):
@@ -59,6 +58,9 @@ def attend(
     rows, length = query_BSHK.shape[:2]
     parts = (query_BSHK, key_BSHK, value_BSHK)
     if reach.bounds_N is not None and _has_kernel(query_BSHK, dropout):
+        # It loads torch's compiler: a third of the time that a command takes to start.
+        from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415
+
         query_THK, key_THK, value_THK = (part.flatten(0, 1) for part in parts)
         bounds = reach.bounds_N
         out = varlen_attn(query_THK, key_THK, value_THK, bounds, bounds, length, length)

@@ -30,6 +30,7 @@ from corpus.files import is_remote
 from corpus.recipe import Recipe
 from pretrain.launch import TIMEOUT, RankFailedError, configure_logging, join
 from pretrain.meeting import listen, open_store, use_interface
+from pretrain.mistakes import Box
 from pretrain.preemption import Notice
 from pretrain.train import RunInUseError, train
 from pretrain.world import World
@@ -69,19 +70,6 @@ class _OwnGroupConfig(ray_torch.TorchConfig):  # type: ignore[misc]
         return _OwnGroup
 
 
-class _Box:
-    """Keeps the first mistake that a rank found."""
-
-    def __init__(self) -> None:
-        self._mistake: str | None = None
-
-    def put(self, mistake: str) -> None:
-        self._mistake = self._mistake or mistake
-
-    def look(self) -> str | None:
-        return self._mistake
-
-
 def run_on_ray(recipe: Recipe) -> None:
     """Train on Ray workers until the last step, through failures and changes of the cluster."""
     for name, value in _SETTINGS.items():
@@ -89,7 +77,7 @@ def run_on_ray(recipe: Recipe) -> None:
     config = recipe.pretrain
     cpus = config.worker_range[1] * config.ray_worker_cpus
     with _connected(cpus), tempfile.TemporaryDirectory(prefix="maskline-") as directory:
-        box = ray.remote(num_cpus=0, scheduling_strategy=_here())(_Box).remote()
+        box = ray.remote(num_cpus=0, scheduling_strategy=_here())(Box).remote()
         trainer = ray_torch.TorchTrainer(
             be_rank,
             train_loop_config={"recipe": _absolute(recipe).model_dump(mode="json"), "box": box},

@@ -267,7 +267,7 @@ def _await_steps(ranks: Sequence[BaseProcess], run: Path, before: int, wanted: i
         assert time.monotonic() < deadline, "the ranks take no steps"
         if not all(rank.is_alive() for rank in ranks):
             break
-        time.sleep(0.005)
+        time.sleep(0.02)
 
 
 def _see_them_end(ranks: Sequence[BaseProcess], end: str, meeting: Path) -> None:

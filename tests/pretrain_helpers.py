@@ -175,7 +175,7 @@ def wait_for_steps(process: subprocess.Popen[str], run: Path, steps: int) -> Non
     while len(read_metrics(str(run))) < steps:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, f"no {steps} steps in {run}"
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 def column(run: Path, name: str) -> list[Any]:

@@ -87,7 +87,7 @@ def wait_for_steps(driver: "subprocess.Popen[str]", run: Path, steps: int) -> No
     while len(read_metrics(str(run))) < steps:
         assert driver.poll() is None, driver.communicate()[0]
         assert time.monotonic() < deadline, f"no {steps} steps in {run}"
-        time.sleep(0.01)
+        time.sleep(0.1)
 
 
 def finish(driver: "subprocess.Popen[str]") -> str:
@@ -178,7 +178,7 @@ def test_a_notice_is_answered_by_a_checkpoint(
     while not list(run.glob("checkpoints/*/state.json")):
         assert driver.poll() is None, driver.communicate()[0]
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.1)
     steps = len(read_metrics(str(run)))
     nodes.remove_node(doomed, allow_graceful=False)
     assert steps < 150

@@ -64,7 +64,7 @@ def test_another_thread_cannot_listen_and_need_not() -> None:
 
 def terminate_after(run: Path, steps: int) -> None:
     while len(read_metrics(str(run))) < steps:
-        time.sleep(0.01)
+        time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
