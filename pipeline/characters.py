@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.code_points import CODE_POINTS, tabulate
 from pipeline.signatures import character_class
 
 SPACE, LETTER, ALPHABETIC, UNSPACED, UNMARKED, TERMINAL, CLOSING = (1 << n for n in range(7))
@@ -80,5 +81,6 @@ def classes_of(character: str) -> int:
 @lru_cache(maxsize=1)
 def class_table() -> npt.NDArray[np.uint8]:
     """Tabulate the classes of every code point."""
-    kinds = classes_of.__wrapped__
-    return np.fromiter(map(kinds, map(chr, range(0x110000))), np.uint8, 0x110000)
+    # Marks of a later Unicode than the interpreter's end sentences too.
+    table = np.zeros(CODE_POINTS, np.uint8)
+    return tabulate(table, classes_of.__wrapped__, terminal_marks())

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from corpus.documents import text_hash
+from pipeline.code_points import CODE_POINTS, tabulate
 from pipeline.kernels import SPECIAL_CAPITALS, Int64s, UInt8s, UInt32s, decode, encode
 from pipeline.spans import bytes_of
 
@@ -43,7 +44,7 @@ def text_hashes(texts: pa.LargeStringArray) -> list[bytes]:
 @lru_cache(maxsize=1)
 def _lowered() -> UInt32s:
     """Tabulate the lower case of every code point; all white space is a space."""
-    return np.fromiter(map(_lower, map(chr, range(0x110000))), np.uint32, 0x110000)
+    return tabulate(np.arange(CODE_POINTS, dtype=np.uint32), _lower)
 
 
 def _lower(character: str) -> int:

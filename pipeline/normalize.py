@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ftfy import fix_encoding
 
+from pipeline.code_points import CODE_POINTS, assigned
 from pipeline.kernels import decode
 from pipeline.wide import copy, printed_end
 
@@ -94,7 +95,7 @@ _PILE = re.compile(r"[^\w\s\x00-\u02ff][^\w\s\x00-\u02ff]{30,}")
 @functools.cache
 def _marks() -> re.Pattern[str]:
     # Three Tibetan vowels are no marks themselves but fall into marks.
-    marks = [chr(code) for code in range(0x110000) if unicodedata.combining(chr(code))]
+    marks = [each for each in assigned() if unicodedata.combining(each)]
     return re.compile(f"[{''.join(marks)}\u0f73\u0f75\u0f81]+")
 
 
@@ -191,11 +192,10 @@ def normalize_batch(
 @functools.cache
 def _classes() -> UInt32s:
     """Return the class of every code point."""
-    classes = np.zeros(0x110000, np.uint32)
+    classes = np.zeros(CODE_POINTS, np.uint32)
     composing = _composing()
-    for code in range(0x110000):
-        character = chr(code)
-        marks = unicodedata.combining(character)
+    for character in assigned():
+        code, marks = ord(character), unicodedata.combining(character)
         if marks or code in composing or unicodedata.decomposition(character):
             changed = unicodedata.normalize("NFC", character) != character
             classes[code] = _UNSURE if changed or code in composing else marks
@@ -214,8 +214,8 @@ def _classes() -> UInt32s:
 def _composing() -> set[int]:
     """Return what may compose with what stands before it: Unicode's NFC_Quick_Check=Maybe."""
     found = {*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)}  # vowels and finals of Hangul
-    for code in range(0x110000):
-        parts = unicodedata.decomposition(chr(code)).split()
+    for character in assigned():
+        parts = unicodedata.decomposition(character).split()
         if len(parts) == 2 and not parts[0].startswith("<"):
             found.add(int(parts[1], 16))
     return found

@@ -29,6 +29,7 @@ import pyarrow as pa
 from corpus.files import writing
 from corpus.recipe import Dedup
 from corpus.snapshots import Tree
+from pipeline.code_points import CODE_POINTS, tabulate
 from pipeline.kernels import (
     SINGLE,
     SPECIAL_CAPITALS,
@@ -91,7 +92,7 @@ def character_class(character: str) -> int:
 @lru_cache(maxsize=1)
 def letter_table() -> UInt32s:
     """Tabulate what `shingle_lists` sees in each code point: lower case and class in one number."""
-    return np.fromiter(map(_letter, map(chr, range(0x110000))), np.uint32, 0x110000)
+    return tabulate(np.zeros(CODE_POINTS, np.uint32), _letter)
 
 
 def _letter(character: str) -> int:
