@@ -1,13 +1,14 @@
 """Ends of sentences: how many are found, and how fast, beside other splitters in the same run.
 
-`python -m benchmarks.sentences MRPC GSD [--peers PYTHON]` takes the distinct sentences of the
+`python -m benchmarks.sentences MRPC GSD [--questions XQUAD...] [--peers PYTHON]` takes the distinct sentences of the
 Microsoft Research Paraphrase Corpus (tab-separated, the last two columns) and of the Chinese GSD
-treebank (JSON lines with a `text`) that end with a stop, joins them by tens, English ones with a
-space, and lets every splitter find the nine ends within each text. It prints precision, recall and
-F1 of the ends, and MB/s (10^6 bytes of UTF-8 per CPU second).
+treebank (JSON lines with a `text`) that end with a stop, joins them by tens, with a space where the
+language writes them, and lets every splitter find the nine ends within each text. It prints
+precision, recall and F1 of the ends, and MB/s (10^6 bytes of UTF-8 per CPU second). XQUAD are files
+`xquad.LANGUAGE.json.gz`, whose questions are such sentences in other languages and scripts.
 
-PYTHON is the interpreter of an environment with blingfire, syntok and pysbd; syntok knows no
-Chinese. Not measured: other scripts, texts with line ends, what a wrong cut costs a model.
+PYTHON is the interpreter of an environment with blingfire, syntok and pysbd; not every splitter
+knows every language. Not measured: texts with line ends, what a wrong cut costs a model.
 """
 
 import argparse
@@ -25,7 +26,14 @@ from corpus.encoding import flat_texts
 from pipeline.sentences import sentence_cuts
 
 _JOINED = 10
-_STOPS = ".!?\u3002\uff01\uff1f"
+_STOPS = ".!?\u3002\uff01\uff1f\u061f"  # the last is Arabic's question mark
+_STOPS_OF = {"el": ";\u037e"}  # Greek's, which others write for something else
+_WITHOUT_SPACES = ("zh",)
+# What the other splitters know of these languages; blingfire takes every text.
+_LANGUAGES = {
+    "syntok": ("en", "de", "es"),
+    "pysbd": ("en", "zh", "ar", "de", "el", "es", "hi", "ru"),
+}
 _ROUNDS = 50  # how often ours goes over the texts, as once takes it a few milliseconds
 
 # Runs in the peers' interpreter: texts as JSON, splitter, language; prints CPU seconds and, for
@@ -68,9 +76,19 @@ def read_chinese(path: str) -> list[str]:
         return [json.loads(line)["text"].strip() for line in lines]
 
 
-def join_by_tens(sentences: Iterable[str], space: str) -> tuple[list[str], list[set[int]]]:
+def read_questions(path: str) -> list[str]:
+    """Read the questions of a file in SQuAD's layout."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        articles = json.load(file)["data"]
+    paragraphs = [each for article in articles for each in article["paragraphs"]]
+    return [question["question"].strip() for each in paragraphs for question in each["qas"]]
+
+
+def join_by_tens(sentences: Iterable[str], language: str) -> tuple[list[str], list[set[int]]]:
     """Join sentences that end with a stop; return texts and the places at which sentences end."""
-    chosen = [each for each in dict.fromkeys(sentences) if each and each[-1] in _STOPS]
+    stops = _STOPS_OF.get(language, _STOPS)
+    chosen = [each for each in dict.fromkeys(sentences) if each and each[-1] in stops]
+    space = "" if language in _WITHOUT_SPACES else " "
     texts, ends = [], []
     for group in zip(*[iter(chosen)] * _JOINED, strict=False):
         place, inner = 0, set()
@@ -118,14 +136,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("mrpc", nargs="+", help="files of MRPC, then that of GSD")
     parser.add_argument("gsd")
+    parser.add_argument("--questions", nargs="*", default=[], help="files of XQuAD")
     parser.add_argument("--peers", help="interpreter of an environment with the other splitters")
     parsed = parser.parse_args()
     english = [each for path in parsed.mrpc for each in read_english(path)]
-    for language, sentences, space in (
-        ("en", english, " "),
-        ("zh", read_chinese(parsed.gsd), ""),
-    ):
-        texts, expected = join_by_tens(sentences, space)
+    tested = [("en", english), ("zh", read_chinese(parsed.gsd))]
+    tested += [(Path(path).name.split(".")[1], read_questions(path)) for path in parsed.questions]
+    for language, sentences in tested:
+        texts, expected = join_by_tens(sentences, language)
+        if not texts:
+            print(f"{language}: no ten sentences that end with a stop")
+            continue
         size = sum(len(text.encode()) for text in texts)
         print(f"{language}: {len(texts) * _JOINED} sentences in {len(texts)} texts")
         print(f"{'':>12}{'precision':>9}{'recall':>9}{'F1':>9}{'MB/s':>10}")
@@ -143,7 +164,7 @@ def tell_peers(python: str, language: str, texts: Sequence[str], expected: list[
         path = Path(folder, "texts.json")
         path.write_text(json.dumps(texts))
         for name in ("blingfire", "syntok", "pysbd"):
-            if (name, language) == ("syntok", "zh"):
+            if language not in _LANGUAGES.get(name, (language,)):
                 continue
             seconds, ends = run_peer(python, _PEER, path, name, language)
             tell(name, size, seconds, (expected, inner_ends(texts, ends)))

@@ -16,6 +16,8 @@ LINE_ENDS = "\n\v\f\r\x85\u2028\u2029"
 # Ethiopic, Burmese, Khmer.
 PLAIN_STOPS = "\u3002\uff01\uff1f\uff61\u061f\u06d4\u0964\u0965\u0589\u1362\u104b\u17d4"
 STOPS = ".!?\u2026" + PLAIN_STOPS
+# Greek letters, as ranges of an expression. Beside one a semicolon is a question mark.
+GREEK = "\u0386\u0388-\u03ff\u1f00-\u1fff"
 # Closing quotes and brackets, and the emphasis marks of Markdown.
 CLOSERS = ")]}\"'*_\u201d\u2019\u00bb\u203a\u300d\u300f\u3011\uff09\u3009\u300b\u3015"
 # A stop before one of these ends nothing.

@@ -49,6 +49,7 @@ GOLD = [
     "M. Dupont est là.| Il dort.| Mme. Roux aussi.| ¿Qué es?| No sé.| ¡Vaya!| El Sr. Paz.",
     "Он жил в Москве.| А. С. Пушкин, т.е. поэт.| Он умер?| Да.| Все ушли.",
     "Ένα.| Δύο βιβλία.| Öğle oldu.| İyi.",
+    "Τι είναι;| Ποιος;| είπε.| Είναι «αυτό»;| Το 1999;| Ναι;| Yes; no; 3;| ά;| b. Πού;",
     # Without spaces: Chinese and Japanese, quotations, digits, Latin letters.
     "你好。|我很好！|你呢？|好。",
     "他说：“好。”|她走了。|2008年。|OK。|3.14是数。 |End。".replace(" |", "| "),
@@ -95,7 +96,7 @@ def test_texts_do_not_touch_one_another() -> None:
 PIECES = [
     *SPACES, *stops.STOPS, *stops.CLOSERS, *"aAzZé019ßЖжΣ好をカ한…“«「-%\U0001f600\u0301",
     "Mr", "e.g", "The", "U.S", "no", "Fig", "abcdefgh", "abcdefghi", "'s", "'re", ". ", ".\n",
-    "1.", " i", "र", "د", "\x1c",
+    "1.", " i", "र", "د", "\x1c", ";", "; ", "Ά", "·", "ἀ",
 ]  # fmt: skip
 NASTY = st.lists(st.sampled_from(PIECES), max_size=30).map("".join) | st.text(max_size=60)
 
