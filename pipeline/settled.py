@@ -7,6 +7,7 @@ list or rule is another lineage, whatever its path, and no worker, audit or rebu
 original files.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -64,17 +65,32 @@ def _by_path(names: Iterable[str]) -> bool:
     return any(not each.startswith(_PREFIX) for each in names)
 
 
-def _read(paths: Iterable[str]) -> list[tuple[str, bytes]]:
-    """Return name and content of files; the name is what lies behind the last slash."""
+def _read(paths: Sequence[str]) -> list[tuple[str, bytes]]:
+    """Return name and content of files."""
     files = []
-    for path in paths:
+    for path, name in zip(paths, names_of(paths), strict=True):
         try:
-            files.append((path.rsplit("/", 1)[-1], read_bytes(path)))
+            files.append((name, read_bytes(path)))
         except FileNotFoundError:
             raise ValueError(f"there is no list at {path}") from None
         except OSError as error:
             raise ValueError(f"the list at {path} cannot be read: {error}") from None
     return files
+
+
+def names_of(paths: Sequence[str]) -> list[str]:
+    """Return what tells each file: its path below the directory that all of them lie in.
+
+    `[/data/rte/dev.tsv, /data/cola/dev.tsv] -> [rte/dev.tsv, cola/dev.tsv]`, so that where the
+    directory lies does not show. `ValueError` names a file that is listed twice.
+    """
+    split = [[part for part in path.split("/") if part not in ("", ".")] for path in paths]
+    common = os.path.commonprefix([parts[:-1] for parts in split])  # noqa: RUF071 - whole parts
+    names = ["/".join(parts[len(common) :]) for parts in split]
+    for path, name in zip(paths, names, strict=True):
+        if names.count(name) > 1:
+            raise ValueError(f"the list {path} is named twice: leave one of them out")
+    return names
 
 
 def keep_lists(store: str, lists: dict[str, bytes]) -> None:
