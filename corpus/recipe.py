@@ -101,6 +101,9 @@ class Clean(Section):
     thresholds: dict[str, float | None] = Field(
         {}, description="other thresholds by the rule's name; null switches a rule off"
     )
+    c4_bad_words: tuple[str, ...] = Field(
+        (), description="files of words, one a line; a document that holds one goes, by the set c4"
+    )
     languages: Languages = Languages()
     fix_mojibake: bool = Field(True, description="repair text decoded with the wrong encoding")
     mask: tuple[Literal["email", "ip"], ...] = Field(

@@ -182,7 +182,7 @@ class Chain:
 
     def _judge(self, batch: _Batch) -> None:
         labels = [batch.languages[row] for row in batch.rows.tolist()]
-        judged = judge_batch(batch.texts, self.config, labels)
+        judged = judge_batch(batch.texts, self.config, labels, self.lists.bad_words)
         batch.texts = judged.texts
         batch.distributions |= judged.distributions
         batch.looked.append(Looked(batch.rows, judged.texts, judged.values))

@@ -1,10 +1,10 @@
 """What a verdict rests on beside the recipe itself, kept in the store under its fingerprint.
 
-URL block lists, repeated lines and evaluation files are read once, when a run starts. What comes of
-them lies in `lists/<fingerprint>`, and the recipe that goes on from there names the fingerprint
-where the files' paths stood; a user's rule it names with the fingerprint of its code. So a changed
-list or rule is another lineage, whatever its path, and no worker, audit or rebuild needs the
-original files.
+URL block lists, bad words, repeated lines and evaluation files are read once, when a run starts.
+What comes of them lies in `lists/<fingerprint>`, and the recipe that goes on from there names the
+fingerprint where the files' paths stood; a user's rule it names with the fingerprint of its code.
+So a changed list or rule is another lineage, whatever its path, and no worker, audit or rebuild
+needs the original files.
 """
 
 import os
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from corpus.files import create, join, read_bytes
 from corpus.recipe import Clean
+from pipeline.bad_words import BadWords
 from pipeline.boilerplate import Boilerplate
 from pipeline.contamination import Contamination
 from pipeline.custom import UserRule, load_all
@@ -31,6 +32,7 @@ class Lists(NamedTuple):
     boilerplate: Boilerplate | None = None
     contamination: Contamination | None = None
     user_rules: tuple[UserRule, ...] = ()
+    bad_words: BadWords | None = None
 
 
 def settle(clean: Clean) -> tuple[Clean, dict[str, bytes]]:
@@ -43,7 +45,7 @@ def settle(clean: Clean) -> tuple[Clean, dict[str, bytes]]:
     check_languages(clean.languages)
     made: dict[str, bytes] = {}
 
-    def name(found: UrlBlockList | Boilerplate | Contamination) -> str:
+    def name(found: UrlBlockList | Boilerplate | Contamination | BadWords) -> str:
         made[_PREFIX + found.fingerprint] = found.to_bytes()
         return _PREFIX + found.fingerprint
 
@@ -55,6 +57,8 @@ def settle(clean: Clean) -> tuple[Clean, dict[str, bytes]]:
     if _by_path(clean.decontaminate):
         found = Contamination.build(_read(clean.decontaminate), clean.decontaminate_ngram)
         changes["decontaminate"] = (name(found),)
+    if _by_path(clean.c4_bad_words):
+        changes["c4_bad_words"] = (name(BadWords.build(_read(clean.c4_bad_words))),)
     rules = _load_rules(clean.user_rules)
     changes["user_rules"] = tuple(f"{rule.spec}@{rule.fingerprint}" for rule in rules)
     return clean.model_copy(update=changes), made
@@ -106,7 +110,7 @@ def copy_lists(store: str, into: str, clean: Clean) -> None:
 
 def _names(clean: Clean) -> list[str]:
     boilerplate = [] if clean.boilerplate is None else [clean.boilerplate]
-    return [*clean.url_blocklists, *boilerplate, *clean.decontaminate]
+    return [*clean.url_blocklists, *boilerplate, *clean.decontaminate, *clean.c4_bad_words]
 
 
 def _path(store: str, name: str) -> str:
@@ -134,11 +138,13 @@ def open_lists(store: str, clean: Clean) -> Lists:
 
     urls, contamination = read(clean.url_blocklists), read(clean.decontaminate)
     lines = None if clean.boilerplate is None else read([clean.boilerplate])
+    words = read(clean.c4_bad_words)
     return Lists(
         None if urls is None else UrlBlockList.parse(urls),
         None if lines is None else Boilerplate.parse(lines),
         None if contamination is None else Contamination.parse(contamination),
         _load_rules(clean.user_rules),
+        None if words is None else BadWords.parse(words),
     )
 
 

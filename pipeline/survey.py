@@ -111,7 +111,7 @@ def measure_cut(tree: Tree, _task: str, cut: Cut, how: Measuring) -> Output:
         counts["unreadable"] += len(batch) - len(readable)
         counts["without text"] += len(readable) - len(judged.rows)
         places = _places(cut.source, readable, judged)
-        values = statistics_table(judged.texts, every, places["language"])
+        values = statistics_table(judged.texts, every, places["language"], chain.lists.bad_words)
         columns = places | {name: values[name] for name in values.column_names}
         return pa.table(columns, schema=schema)
 
@@ -179,7 +179,8 @@ def _tell_languages(paths: list[str], config: Languages) -> Iterator[str]:
 
 def _tell_rules(paths: list[str], limits: Limits) -> Iterator[str]:
     """Tell of every rule; one column at a time is held, 8 bytes a document."""
-    for rule in BY_NAME.values():
+    asked = [rule for rule in BY_NAME.values() if not rule.listed or rule.name in limits]
+    for rule in asked:
         columns = [read_table(path, columns=[rule.name])[rule.name] for path in paths]
         values = np.concatenate([np.empty(0), *(each.drop_null().to_numpy() for each in columns)])
         limit = limits.get(rule.name, rule.threshold)
