@@ -87,12 +87,17 @@ def _beginnings(data: UInt8s, ends: Int64s, characters: int) -> Int64s:
     return stops
 
 
-def _detect(text: bytes) -> tuple[str, int]:
+def find_language(text: str, *, plain: bool = True) -> tuple[str, int]:
+    """Return the language of a whole text, or of the text of a page's markup, and its share."""
+    return _detect(text.encode(), plain)
+
+
+def _detect(text: bytes, plain: bool = True) -> tuple[str, int]:
     try:
-        reliable, _, found = pycld2.detect(text, isPlainText=True)
+        reliable, _, found = pycld2.detect(text, isPlainText=plain)
     except pycld2.error:
         allowed = _REFUSED.sub(" ", text.decode())
-        reliable, _, found = pycld2.detect(allowed, isPlainText=True)
+        reliable, _, found = pycld2.detect(allowed, isPlainText=plain)
     label = _iso_code(found[0][1])
     if not reliable or label == UNDETERMINED:
         return UNDETERMINED, 0
