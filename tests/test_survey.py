@@ -97,8 +97,19 @@ def test_the_recipe_s_thresholds_are_told(
     c4 = measure("clean.rules=[c4]", "clean.thresholds.c4_line_min_words=5")
     (found,) = (line.split() for line in c4 if line.split()[0] == "c4_line_min_words")
     assert found[1:] == ["min", "5", "lines", *["1"] * 5]
+    assert not any("c4_bad_words" in line for line in c4)
     with pytest.raises(ValueError, match=r"unknown rule gopher_min_wrods in clean\.thresholds"):
         measure("clean.thresholds.gopher_min_wrods=3")
+
+
+def test_a_list_of_bad_words_has_its_column(
+    tmp_path: Path, measure: Callable[..., list[str]]
+) -> None:
+    (tmp_path / "words.txt").write_text("cookies\ngo on\n")
+    listed = measure("clean.rules=[c4]", f"clean.c4_bad_words=[{tmp_path / 'words.txt'}]")
+    assert told_of(listed, "c4_bad_words") == ["max", "0", "100.0"]
+    (path,) = (tmp_path / "out" / "statistics").glob("*/*")
+    assert table_rows(path)[0]["c4_bad_words"] == 2
 
 
 def test_a_large_file_is_measured_in_pieces_and_some_rows_at_a_time(
