@@ -10,7 +10,7 @@ Windows-1252 is the standard's own answer where nothing is known. KOI8-R is read
 has the Ukrainian letters beside the Russian.
 
 How often that is right, beside other libraries, and what it costs: benchmarks/encodings.py. Not
-found: ISO-2022 and HZ, which are ASCII bytes, where no header names them.
+found: ISO-2022-KR and HZ, which are ASCII bytes, where no header names them.
 """
 
 import re

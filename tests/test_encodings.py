@@ -20,6 +20,7 @@ LATVIAN = "Visi cilvēki piedzimst brīvi un vienlīdzīgi savā pašcieņā un 
     [
         (KOREAN, "cp949"),
         (UKRAINIAN, "koi8-u"),
+        ("すべての人間は、生まれながらにして自由であり、かつ、平等である。", "iso2022_jp"),
         (POLISH, "cp1250"),
         (POLISH, "iso8859-2"),
         (LATVIAN, "cp1257"),
