@@ -1,10 +1,11 @@
-"""Speed of URL lists, masking, boilerplate, decontamination and user rules on one core.
+"""Speed of URL lists, bad words, masking, boilerplate, decontamination, user rules on one core.
 
 `python -m benchmarks.lists --evaluation FILE... [--peers PYTHON] FILE...` cuts the texts of
 JSON-lines files into documents of about 5 kB at line ends, takes them in batches of 200 and prints
 MB/s (10^6 bytes of UTF-8 per CPU second, best of five passes after a warm-up) of each function
 alone, and how many documents it touched. URLs are made up, three in a thousand of them blocked by a
-list of so many made-up domains and prefixes; the boilerplate list holds random lines of the texts.
+list of so many made-up domains and prefixes; the boilerplate list holds random lines of the texts,
+the list of bad words 400 rare words of theirs and as many pairs of them.
 The peers do the same masking and URL look-up on the same documents in the same run: datatrove's
 `PIIFormatter` and its `URLFilter` without word lists.
 
@@ -18,6 +19,7 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -27,10 +29,12 @@ import pyarrow.compute as pc
 
 from benchmarks.peers import run_peer
 from benchmarks.signatures import documents
+from pipeline.bad_words import BadWords
 from pipeline.boilerplate import VERSION, Boilerplate, list_lines
 from pipeline.contamination import Contamination
 from pipeline.custom import SCHEMA, UserRule
 from pipeline.privacy import mask_batch
+from pipeline.spans import bytes_of
 from pipeline.urls import UrlBlockList
 
 _BATCH, _PASSES = 200, 5
@@ -120,6 +124,13 @@ def cases(texts: list[str], evaluation: list[str], entries: int) -> tuple[list[C
     def masked(kinds: Sequence[str]) -> Callable[[int], int]:
         return lambda n: int((mask_batch(batches[n], kinds)[1] > 0).sum())  # type: ignore[arg-type]
 
+    words = rare_words(texts)
+    pairs = [" ".join(rng.sample(words, 2)) for _ in words]
+    bad_words = BadWords.build([("words", "\n".join([*words, *pairs]).encode())])
+
+    def held(batch: pa.Array) -> int:
+        return int((bad_words.find(*bytes_of(batch)).counts > 0).sum())
+
     def found(failures: Sequence[object]) -> int:
         return sum(failure is not None for failure in failures)
 
@@ -129,11 +140,19 @@ def cases(texts: list[str], evaluation: list[str], entries: int) -> tuple[list[C
         Case(
             "boilerplate, 100 lines", lambda n: int((boilerplate.remove(batches[n])[1] > 0).sum())
         ),
+        Case("bad words", lambda n: held(batches[n])),
         Case("boilerplate, none found", lambda n: int((nothing.remove(batches[n])[1] > 0).sum())),
         Case("decontamination", lambda n: found(examples.find(batches[n]))),
         Case("URLs", lambda n: found(blocked.find_all(urls[n * _BATCH : (n + 1) * _BATCH]))),
         Case("a user rule", lambda n: found(rule.find(documents_of(batches[n]), "a file"))),
     ], urls
+
+
+def rare_words(texts: list[str], count: int = 400) -> list[str]:
+    """Return the rarest words of texts that stand there twice or more often."""
+    counts = Counter(word for text in texts for word in text.lower().split() if word.isalpha())
+    often = (word for word in counts if counts[word] > 1)
+    return sorted(often, key=lambda word: (counts[word], word))[:count]
 
 
 def documents_of(texts: pa.Array) -> pa.RecordBatch:

@@ -62,15 +62,34 @@ class Languages(Section):
 
     identify: bool = Field(True, description="label every document with the language found")
     keep: tuple[str, ...] = Field((), description="ISO 639 codes that stay; empty: all")
-    min_score: int = Field(
-        0, ge=0, le=100, description="least share of the text in the language found, percent"
+    min_score: int | dict[str, int] = Field(
+        0,
+        description="least share of the text in the language found, percent: one number, or a "
+        "number by code, where languages that are not in it need none",
     )
+
+    @model_validator(mode="after")
+    def _scores_are_shares(self) -> "Languages":
+        by_code = self.min_score if isinstance(self.min_score, dict) else {"": self.min_score}
+        for code, score in by_code.items():
+            if not 0 <= score <= 100:
+                of = f" of {code}" if code else ""
+                raise ValueError(f"min_score{of} is {score}, expected a percentage, 0 to 100")
+            if code and self.keep and code not in self.keep:
+                raise ValueError(f"min_score of {code} has no effect, as keep does not list it")
+        return self
 
     @model_validator(mode="after")
     def _identify_what_is_kept(self) -> "Languages":
         if not self.identify and (self.keep or self.min_score):
             raise ValueError("keep and min_score need languages.identify")
         return self
+
+    def least_score(self, code: str) -> int:
+        """Return the least share of a text found to be in this language; 0: any will do."""
+        if isinstance(self.min_score, dict):
+            return self.min_score.get(code, 0)
+        return self.min_score
 
 
 class Clean(Section):
@@ -81,6 +100,9 @@ class Clean(Section):
     )
     thresholds: dict[str, float | None] = Field(
         {}, description="other thresholds by the rule's name; null switches a rule off"
+    )
+    c4_bad_words: tuple[str, ...] = Field(
+        (), description="files of words, one a line; a document that holds one goes, by the set c4"
     )
     languages: Languages = Languages()
     fix_mojibake: bool = Field(True, description="repair text decoded with the wrong encoding")

@@ -6,7 +6,7 @@ step works on a whole batch and gives each document what it would give it alone,
 end never shows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -35,12 +35,14 @@ VERSION = 1
 class Looked(NamedTuple):
     """What some rules looked at: the places in the batch, the texts as they were, values by rule.
 
-    values: float64 [texts], NaN where a rule was not asked.
+    values: float64 [texts], NaN where a rule was not asked; limits: likewise, the thresholds of a
+    rule that has one for each language, NaN where a language has none.
     """
 
     rows: npt.NDArray[np.int64]
     texts: pa.LargeStringArray
     values: dict[str, npt.NDArray[np.float64]]
+    limits: Mapping[str, npt.NDArray[np.float64]] = {}
 
 
 class Judged(NamedTuple):
@@ -174,12 +176,13 @@ class Chain:
         wanted = [not config.keep or label in config.keep for label, _ in found]
         scores = np.where(wanted, [float(score) for _, score in found], np.nan)
         batch.distributions[SCORE] = count_bins(scores, "percent")
-        batch.looked.append(Looked(batch.rows, batch.texts, {SCORE: scores}))
+        least = np.array([config.least_score(label) or np.nan for label, _ in found])
+        batch.looked.append(Looked(batch.rows, batch.texts, {SCORE: scores}, {SCORE: least}))
         batch.drop(failures)
 
     def _judge(self, batch: _Batch) -> None:
         labels = [batch.languages[row] for row in batch.rows.tolist()]
-        judged = judge_batch(batch.texts, self.config, labels)
+        judged = judge_batch(batch.texts, self.config, labels, self.lists.bad_words)
         batch.texts = judged.texts
         batch.distributions |= judged.distributions
         batch.looked.append(Looked(batch.rows, judged.texts, judged.values))

@@ -8,6 +8,7 @@ from who did the work.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -237,36 +238,42 @@ class Lineage(NamedTuple):
     forgotten: Forgotten = _NOTHING
 
 
-def clean_file(tree: Tree, _task: str, source: Input, lineage: Lineage) -> Output:
-    """Clean one raw file into numbered parts below a snapshot's directory."""
-    file = InputFile(source.path)
-    try:
-        limit = lineage.clean.max_record_bytes
+@contextmanager
+def records_of(
+    source: Input, max_record_bytes: int, piece: Piece | None = None
+) -> Iterator[Iterator[Record | Damage]]:
+    """Give the records of a raw file or a piece of it; in the end check that it is as listed."""
+    limit = max_record_bytes
+    if piece is None:
+        file = InputFile(source.path)
         records = read_records(file, source.format, limit, source.options)
-        output = _write_parts(tree, records, (source, ""), lineage)
-        check_unchanged(file.checksum(), source.checksum, source)
-    finally:
-        file.close()
-    return output
-
-
-def clean_piece(
-    tree: Tree, _task: str, source: Input, lineage: Lineage, given: tuple[int, Piece]
-) -> Output:
-    """Clean a numbered piece of a raw file."""
-    number, piece = given
-    file = open_piece(source.path, source.format, piece)
-    try:
-        limit = lineage.clean.max_record_bytes
+    else:
+        file = open_piece(source.path, source.format, piece)
         records = read_piece(file, source.format, piece, limit, source.options)
-        output = _write_parts(tree, records, (source, f"{number:05d}."), lineage)
-        if source.format in TABLES:  # where each piece would have to read the whole file
+    try:
+        yield records
+        if piece is None:
+            check_unchanged(file.checksum(), source.checksum, source)
+        elif source.format in TABLES:  # where each piece would have to read the whole file
             check_unchanged(str(size_bytes(source.path)), str(source.size_bytes), source)
         else:
             check_unchanged(file.checksum(), piece.checksum, source)
     finally:
         file.close()
-    return output
+
+
+def clean_file(
+    tree: Tree,
+    _task: str,
+    source: Input,
+    lineage: Lineage,
+    given: tuple[int, Piece] | None = None,
+) -> Output:
+    """Clean one raw file, or a numbered piece of it, into numbered parts below a snapshot."""
+    number, piece = given or (0, None)
+    with records_of(source, lineage.clean.max_record_bytes, piece) as records:
+        named = (source, f"{number:05d}." if given else "")
+        return _write_parts(tree, records, named, lineage)
 
 
 def _write_parts(

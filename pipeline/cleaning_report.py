@@ -34,12 +34,16 @@ def languages(store: Store, stats: Mapping[str, Any]) -> Iterator[Html]:
     counts = stats.get("distributions", {}).get(SCORE)
     if counts is None:
         return
-    limit = float(store.recipe.clean.languages.min_score) or None
-    yield heading(f"{SCORE}, min {limit:g}" if limit else f"{SCORE}, no threshold")
+    score = store.recipe.clean.languages.min_score
+    limit = (float(score) or None) if isinstance(score, int) else None
+    by_code = {} if isinstance(score, int) else score
+    told = ", ".join(f"{code} {least}" for code, least in sorted(by_code.items()))
+    shown = f"min {limit:g}" if limit else f"min by language: {told}" if told else "no threshold"
+    yield heading(f"{SCORE}, {shown}")
     marked = "; the dashes are the threshold" if limit else ""
     title = f"Documents by the share of their beginning in their language, percent{marked}"
     yield pictures.histogram(title, bins_of(dict(counts), "percent", limit), limit, "min")
-    if limit:
+    if score:
         yield _beside(_nearest(store, stats, [SCORE])[SCORE])
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from corpus.snapshots import Input, Tree
 from corpus.splits import Piece, survey
-from pipeline.clean import Lineage, check_unchanged, clean_file, clean_piece, input_name
+from pipeline.clean import Lineage, check_unchanged, clean_file, input_name
 from pipeline.jobs import Output, Record, Stages, Task
 
 # Raw bytes of a piece: large beside the start of a task, small beside a day. Guess.
@@ -24,26 +24,48 @@ class Intake(NamedTuple):
     task: Task
 
 
+class Cut(NamedTuple):
+    """What one task reads: an input whole, or one of its pieces by number; `name` tells them."""
+
+    source: Input
+    name: str
+    given: tuple[int, Piece] | None = None
+
+
 def plan_cleaning(inputs: Sequence[Input], lineage: Lineage, stages: Stages) -> list[Intake]:
     """Return the cleaning tasks of all inputs, in order, after a survey of the large ones."""
+    known = lineage.forgotten
+    suffix = "" if known.is_empty else f"-{known.fingerprint[:16]}"
+    return [
+        Intake(cut.source, Task(cut.name, clean_file, (cut.source, lineage, cut.given)))
+        for cut in cut_inputs(inputs, lineage.clean.max_record_bytes, stages, ("", suffix))
+    ]
+
+
+def cut_inputs(
+    inputs: Sequence[Input],
+    max_record_bytes: int,
+    stages: Stages,
+    around: tuple[str, str] = ("", ""),
+) -> list[Cut]:
+    """Return what tasks read, in the order of inputs; `around` stands about an input's name."""
+    before, after = around
     large = [each for each in inputs if each.size_bytes > PIECE_BYTES]
-    limit = lineage.clean.max_record_bytes
-    surveyed = stages.run(
-        "survey", [Task(input_name(each), survey_file, (each, limit)) for each in large]
-    )
-    plan = []
+    tasks = [
+        Task(before + input_name(each), survey_file, (each, max_record_bytes)) for each in large
+    ]
+    surveyed = stages.run("survey", tasks)
+    cuts = []
     for each in inputs:
-        name = input_name(each)
-        record = surveyed.get(name)
+        record = surveyed.get(before + input_name(each))
+        name = f"{before}{input_name(each)}{after}"
         pieces = record.counts["pieces"] if record is not None else []
-        if not lineage.forgotten.is_empty:
-            name += f"-{lineage.forgotten.fingerprint[:16]}"
         if len(pieces) < 2:
-            plan.append(Intake(each, Task(name, clean_file, (each, lineage))))
-        for number, fields in enumerate(pieces if len(pieces) > 1 else ()):
-            arguments = (each, lineage, (number, Piece(*fields)))
-            plan.append(Intake(each, Task(f"{name}.{number:05d}", clean_piece, arguments)))
-    return plan
+            cuts.append(Cut(each, name))
+            continue
+        for number, fields in enumerate(pieces):
+            cuts.append(Cut(each, f"{name}.{number:05d}", (number, Piece(*fields))))
+    return cuts
 
 
 def survey_file(_tree: Tree, _task: str, source: Input, max_record_bytes: int) -> Output:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from corpus.recipe import Clean
+from pipeline.bad_words import BadWords
 from pipeline.distributions import COUNT_BINS, count_bins, describe_bins
 from pipeline.kernels import Int64s, UInt8s
 from pipeline.lines import (
@@ -25,7 +26,17 @@ from pipeline.lines import (
     find_citations,
     join,
 )
-from pipeline.rules import BY_NAME, EMPTY, RULES, Failure, Limits, Rule, is_english, thresholds
+from pipeline.rules import (
+    BY_NAME,
+    EMPTY,
+    LISTED,
+    RULES,
+    Failure,
+    Limits,
+    Rule,
+    is_english,
+    thresholds,
+)
 from pipeline.spans import bytes_of
 from pipeline.statistics import COUNTS, Scan, recount, scan
 
@@ -67,15 +78,21 @@ class _Seen:
 
 
 def judge_batch(
-    texts: pa.Array, config: Clean, languages: Sequence[str | None] | None = None
+    texts: pa.Array,
+    config: Clean,
+    languages: Sequence[str | None] | None = None,
+    words: BadWords | None = None,
 ) -> Judged:
-    """Judge cleaned texts; a verdict depends on the text, its language and the recipe alone."""
+    """Judge cleaned texts; a verdict depends on the text, its language and the recipe alone.
+
+    `words` are those of the recipe's list, where it names one.
+    """
     all_texts = texts.cast(pa.large_string())
     english = np.array([is_english(each) for each in languages or [None] * len(texts)], np.bool_)
     pieces = list(_pieces(all_texts))
     seen = [_Seen(config, stop - start) for start, stop in pieces]
     parts = [
-        _judge(all_texts[start:stop], config, english[start:stop], each)
+        _judge(all_texts[start:stop], config, english[start:stop], each, words)
         for (start, stop), each in zip(pieces, seen, strict=True)
     ]
     values = {
@@ -229,7 +246,7 @@ def _fail(
     limits, scopes = thresholds(flow.config), _scopes(counts, flow.english)
     for rule in RULES:
         limit = limits.get(rule.name)
-        if rule.preset != preset or rule.on_lines or limit is None:
+        if rule.preset != preset or rule.on_lines or rule.listed or limit is None:
             continue
         values = _values(rule, counts)
         beyond = values < limit if rule.side == "min" else values > limit
@@ -241,7 +258,13 @@ def _fail(
                 failures[number] = Failure(rule.name, float(values[row]), float(limit))
 
 
-def _judge(texts: pa.LargeStringArray, config: Clean, english: Bools, seen: _Seen) -> Judged:
+def _judge(
+    texts: pa.LargeStringArray,
+    config: Clean,
+    english: Bools,
+    seen: _Seen,
+    words: BadWords | None,
+) -> Judged:
     """Judge a piece of a batch; its distributions and values are left to the batch."""
     failures: list[Failure | None] = [None] * len(texts)
     removed = np.zeros((len(texts), len(LINE_COUNTS)), np.int64)
@@ -260,6 +283,7 @@ def _judge(texts: pa.LargeStringArray, config: Clean, english: Bools, seen: _See
                 passing = flow.only(_passing(flow, failures))
                 flows[at] = passing.without_lines(chosen.kept, step + 1)
                 _fail_empty(flows[at], np.diff(flows[at].ends), failures)
+                _fail_listed(flows[at], words, failures, seen)
     passed = np.array([failure is None for failure in failures], np.bool_)
     totals = dict(zip(LINE_COUNTS, removed[passed].sum(axis=0).tolist(), strict=True))
     return Judged(
@@ -274,6 +298,20 @@ def _judge(texts: pa.LargeStringArray, config: Clean, english: Bools, seen: _See
 def _fail_empty(flow: _Flow, sizes: Int64s, failures: list[Failure | None]) -> None:
     for number in flow.numbers[sizes == 0]:
         failures[number] = EMPTY
+
+
+def _fail_listed(
+    flow: _Flow, words: BadWords | None, failures: list[Failure | None], seen: _Seen
+) -> None:
+    """Write down the texts that hold words of a list, where there is one with a threshold."""
+    limit = thresholds(flow.config).get(LISTED)
+    if words is None or limit is None:
+        return
+    held = words.find(flow.data, flow.ends)
+    seen.values[LISTED][flow.numbers] = held.counts
+    for row in np.flatnonzero(held.counts > limit).tolist():
+        failure = Failure(LISTED, float(held.counts[row]), float(limit), words.describe(held, row))
+        failures[flow.numbers[row]] = failure
 
 
 def _passing(flow: _Flow, failures: list[Failure | None]) -> Bools:
@@ -295,7 +333,10 @@ def _results(
 
 
 def statistics_table(
-    texts: pa.Array, config: Clean, languages: Sequence[str | None] | None = None
+    texts: pa.Array,
+    config: Clean,
+    languages: Sequence[str | None] | None = None,
+    words: BadWords | None = None,
 ) -> pa.Table:
     """Return every rule's value of every text by the rule's name, float64; nothing is dropped.
 
@@ -306,11 +347,13 @@ def statistics_table(
     english = np.array([is_english(each) for each in languages or [None] * len(texts)], np.bool_)
     tables = [_schema(config).empty_table()]
     for start, stop in _pieces(all_texts):
-        tables.append(_tabulate(all_texts[start:stop], config, english[start:stop]))
+        tables.append(_tabulate(all_texts[start:stop], config, english[start:stop], words))
     return pa.concat_tables(tables)
 
 
-def _tabulate(texts: pa.LargeStringArray, config: Clean, english: Bools) -> pa.Table:
+def _tabulate(
+    texts: pa.LargeStringArray, config: Clean, english: Bools, words: BadWords | None
+) -> pa.Table:
     columns = {name: np.full(len(texts), np.nan) for name in thresholds(config)}
     flows = [_flow(texts, config, english)]
     for step, preset in enumerate(config.rules):
@@ -319,11 +362,14 @@ def _tabulate(texts: pa.LargeStringArray, config: Clean, english: Bools) -> pa.T
         for at, flow in enumerate(flows):
             counts, chosen = flow.count(step)
             scopes = _scopes(counts, flow.english)
-            for rule in (rule for rule in RULES if rule.preset == preset):
+            for rule in (rule for rule in RULES if rule.preset == preset and not rule.listed):
                 judged = np.where(scopes[rule.scope], _values(rule, counts), np.nan)
                 columns[rule.name][flow.numbers] = judged
             if chosen is not None:
                 flows[at] = flow.without_lines(chosen.kept, step + 1)
+            if chosen is not None and words is not None:
+                held = words.find(flows[at].data, flows[at].ends)
+                columns[LISTED][flow.numbers] = held.counts
     arrays = [pa.array(values, mask=np.isnan(values)) for values in columns.values()]
     return pa.table(arrays, schema=_schema(config))
 

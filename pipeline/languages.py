@@ -23,8 +23,8 @@ from pipeline.kernels import Int64s, UInt8s
 from pipeline.rules import Failure
 from pipeline.spans import bytes_of
 
-# Raised by hand when a label or a score changes.
-VERSION = 1
+# Raised by hand when a label, a score or what is said of a verdict changes.
+VERSION = 2
 
 UNDETERMINED = "und"
 # The rule that a score below the least one fails.
@@ -87,12 +87,17 @@ def _beginnings(data: UInt8s, ends: Int64s, characters: int) -> Int64s:
     return stops
 
 
-def _detect(text: bytes) -> tuple[str, int]:
+def find_language(text: str, *, plain: bool = True) -> tuple[str, int]:
+    """Return the language of a whole text, or of the text of a page's markup, and its share."""
+    return _detect(text.encode(), plain)
+
+
+def _detect(text: bytes, plain: bool = True) -> tuple[str, int]:
     try:
-        reliable, _, found = pycld2.detect(text, isPlainText=True)
+        reliable, _, found = pycld2.detect(text, isPlainText=plain)
     except pycld2.error:
         allowed = _REFUSED.sub(" ", text.decode())
-        reliable, _, found = pycld2.detect(allowed, isPlainText=True)
+        reliable, _, found = pycld2.detect(allowed, isPlainText=plain)
     label = _iso_code(found[0][1])
     if not reliable or label == UNDETERMINED:
         return UNDETERMINED, 0
@@ -112,21 +117,28 @@ def known_labels() -> frozenset[str]:
 
 
 def check_languages(config: Languages) -> None:
-    """Raise `ValueError` where languages are to stay that no text is ever found to be in."""
-    for code in config.keep:
-        if code not in known_labels():
-            near = sorted(label for label in known_labels() if label[:2] == code[:2])
-            raise ValueError(
-                f"clean.languages.keep: no text is ever labelled {code!r}; labels are ISO 639 "
-                "codes, of two letters where a language has one"
-                + (f": did you mean {' or '.join(near)}?" if near else "")
-            )
+    """Raise `ValueError` where something is said of languages that no text is ever found to be in.
+
+    `keep` and the codes of `min_score` are looked at.
+    """
+    scores = config.min_score if isinstance(config.min_score, dict) else {}
+    for key, codes in (("keep", config.keep), ("min_score", tuple(scores))):
+        for code in codes:
+            if code not in known_labels():
+                near = sorted(label for label in known_labels() if label[:2] == code[:2])
+                raise ValueError(
+                    f"clean.languages.{key}: no text is ever labelled {code!r}; labels are ISO "
+                    "639 codes, of two letters where a language has one"
+                    + (f": did you mean {' or '.join(near)}?" if near else "")
+                )
 
 
 def language_failure(label: str, score: int, config: Languages) -> Failure | None:
-    """Return why a document in this language does not stay, or None."""
+    """Return why a document in this language does not stay, or None.
+
+    One whose language is not kept was compared with no number: its label is the detail.
+    """
     if config.keep and label not in config.keep:
-        return Failure("language_not_kept", score, config.min_score, label)
-    if score < config.min_score:
-        return Failure(SCORE, score, config.min_score, label)
-    return None
+        return Failure("language_not_kept", None, None, label)
+    least = config.least_score(label)
+    return Failure(SCORE, score, least, label) if score < least else None

@@ -76,9 +76,13 @@ class _Batch(NamedTuple):
 
 
 def limits_of(config: Clean) -> dict[str, float]:
-    """Return the thresholds that documents can lie beside, by rule in the order of the chain."""
+    """Return the thresholds that documents can lie beside, by rule in the order of the chain.
+
+    NaN where each document has its own: that of its language.
+    """
     score = config.languages.min_score
-    return ({SCORE: float(score)} if score else {}) | {
+    of_all = float(score) if isinstance(score, int) else np.nan
+    return ({SCORE: of_all} if score else {}) | {
         rule: float(limit)
         for rule, limit in thresholds(config).items()
         if limit is not None and not BY_NAME[rule].on_lines
@@ -122,11 +126,11 @@ class Nearest:
         for rule in rules:
             numbers = np.array(batch.dropped.get(rule, ()), np.int64)
             if len(numbers):  # their texts are as the rule saw them
-                values = looked.values[rule][here[numbers]]
-                self._offer((rule, DROPPED), values, (numbers, here[numbers], looked.texts), batch)
+                seen = self._seen(looked, rule, here[numbers])
+                self._offer((rule, DROPPED), seen, (numbers, here[numbers], looked.texts), batch)
         kept = batch.judged.rows  # their texts are as they stay
-        values = np.stack([looked.values[rule][here[kept]] for rule in rules])
-        away = np.abs(values - np.array([self._limits[rule] for rule in rules])[:, None])
+        values = [self._seen(looked, rule, here[kept]) for rule in rules]
+        away = np.stack([distances for _, distances in values])
         bounds = [self._bound((rule, KEPT)) for rule in rules]
         least = np.array([bound[0] for bound in bounds])[:, None]
         ranks = np.array([bound[1] for bound in bounds], np.uint64)[:, None]
@@ -134,6 +138,12 @@ class Nearest:
         for row in np.flatnonzero(is_near.any(axis=1)).tolist():
             found = (kept, np.arange(len(kept)), batch.judged.texts)
             self._offer((rules[row], KEPT), values[row], found, batch)
+
+    def _seen(self, looked: Looked, rule: str, places: Int64s) -> tuple[Floats, Floats]:
+        """Return the values of some documents and how far they are from their threshold."""
+        values = looked.values[rule]
+        away = np.abs(values - looked.limits.get(rule, self._limits[rule]))
+        return values[places], away[places]
 
     def _bound(self, key: tuple[str, str]) -> tuple[float, int]:
         """Return distance and rank of the last that is near enough so far."""
@@ -143,7 +153,7 @@ class Nearest:
     def _offer(
         self,
         key: tuple[str, str],
-        values: Floats,
+        seen: tuple[Floats, Floats],
         found: tuple[Int64s, Int64s, pa.LargeStringArray],
         batch: _Batch,
     ) -> None:
@@ -152,7 +162,7 @@ class Nearest:
         `found` are their places in the batch, their places among the texts, and the texts.
         """
         numbers, places, texts = found
-        away = np.abs(values - self._limits[key[0]])
+        values, away = seen
         for n in np.lexsort((batch.ranks[numbers], away))[:EXAMPLES].tolist():
             number, near = int(numbers[n]), (float(away[n]), int(batch.ranks[numbers[n]]))
             if np.isnan(near[0]) or near >= self._bound(key):

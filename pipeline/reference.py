@@ -24,6 +24,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from corpus.recipe import Clean
+from pipeline.bad_words import fold, is_unspaced, joins
 from pipeline.characters import (
     ALPHABETIC,
     BULLETS,
@@ -40,7 +41,7 @@ from pipeline.characters import (
     classes_of,
     terminal_marks,
 )
-from pipeline.rules import BY_NAME, EMPTY, RULES, Failure, Rule, is_english, thresholds
+from pipeline.rules import BY_NAME, EMPTY, LISTED, RULES, Failure, Rule, is_english, thresholds
 
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 # What Wikipedia leaves in a text: c4_utils.py of tensorflow/datasets.
@@ -210,7 +211,7 @@ Limits = Mapping[str, float | None]
 
 def take_lines(text: str, limits: Limits) -> tuple[str, dict[str, int]]:
     """Take out the lines that C4 takes out; return the rest and what was counted on the way."""
-    counts = Counter({rule.counted: 0 for rule in RULES if rule.preset == "c4"})
+    counts = Counter({rule.counted: 0 for rule in RULES if rule.preset == "c4" and not rule.listed})
     kept = []
     for line in lines_of(text):
         reason = reason_of(line, limits)
@@ -286,24 +287,45 @@ def in_scope(rule: Rule, counts: Mapping[str, int], language: str | None) -> boo
     return rule.scope != "english" or is_english(language)
 
 
-def judge(text: str, config: Clean, language: str | None = None) -> Result:
-    """Judge a cleaned text by the recipe's rules."""
+def find_words(text: str, words: Sequence[str]) -> list[tuple[int, str]]:
+    """Return where words of a list stand, and which; of several at one place the shortest.
+
+    A word stands whole, but for one with a letter of a script that writes no spaces.
+    """
+    folded = fold(text)
+    found = []
+    for start in range(len(folded)):
+        for word in sorted(words, key=len):
+            stop = start + len(word)
+            touched = any(map(joins, folded[max(start - 1, 0) : start] + folded[stop : stop + 1]))
+            if folded.startswith(word, start) and (is_unspaced(word) or not touched):
+                found.append((start, word))
+                break
+    return found
+
+
+def judge(
+    text: str, config: Clean, language: str | None = None, words: Sequence[str] = ()
+) -> Result:
+    """Judge a cleaned text by the recipe's rules and its list of bad words."""
     judged, removed = text, dict[str, int]()
     if not words_of(text):
         return Result(text, EMPTY, {})
     for preset in config.rules:
         if preset == "c4":
             judged = _CITATION.sub("", judged)
-        words = count_words(judged)
+        counted = count_words(judged)
         limits = {
             name: limit
             for name, limit in thresholds(config).items()
-            if BY_NAME[name].preset == preset and in_scope(BY_NAME[name], words, language)
+            if BY_NAME[name].preset == preset and in_scope(BY_NAME[name], counted, language)
         }
         judged, counts = statistics(judged, preset, limits)
         failure = _first_failure(limits, counts)
         if failure is None and not judged:
             failure = EMPTY
+        if failure is None and preset == "c4" and words:
+            failure = _listed_failure(judged, limits, words)
         if failure is not None:
             return Result(text, failure, {})
         if preset == "c4":
@@ -311,9 +333,17 @@ def judge(text: str, config: Clean, language: str | None = None) -> Result:
     return Result(judged, None, removed)
 
 
+def _listed_failure(text: str, limits: Limits, words: Sequence[str]) -> Failure | None:
+    found, limit = find_words(text, words), limits[LISTED]
+    if limit is None or len(found) <= limit:
+        return None
+    place, word = found[0]
+    return Failure(LISTED, len(found), limit, f"{word!r} at character {place + 1}")
+
+
 def _first_failure(limits: Limits, counts: Mapping[str, int]) -> Failure | None:
     for name, limit in limits.items():
-        if limit is None or BY_NAME[name].on_lines:
+        if limit is None or BY_NAME[name].on_lines or BY_NAME[name].listed:
             continue
         value = value_of(BY_NAME[name], counts)
         if _beyond(name, value, limits):

@@ -31,6 +31,7 @@ from corpus.snapshots import (
 )
 from corpus.tokenizer import open_tokenizer
 from pipeline import (
+    bad_words,
     boilerplate,
     chain,
     clean,
@@ -221,8 +222,8 @@ def code_versions() -> dict[str, Any]:
     """Return the versions of code, libraries and Unicode that a result depends on."""
     modules = (
         documents_module, readers_module, chain, clean, urls, html, wikitext, normalize,
-        boilerplate, privacy, languages, rules, contamination, custom, signatures, preference,
-        pairs, dedup, vocabulary, encode, pack,
+        boilerplate, privacy, languages, rules, bad_words, contamination, custom, signatures,
+        preference, pairs, dedup, vocabulary, encode, pack,
     )  # fmt: skip
     versions = {f"{module.__name__} (code)": module.VERSION for module in modules}
     libraries = {f"{name} (library)": version(name) for name in _LIBRARIES}

@@ -32,6 +32,7 @@ from pipeline.dedup_report import clusters, duplicates, recall
 from pipeline.diff import compare
 from pipeline.drift import measure_drift, measure_fertility
 from pipeline.explain import Store
+from pipeline.funnel_report import came_of, what_is_left
 from pipeline.jobs import describe_file
 from pipeline.pictures import Bar, Html, heading, name, paragraph, percent, show, table
 from pipeline.report_drops import choose_drops, least_of
@@ -54,7 +55,7 @@ def render(store: Store, parent: Store | None, stats: Mapping[str, Any]) -> byte
     """
     sections = {
         "deliveries": ("What was delivered", _deliveries(store.snapshot)),
-        "funnel": ("What became of it", _funnel(store.snapshot)),
+        "funnel": ("What became of it", _funnel(store)),
         "drops": ("What was dropped, and by which rule", _drops(store)),
         "broken": ("What could not be read, file by file", unreadable(stats)),
         "rules": ("What the rules looked at", distributions(store, stats)),
@@ -115,26 +116,31 @@ def _deliveries(snapshot: Snapshot) -> Iterator[Html]:
     yield table("Deliveries, oldest first", head, rows)
 
 
-def _funnel(snapshot: Snapshot) -> Iterator[Html]:
-    sources = funnel(snapshot.parts)
-    counts = snapshot.counts
+def _funnel(store: Store) -> Iterator[Html]:
+    sources = funnel(store.snapshot.parts)
+    counts = store.snapshot.counts
     total = {"documents": counts.documents_kept, "dropped": counts.documents_dropped}
-    largest = sorted(sources, key=lambda source: (-_came(sources[source]), source))[:_BARS]
+    largest = sorted(sources, key=lambda source: (-came_of(sources[source]), source))[:_BARS]
     chosen = [("all sources", total), *((source, sources[source]) for source in sorted(largest))]
     drawn = [
-        Bar(f"{label}: {each['documents']:,} of {_came(each):,} kept", _groups(each), _came(each))
+        Bar(
+            f"{label}: {each['documents']:,} of {came_of(each):,} kept",
+            _groups(each),
+            came_of(each),
+        )
         for label, each in chosen
     ]
     title = f"What became of each source's records, the largest {_BARS} at most"
     yield pictures.bars(title, _GROUPS, drawn)
+    yield from what_is_left(store.recipe.clean, sources)
     head = ("source", "kept", "duplicates", "by rules", "records in", "share kept", "tokens")
     rows = [
-        (source, *_groups(each), _came(each), _share(each), each["tokens"])
+        (source, *_groups(each), came_of(each), _share(each), each["tokens"])
         for source, each in sources.items()
     ]
     yield table("Records by source", head, rows)
     reasons = [
-        (source, rule, count, percent(count, _came(entry)))
+        (source, rule, count, percent(count, came_of(entry)))
         for source, entry in sources.items()
         for rule, count in entry["dropped"].items()
     ]
@@ -143,11 +149,7 @@ def _funnel(snapshot: Snapshot) -> Iterator[Html]:
 
 
 def _share(entry: Mapping[str, Any]) -> Html:
-    return percent(entry["documents"], _came(entry))
-
-
-def _came(entry: Mapping[str, Any]) -> int:
-    return sum((entry["documents"], *entry["dropped"].values()))
+    return percent(entry["documents"], came_of(entry))
 
 
 def _groups(entry: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -1,17 +1,19 @@
 """What a verdict rests on beside the recipe itself, kept in the store under its fingerprint.
 
-URL block lists, repeated lines and evaluation files are read once, when a run starts. What comes of
-them lies in `lists/<fingerprint>`, and the recipe that goes on from there names the fingerprint
-where the files' paths stood; a user's rule it names with the fingerprint of its code. So a changed
-list or rule is another lineage, whatever its path, and no worker, audit or rebuild needs the
-original files.
+URL block lists, bad words, repeated lines and evaluation files are read once, when a run starts.
+What comes of them lies in `lists/<fingerprint>`, and the recipe that goes on from there names the
+fingerprint where the files' paths stood; a user's rule it names with the fingerprint of its code.
+So a changed list or rule is another lineage, whatever its path, and no worker, audit or rebuild
+needs the original files.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from corpus.files import create, join, read_bytes
 from corpus.recipe import Clean
+from pipeline.bad_words import BadWords
 from pipeline.boilerplate import Boilerplate
 from pipeline.contamination import Contamination
 from pipeline.custom import UserRule, load_all
@@ -30,6 +32,7 @@ class Lists(NamedTuple):
     boilerplate: Boilerplate | None = None
     contamination: Contamination | None = None
     user_rules: tuple[UserRule, ...] = ()
+    bad_words: BadWords | None = None
 
 
 def settle(clean: Clean) -> tuple[Clean, dict[str, bytes]]:
@@ -42,7 +45,7 @@ def settle(clean: Clean) -> tuple[Clean, dict[str, bytes]]:
     check_languages(clean.languages)
     made: dict[str, bytes] = {}
 
-    def name(found: UrlBlockList | Boilerplate | Contamination) -> str:
+    def name(found: UrlBlockList | Boilerplate | Contamination | BadWords) -> str:
         made[_PREFIX + found.fingerprint] = found.to_bytes()
         return _PREFIX + found.fingerprint
 
@@ -54,6 +57,8 @@ def settle(clean: Clean) -> tuple[Clean, dict[str, bytes]]:
     if _by_path(clean.decontaminate):
         found = Contamination.build(_read(clean.decontaminate), clean.decontaminate_ngram)
         changes["decontaminate"] = (name(found),)
+    if _by_path(clean.c4_bad_words):
+        changes["c4_bad_words"] = (name(BadWords.build(_read(clean.c4_bad_words))),)
     rules = _load_rules(clean.user_rules)
     changes["user_rules"] = tuple(f"{rule.spec}@{rule.fingerprint}" for rule in rules)
     return clean.model_copy(update=changes), made
@@ -64,17 +69,32 @@ def _by_path(names: Iterable[str]) -> bool:
     return any(not each.startswith(_PREFIX) for each in names)
 
 
-def _read(paths: Iterable[str]) -> list[tuple[str, bytes]]:
-    """Return name and content of files; the name is what lies behind the last slash."""
+def _read(paths: Sequence[str]) -> list[tuple[str, bytes]]:
+    """Return name and content of files."""
     files = []
-    for path in paths:
+    for path, name in zip(paths, names_of(paths), strict=True):
         try:
-            files.append((path.rsplit("/", 1)[-1], read_bytes(path)))
+            files.append((name, read_bytes(path)))
         except FileNotFoundError:
             raise ValueError(f"there is no list at {path}") from None
         except OSError as error:
             raise ValueError(f"the list at {path} cannot be read: {error}") from None
     return files
+
+
+def names_of(paths: Sequence[str]) -> list[str]:
+    """Return what tells each file: its path below the directory that all of them lie in.
+
+    `[/data/rte/dev.tsv, /data/cola/dev.tsv] -> [rte/dev.tsv, cola/dev.tsv]`, so that where the
+    directory lies does not show. `ValueError` names a file that is listed twice.
+    """
+    split = [[part for part in path.split("/") if part not in ("", ".")] for path in paths]
+    common = os.path.commonprefix([parts[:-1] for parts in split])  # noqa: RUF071 - whole parts
+    names = ["/".join(parts[len(common) :]) for parts in split]
+    for path, name in zip(paths, names, strict=True):
+        if names.count(name) > 1:
+            raise ValueError(f"the list {path} is named twice: leave one of them out")
+    return names
 
 
 def keep_lists(store: str, lists: dict[str, bytes]) -> None:
@@ -90,7 +110,7 @@ def copy_lists(store: str, into: str, clean: Clean) -> None:
 
 def _names(clean: Clean) -> list[str]:
     boilerplate = [] if clean.boilerplate is None else [clean.boilerplate]
-    return [*clean.url_blocklists, *boilerplate, *clean.decontaminate]
+    return [*clean.url_blocklists, *boilerplate, *clean.decontaminate, *clean.c4_bad_words]
 
 
 def _path(store: str, name: str) -> str:
@@ -118,11 +138,13 @@ def open_lists(store: str, clean: Clean) -> Lists:
 
     urls, contamination = read(clean.url_blocklists), read(clean.decontaminate)
     lines = None if clean.boilerplate is None else read([clean.boilerplate])
+    words = read(clean.c4_bad_words)
     return Lists(
         None if urls is None else UrlBlockList.parse(urls),
         None if lines is None else Boilerplate.parse(lines),
         None if contamination is None else Contamination.parse(contamination),
         _load_rules(clean.user_rules),
+        None if words is None else BadWords.parse(words),
     )
 
 

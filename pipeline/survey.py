@@ -1,42 +1,55 @@
 """Statistics of raw files without a verdict: every rule's value of every document, nothing dropped.
 
 `python -m pipeline stats RECIPE OUT` reads the recipe's inputs, cleans each text as a refresh would
-and writes the value that each rule of all sets would look at, beside id, place and language. So
-thresholds can be set by what a corpus holds. What cannot be read, or has no text, is counted.
+and writes the value that each rule of all sets would look at, beside id, place, language and how
+sure that is (`language_score`). So thresholds can be set by what a corpus holds. What cannot be
+read, or has no text, is counted. What is asked of a list or of the user's own code (blocked URLs,
+evaluation n-grams, `clean.user_rules`) has no threshold to set and no column.
 
-The values of one way of cleaning lie in a directory of their own, so another way, or another code,
-reads the files again, and another threshold does not: but for those of C4's rules on lines, which
-change the text that later sets see.
+A large file is measured in the pieces that it is cleaned in, and a piece's values are written some
+thousand rows at a time. The values of one way of cleaning lie in a directory of their own, so
+another way, or another code, reads the files again, and another threshold does not: but for those
+of C4's rules on lines, which change the text that later sets see.
 """
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from corpus.archives import InputFile
 from corpus.files import join
-from corpus.readers import read_records
-from corpus.recipe import Clean, Recipe
-from corpus.records import Record
+from corpus.recipe import Clean, Languages, Recipe
+from corpus.records import Damage, Record
 from corpus.snapshots import Input, Tree
-from pipeline.chain import open_chain, record_id
-from pipeline.clean import batches, input_name
+from pipeline.chain import Judged, open_chain, record_id
+from pipeline.clean import batches, input_name, records_of
 from pipeline.inputs import find_inputs
+from pipeline.intake import Cut, cut_inputs
 from pipeline.jobs import Output, Stages, Task
 from pipeline.judging import statistics_table
-from pipeline.parquet import read_table, write_table
+from pipeline.languages import SCORE, UNDETERMINED
+from pipeline.parquet import read_table, write_tables
 from pipeline.refresh import code_versions, with_absolute_store
-from pipeline.rules import BY_NAME, PRESETS, Limits, Rule, thresholds
+from pipeline.rules import BY_NAME, PRESETS, Limits, thresholds
 from pipeline.settled import keep_lists, settle
 
 _QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 _SHOWN = ("1 %", "10 %", "50 %", "90 %", "99 %")
+# Languages that have a line of their own, the most frequent: a guess at what a page holds.
+_LANGUAGES = 10
+
+
+class Measuring(NamedTuple):
+    """The store of the lists, how texts are cleaned, and the directory of the values."""
+
+    store: str
+    config: Clean
+    directory: str
 
 
 def survey(recipe: Recipe, out: str) -> Iterator[str]:
@@ -48,23 +61,21 @@ def survey(recipe: Recipe, out: str) -> Iterator[str]:
     inputs, _ = find_inputs(recipe)
     stages = Stages(Tree(recipe.store), recipe.workers)
     directory = _identify(config)
+    how = Measuring(recipe.store, config, f"statistics/{directory}")
     try:
-        done = stages.run(
-            "statistics",
-            [
-                Task(f"{directory}-{input_name(each)}", measure_file, arguments)
-                for each in inputs
-                for arguments in [(each, recipe.store, config, f"statistics/{directory}")]
-            ],
-        )
+        cuts = cut_inputs(inputs, config.max_record_bytes, stages, (f"{directory}-", ""))
+        tasks = [Task(cut.name, measure_cut, (cut, how)) for cut in cuts]
+        done = stages.run("statistics", tasks)
     finally:
         stages.close()
     counted: Counter[str] = Counter()
     for record in done.values():
         counted.update(record.counts)
     yield ", ".join(f"{count:,} {what}" for what, count in sorted(counted.items()))
-    paths = [path["path"] for each in done.values() for path in each.files]
-    yield from _tell(recipe.store, paths, limits)
+    paths = [join(recipe.store, path["path"]) for each in done.values() for path in each.files]
+    yield f"{'rule':>38} {'threshold':>12} {'drops':>8}" + "".join(f"{q:>10}" for q in _SHOWN)
+    yield from _tell_languages(paths, recipe.clean.languages)
+    yield from _tell_rules(paths, limits)
     yield f"the values lie in {join(recipe.store, 'statistics', directory)}"
 
 
@@ -85,40 +96,45 @@ def _identify(config: Clean) -> str:
     return hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
-def measure_file(
-    tree: Tree, _task: str, source: Input, store: str, config: Clean, directory: str
-) -> Output:
-    """Write the statistics of one raw file into a directory of the tree."""
-    chain = open_chain(store, config)
-    every = config.model_copy(update={"rules": PRESETS})
-    tables, counts = [], Counter[str]()
-    file = InputFile(source.path)
-    try:
-        records = read_records(file, source.format, config.max_record_bytes, source.options)
-        for batch in batches(records):
-            readable = [each for each in batch if isinstance(each, Record)]
-            counts["unreadable"] += len(batch) - len(readable)
-            judged = chain.clean(readable, source.source)
-            counts["without text"] += len(readable) - len(judged.rows)
-            rows = judged.rows.tolist()
-            languages = [judged.languages[row] for row in rows]
-            places: dict[str, list[Any]] = {
-                "id": [record_id(source.source, readable[row]) for row in rows],
-                "file": [source.name] * len(rows),
-                "position": [readable[row].position for row in rows],
-                "language": languages,
-            }
-            values = statistics_table(judged.texts, every, languages)
-            for name in values.column_names:
-                places[name] = values[name]
-            tables.append(pa.table(places, schema=_schema(every)))
-    finally:
-        file.close()
-    table = pa.concat_tables([_schema(every).empty_table(), *tables])
-    counts["documents"] += len(table)
-    path = f"{directory}/{input_name(source)}.parquet"
-    write_table(tree.own(path), table)
+def measure_cut(tree: Tree, _task: str, cut: Cut, how: Measuring) -> Output:
+    """Write the statistics of a raw file, or of a piece of it, into a directory of the tree."""
+    chain = open_chain(how.store, how.config)
+    every = how.config.model_copy(update={"rules": PRESETS})
+    schema, counts = _schema(every), Counter[str]()
+    number, piece = cut.given or (0, None)
+    suffix = f".{number:05d}" if cut.given else ""
+    path = f"{how.directory}/{input_name(cut.source)}{suffix}.parquet"
+
+    def measure(batch: list[Record | Damage]) -> pa.Table:
+        readable = [each for each in batch if isinstance(each, Record)]
+        judged = chain.clean(readable, cut.source.source)
+        counts["unreadable"] += len(batch) - len(readable)
+        counts["without text"] += len(readable) - len(judged.rows)
+        places = _places(cut.source, readable, judged)
+        values = statistics_table(judged.texts, every, places["language"], chain.lists.bad_words)
+        columns = places | {name: values[name] for name in values.column_names}
+        return pa.table(columns, schema=schema)
+
+    with records_of(cut.source, how.config.max_record_bytes, piece) as records:
+        tables = (measure(batch) for batch in batches(records))
+        counts["documents"] += write_tables(tree.own(path), schema, tables)
     return Output((path,), dict(counts))
+
+
+def _places(source: Input, records: list[Record], judged: Judged) -> dict[str, list[Any]]:
+    """Return what says which document a row is of, its language, and how sure that is."""
+    rows = judged.rows.tolist()
+    scores: dict[int, float] = {}
+    for looked in judged.looked:
+        if SCORE in looked.values:
+            scores |= zip(looked.rows.tolist(), looked.values[SCORE].tolist(), strict=True)
+    return {
+        "id": [record_id(source.source, records[row]) for row in rows],
+        "file": [source.name] * len(rows),
+        "position": [records[row].position for row in rows],
+        "language": [judged.languages[row] for row in rows],
+        SCORE: [scores.get(row) for row in rows],
+    }
 
 
 def _schema(config: Clean) -> pa.Schema:
@@ -127,27 +143,65 @@ def _schema(config: Clean) -> pa.Schema:
         pa.field("file", pa.string(), nullable=False),
         pa.field("position", pa.int64(), nullable=False),
         pa.field("language", pa.string()),
+        pa.field(SCORE, pa.float64()),
     ]
     return pa.schema([*places, *((name, pa.float64()) for name in thresholds(config))])
 
 
-def _tell(store: str, paths: list[str], limits: Limits) -> Iterator[str]:
-    """Give the quantiles of every rule's value and the share that its threshold would drop."""
-    yield f"{'rule':>38} {'threshold':>12} {'drops':>8}" + "".join(f"{q:>10}" for q in _SHOWN)
-    for rule in BY_NAME.values():
-        columns = [read_table(join(store, path), columns=[rule.name])[rule.name] for path in paths]
+def _tell_languages(paths: list[str], config: Languages) -> Iterator[str]:
+    """Tell of the scores of documents whose language stays, of all and of the most frequent."""
+    columns = ["language", SCORE]
+    tables = [read_table(path, columns=columns).drop_null() for path in paths]
+    if not sum(map(len, tables)):
+        return
+    table = pa.concat_tables(tables)
+    # Where none was found the record's own label stands, but the verdict goes by what was found.
+    found = pa.compute.if_else(pa.compute.equal(table[SCORE], 0), UNDETERMINED, table["language"])
+    coded = found.combine_chunks().dictionary_encode()
+    labels, codes = coded.dictionary.to_pylist(), coded.indices.to_numpy()
+    scores = table[SCORE].to_numpy()
+    counts = np.bincount(codes, minlength=len(labels)).tolist()
+    stays = [not config.keep or label in config.keep for label in labels]
+    least = np.array([config.least_score(label) for label in labels])
+    asked = np.array(stays)[codes]
+    limit = (
+        _limit("min", config.min_score or None)
+        if isinstance(config.min_score, int)
+        else "min by code"
+    )
+    yield from _tell(SCORE, limit, scores[asked], _share((scores < least[codes])[asked]))
+    order = sorted((-counts[n], labels[n], n) for n in range(len(labels)) if stays[n])
+    for _, label, n in order[:_LANGUAGES]:
+        mine = scores[codes == n]
+        limit = _limit("min", least[n] or None)
+        yield from _tell(f"{SCORE}.{label}", limit, mine, _share(mine < least[n]))
+
+
+def _tell_rules(paths: list[str], limits: Limits) -> Iterator[str]:
+    """Tell of every rule; one column at a time is held, 8 bytes a document."""
+    asked = [rule for rule in BY_NAME.values() if not rule.listed or rule.name in limits]
+    for rule in asked:
+        columns = [read_table(path, columns=[rule.name])[rule.name] for path in paths]
         values = np.concatenate([np.empty(0), *(each.drop_null().to_numpy() for each in columns)])
-        if not len(values):
-            continue
         limit = limits.get(rule.name, rule.threshold)
-        shown = f"{rule.side} {'off' if limit is None else format(limit, 'g'):>8}"
+        if limit is None or rule.on_lines:
+            drops = "-" if limit is None else "lines"
+        else:
+            drops = _share(values < limit if rule.side == "min" else values > limit)
+        yield from _tell(rule.name, _limit(rule.side, limit), values, drops)
+
+
+def _limit(side: str, limit: float | None) -> str:
+    return f"{side} {'off' if limit is None else format(limit, 'g'):>8}"
+
+
+def _share(beyond: npt.NDArray[np.bool_]) -> str:
+    """Say what share of documents lies beyond a threshold."""
+    return f"{100 * beyond.mean():.1f} %" if len(beyond) else "-"
+
+
+def _tell(name: str, limit: str, values: npt.NDArray[np.float64], drops: str) -> Iterator[str]:
+    """Give a line with the quantiles of a rule's values, where there are any."""
+    if len(values):
         quantiles = "".join(f"{each:10.4g}" for each in np.quantile(values, _QUANTILES))
-        yield f"{rule.name:>38} {shown} {_share(rule, limit, values):>8}{quantiles}"
-
-
-def _share(rule: Rule, limit: float | None, values: npt.NDArray[np.float64]) -> str:
-    """Say what share of documents a threshold drops, or that the rule drops lines."""
-    if limit is None or rule.on_lines:
-        return "-" if limit is None else "lines"
-    beyond = values < limit if rule.side == "min" else values > limit
-    return f"{100 * beyond.mean():.1f} %"
+        yield f"{name:>38} {limit:>12} {drops:>8}{quantiles}"

@@ -69,6 +69,17 @@ def test_every_statistic_has_its_picture_with_its_threshold(tmp_path: Path) -> N
     assert shown.count(" 420 ") == shown.count('class="curve"') + 1  # languages have no threshold
 
 
+def test_least_scores_by_language_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_code = CLEAN.languages.model_copy(update={"min_score": {"ru": 40, "en": 60}})
+    monkeypatch.setattr(
+        "test_cleaning_report.CLEAN", CLEAN.model_copy(update={"languages": by_code})
+    )
+    shown = page(tmp_path, [record(1, HOSTILE)])
+    assert "<h3>language_score, min by language: en 60, ru 40</h3>" in shown
+
+
 def test_both_sides_are_read_and_nothing_in_them_is_markup(tmp_path: Path) -> None:
     records = [record(1, HOSTILE), record(2, "The <b>short</b> & the " + "word " * 3)]
     rows = cleaning_report._nearest(

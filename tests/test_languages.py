@@ -82,7 +82,8 @@ def test_a_language_stays_or_fails_with_what_was_compared() -> None:
     kept = Languages(keep=("en", "de"), min_score=65)
     assert language_failure("en", 65, kept) is None
     assert language_failure("en", 64, kept) == Failure("language_score", 64, 65, "en")
-    assert language_failure("und", 0, kept) == Failure("language_not_kept", 0, 65, "und")
+    # A score of 95 beside a threshold of 0 would read as passed.
+    assert language_failure("fr", 95, kept) == Failure("language_not_kept", None, None, "fr")
     assert language_failure("und", 0, Languages()) is None
     assert language_failure("ru", 40, Languages(min_score=50)) == Failure(
         "language_score", 40, 50, "ru"
@@ -97,8 +98,29 @@ def test_a_language_that_no_text_is_found_to_be_in_cannot_be_kept() -> None:
         check_languages(Languages(keep=("English",)))
 
 
+def test_each_language_may_have_a_least_score_of_its_own() -> None:
+    by_code = Languages(min_score={"en": 65, "ru": 40})
+    assert language_failure("en", 64, by_code) == Failure("language_score", 64, 65, "en")
+    assert language_failure("ru", 39, by_code) == Failure("language_score", 39, 40, "ru")
+    assert language_failure("ru", 40, by_code) is None
+    assert language_failure("und", 0, by_code) is None
+    # What the lineage of older stores says of one number stays as it was.
+    assert Languages(min_score=65).model_dump(mode="json")["min_score"] == 65
+
+
+def test_a_least_score_that_cannot_be_meant_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"min_score is 101, expected a percentage, 0 to 100"):
+        Languages(min_score=101)
+    with pytest.raises(ValueError, match=r"min_score of en is -1, expected a percentage"):
+        Languages(min_score={"en": -1})
+    with pytest.raises(ValueError, match=r"min_score of ru has no effect, as keep does not list"):
+        Languages(keep=("en",), min_score={"ru": 50})
+    with pytest.raises(ValueError, match=r"languages\.min_score: no text .* 'eng'.*mean en\?"):
+        check_languages(Languages(min_score={"eng": 50}))
+
+
 def test_what_is_kept_by_language_has_to_be_identified() -> None:
     Languages(identify=False)
-    for wrong in ({"keep": ("de",)}, {"min_score": 50}):
+    for wrong in ({"keep": ("de",)}, {"min_score": 50}, {"min_score": {"de": 50}}):
         with pytest.raises(ValueError, match=r"keep and min_score need languages\.identify"):
             Languages.model_validate({"identify": False} | wrong)

@@ -162,6 +162,22 @@ def test_a_language_that_is_not_sure_enough() -> None:
     }  # fmt: skip
 
 
+def test_a_document_is_measured_against_the_score_of_its_language() -> None:
+    english = "All human beings are born free and equal in dignity and rights. "
+    german = "Alle Menschen sind frei und gleich an Wuerde und Rechten geboren. "
+    config = Clean.model_validate({"rules": [], "languages": {"min_score": {"en": 80, "fr": 9}}})
+    records = [record(1, english * 3), record(2, english * 2 + german), record(3, german * 3)]
+    (part,) = parts_of(records, config)
+    found = nearest_of([part])
+    assert [row["id"] for row in found["language_score", "dropped"]] == ["s/k2"]
+    # German needs no score: it is near to none.
+    assert [row["id"] for row in found["language_score", "kept"]] == ["s/k1"]
+    (away,) = [each[0] for each in part.nearest.places()["language_score"]["kept"]]
+    assert away == found["language_score", "kept"][0]["value"] - 80
+    (drop,) = part.drops
+    assert (drop["rule"], drop["threshold"], drop["detail"]) == ("language_score", 80, "en")
+
+
 @pytest.mark.parametrize(
     "listed",
     [

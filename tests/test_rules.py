@@ -217,6 +217,7 @@ def test_the_table_of_rules_is_what_was_published() -> None:
         "c4_lorem_ipsum": 0,
         "c4_curly_bracket": 0,
         "c4_min_sentences": 5,
+        "c4_bad_words": 0,
         "fineweb_line_punctuation": 0.12,
         "fineweb_short_lines": 0.67,
         "fineweb_duplicate_line_characters": 0.01,
@@ -239,7 +240,8 @@ def test_an_unknown_threshold_is_refused_with_the_nearest() -> None:
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_a_threshold_of_a_set_that_is_not_listed_is_refused(rule: Rule) -> None:
     limits = {rule.name: 3.0}
-    check_thresholds(Clean(rules=(rule.preset,), thresholds=limits))
+    lists = ("words.txt",) if rule.listed else ()
+    check_thresholds(Clean(rules=(rule.preset,), thresholds=limits, c4_bad_words=lists))
     others = tuple(each for each in PRESETS if each != rule.preset)
     message = rf"clean\.thresholds\.{rule.name} has no effect, .* its set {rule.preset}: add"
     with pytest.raises(ValueError, match=message):

@@ -5,17 +5,19 @@ import random
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from chain_helpers import prepare
 from corpus_helpers import random_text
 
 from corpus.recipe import Clean, Languages, Recipe, load_recipe
 from corpus.snapshots import open_snapshot
+from pipeline.contamination import Contamination
 from pipeline.explain import open_store
 from pipeline.parquet import read_table
 from pipeline.proofs import audit
 from pipeline.refresh import rebuild, refresh
-from pipeline.settled import open_lists, settle
+from pipeline.settled import names_of, open_lists, settle
 
 RULE = '''
 import pyarrow as pa
@@ -133,6 +135,42 @@ def test_comments_and_order_of_a_url_list_do_not_show(recipe: Recipe, tmp_path: 
     refresh(recipe)
     (tmp_path / "urls.txt").write_text("blocked.net # spam\n\nblocked.net\n")
     assert refresh(recipe).tasks_run == 0
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        ([], []),
+        (["/data/urls.txt"], ["urls.txt"]),
+        (["urls.txt", "./more.txt"], ["urls.txt", "more.txt"]),
+        (["/a/rte/dev.tsv", "/a/cola/dev.tsv"], ["rte/dev.tsv", "cola/dev.tsv"]),
+        (["s3://b/x/dev.tsv", "s3://b//y/z/dev.tsv"], ["x/dev.tsv", "y/z/dev.tsv"]),
+        (["a/b/c.txt", "a/b.txt"], ["b/c.txt", "b.txt"]),
+        # Directories are compared whole, not letter by letter.
+        (["a/task1/t.txt", "a/task2/t.txt"], ["task1/t.txt", "task2/t.txt"]),
+    ],
+)
+def test_lists_are_told_by_their_path_below_what_they_share(
+    paths: list[str], names: list[str]
+) -> None:
+    assert names_of(paths) == names
+
+
+def test_a_list_named_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the list a/b\.txt is named twice: leave one"):
+        names_of(["a/b.txt", "a/c.txt", "a//b.txt"])
+
+
+def test_two_evaluation_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for task in ("rte", "cola"):
+        (tmp_path / task).mkdir()
+        (tmp_path / task / "dev.txt").write_text(f"{task} is one of the tasks that we go by here")
+    paths = tuple(f"{tmp_path}/{task}/dev.txt" for task in ("rte", "cola"))
+    (listed,) = settle(Clean(decontaminate=paths))[1].values()
+    found = Contamination.parse(listed).find(
+        pa.array(["cola is one of the tasks that we go by here"])
+    )
+    assert found[0] is not None and found[0].detail == "example 1 of cola/dev.txt"
 
 
 def test_a_settled_section_stays_as_it_is(recipe: Recipe) -> None:
