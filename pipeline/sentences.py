@@ -97,7 +97,7 @@ def _parts_letters(follower: str, found: "re.Match[str]") -> bool:
         return False
     if closers and HIRAGANA[0] <= point <= HIRAGANA[1]:
         return False  # a particle after a quotation
-    return stop in PLAIN_STOPS or (stop in "!?" and point >= FIRST_CJK)
+    return stop in PLAIN_STOPS or (stop in "!?;" and point >= FIRST_CJK)
 
 
 def _ends_sentence(text: str, found: "re.Match[str]", after: int, begin: int) -> bool:
