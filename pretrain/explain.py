@@ -16,13 +16,13 @@ from corpus.shards import REORDERED, ROWS_PER_BATCH
 from corpus.snapshots import ShardEntry, open_snapshot, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
 from pretrain.batches import Batch, Stream, hash_batches, open_stream
-from pretrain.checkpoints import RECIPE
-from pretrain.config import data_plan
+from pretrain.checkpoints import RECIPE, SKIPPED, newest_checkpoint
+from pretrain.config import data_plan, plan_over
 from pretrain.dataset import Shares
 from pretrain.masking import IGNORED, ONE, rule_at
-from pretrain.metrics import read_metrics
+from pretrain.metrics import METRICS, read_metrics
 from pretrain.mixing import interleave
-from pretrain.spikes import listed_batches
+from pretrain.spikes import left_out_batches
 
 ROWS_SHOWN = 3
 _SECOND_HALF = {0: "the next one", 1: "a random one", IGNORED: "none"}
@@ -31,9 +31,15 @@ _SECOND_HALF = {0: "the next one", 1: "a random one", IGNORED: "none"}
 def open_recipe(run: str) -> Recipe:
     """Read the recipe that a run was started with."""
     path = Path(run) / RECIPE
-    if not path.exists():
-        raise ValueError(f"{run} is no training run: it has no {RECIPE}")
-    return Recipe.model_validate_json(path.read_bytes())
+    if path.exists():
+        return Recipe.model_validate_json(path.read_bytes())
+    newest = newest_checkpoint(run)
+    if newest is None:
+        raise ValueError(
+            f"{run} is no training run: it has neither {RECIPE} nor a checkpoint; where the recipe "
+            "sets pretrain.checkpoint_root, give that in its place"
+        )
+    return Recipe.model_validate(newest[1].recipe)
 
 
 def explain_step(run: str, step: int, rows: int = ROWS_SHOWN) -> str:
@@ -43,23 +49,40 @@ def explain_step(run: str, step: int, rows: int = ROWS_SHOWN) -> str:
         raise ValueError(
             f"step {step} is not in this run: its steps are 0 to {recipe.pretrain.max_steps - 1}"
         )
-    return _explain(run, recipe, step, listed_batches(run), rows)
+    left_out = left_out_batches(run)
+    taken = [line["batch"] for line in read_metrics(run) if line["step"] == step]
+    plan = plan_over(recipe.pretrain, "", left_out)
+    if taken and plan.batch_of(step).number != taken[0]:
+        # Taken before a rollback whose steps are yet to be taken again.
+        left_out = tuple(each for each in left_out if each < taken[0])
+        if step + len(left_out) != taken[0]:
+            raise ValueError(
+                f"step {step} took batch {taken[0]} by {run}/{METRICS}, but what is known to be "
+                f"left out before it is {list(left_out) or 'nothing'}: put {SKIPPED} back, from "
+                "which some is missing"
+            )
+    return _explain(run, recipe, step, left_out, rows)
 
 
 def explain_batch(run: str, number: int, rows: int = ROWS_SHOWN) -> str:
     """Describe a batch by its number, also one that was left out: at the step that wanted it."""
     recipe = open_recipe(run)
-    before = tuple(each for each in listed_batches(run) if each < number)
+    left_out = left_out_batches(run)
+    before = tuple(each for each in left_out if each < number)
     step = number - len(before)
     if number < 0 or step >= recipe.pretrain.max_steps:
         raise ValueError(
             f"batch {number} is not in this run: its {recipe.pretrain.max_steps} steps took, or "
             f"left out, batches 0 to {recipe.pretrain.max_steps - 1 + len(before)}"
         )
-    return _explain(run, recipe, step, before, rows)
+    note = "the run left this batch out" if number in left_out else None
+    return _explain(run, recipe, step, before, rows, note)
 
 
-def _explain(run: str, recipe: Recipe, step: int, left_out: tuple[int, ...], shown: int) -> str:
+def _explain(
+    run: str, recipe: Recipe, step: int, left_out: tuple[int, ...], shown: int,
+    note: str | None = None,
+) -> str:  # fmt: skip
     if shown < 0:
         raise ValueError(f"--rows is {shown}, expected 0 or more")
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
@@ -79,7 +102,7 @@ def _explain(run: str, recipe: Recipe, step: int, left_out: tuple[int, ...], sho
         f"tokens      {sum(batch.token_count for batch in batches):,}",
         f"labels      {sum(batch.label_count for batch in batches):,}",
         f"masks       {_show_masking(stream, step)}",
-        f"batch hash  {_compare(run, place.number, f'{hash_batches(batches):064x}')}",
+        f"batch hash  {_compare(run, place.number, f'{hash_batches(batches):064x}', note)}",
         *(f"{count:>9,} rows of {path}" for path, count in sorted(shards.items())),
     ]
     for at in range(min(shown, len(rows))):
@@ -136,12 +159,15 @@ def _show_documents(stream: Stream, row: int) -> str:
     return ", ".join(parts if 1 in starts or not begun else [f"{begun - 1} continued", *parts])
 
 
-def _compare(run: str, number: int, found: str) -> str:
+def _compare(run: str, number: int, found: str, note: str | None) -> str:
+    """Set a batch's hash beside what the ranks recorded; `note` is what else is known of it."""
+    if note:
+        return f"{found} ({note})"
     recorded = [line["batch_hash"] for line in read_metrics(run) if line["batch"] == number]
-    if number in listed_batches(run):
-        return f"{found} (the run left this batch out)"
     if not recorded:
-        return f"{found} (the run has not taken this batch)"
+        has_lines = (Path(run) / METRICS).exists()
+        none = "the run has not taken this batch" if has_lines else f"there is no {METRICS} here"
+        return f"{found} ({none})"
     if recorded[0] == found:
         return f"{found} (what the ranks trained on)"
     raise ValueError(

@@ -14,7 +14,7 @@ told where there are any. Only rank 0 reports.
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -44,10 +44,18 @@ _SECONDS_BETWEEN_LINES = 10.0
 def read_metrics(run: str) -> list[dict[str, Any]]:
     """Read the metrics of a run; a last line that a kill cut short is left out."""
     path = Path(run) / METRICS
-    if not path.exists():
-        return []
-    lines = path.read_bytes().splitlines(keepends=True)
+    return parse_metrics(path.read_bytes()) if path.exists() else []
+
+
+def parse_metrics(data: bytes) -> list[dict[str, Any]]:
+    """Read lines of metrics, but for a last one that is cut short."""
+    lines = data.splitlines(keepends=True)
     return [orjson.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+def write_metrics(run: str, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write the metrics of a run anew."""
+    write_bytes(str(Path(run) / METRICS), b"".join(map(_line, lines)))
 
 
 def perplexity(loss: float) -> float:
@@ -97,7 +105,7 @@ class Reporter:
             )
         if active:
             kept = [line for line in read_metrics(run) if line["step"] < self._first_step]
-            write_bytes(str(self._path), b"".join(_line(line) for line in kept))
+            write_metrics(run, kept)
 
     def __enter__(self) -> "Reporter":
         """Show the bar."""

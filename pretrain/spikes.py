@@ -24,7 +24,7 @@ loss that lies so near the limit could be judged otherwise there.
 import logging
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import orjson
@@ -33,14 +33,22 @@ from pydantic import Field
 from corpus.files import write_bytes
 from corpus.section import Section
 from corpus.training import Pretrain
-from pretrain.checkpoints import list_checkpoints, read_state, remove_checkpoint
+from pretrain.checkpoints import (
+    SKIPPED,
+    CheckpointState,
+    checkpoint_home,
+    list_checkpoints,
+    newest_checkpoint,
+    read_carried,
+    read_state,
+    remove_checkpoint,
+)
 from pretrain.config import DataPlan
 from pretrain.metrics import read_metrics
 from pretrain.world import World
 
 logger = logging.getLogger(__name__)
 
-SKIPPED = "skipped.json"
 _MICRO = 10**6  # micro-nats of a nat
 # Makes the MAD of normally distributed numbers their standard deviation: 1 / 0.6745.
 _MAD_TO_SIGMA = 1.4826
@@ -124,6 +132,36 @@ def listed_batches(run: str) -> tuple[int, ...]:
     return tuple(sorted({one for rollback in read_rollbacks(run) for one in rollback.batches}))
 
 
+def left_out_batches(run: str) -> tuple[int, ...]:
+    """List what a run left out, wherever it is told: here, in its newest checkpoint, by its steps.
+
+    Of two steps in a row the second takes a batch after the next one where those between are left
+    out.
+    """
+    newest = newest_checkpoint(checkpoint_home(run))
+    found = {*listed_batches(run), *(newest[1].identity.plan.skipped_batches if newest else ())}
+    taken: dict[int, int] = {-1: -1} | {line["step"]: line["batch"] for line in read_metrics(run)}
+    for step, batch in taken.items():
+        found |= {*range(taken.get(step - 1, batch) + 1, batch)}
+    return tuple(sorted(found))
+
+
+def restore_rollbacks(checkpoint: str, state: CheckpointState, run: str) -> None:
+    """Fill up skipped.json in the run's directory with what a checkpoint says of it."""
+    own = read_rollbacks(run)
+    carried = _parse(read_carried(checkpoint, state, SKIPPED) or b"[]")
+    entries = [*carried, *(entry for entry in own if entry not in carried)]
+    told = {batch for entry in entries for batch in entry.batches}
+    if missing := sorted({*state.identity.plan.skipped_batches} - told):
+        reason = f"not known: the checkpoint of step {state.step} names the batches alone"
+        lost = Rollback(
+            step=state.step, reason=reason, batches=tuple(missing), went_back_to=state.step
+        )
+        entries.insert(0, lost)
+    if tuple(entries) != own:
+        write_rollbacks(run, entries)
+
+
 def _share(numbers: Sequence[float], world: World) -> list[float]:
     """Give every rank the first one's numbers: run directories of other nodes may hold none."""
     count = int(world.sum_floats(len(numbers) if world.is_first else 0)[0])
@@ -136,7 +174,17 @@ def read_rollbacks(run: str) -> tuple[Rollback, ...]:
     path = Path(run) / SKIPPED
     if not path.exists():
         return ()
-    return tuple(Rollback.model_validate(entry) for entry in orjson.loads(path.read_bytes()))
+    return _parse(path.read_bytes())
+
+
+def _parse(data: bytes) -> tuple[Rollback, ...]:
+    return tuple(Rollback.model_validate(entry) for entry in orjson.loads(data))
+
+
+def write_rollbacks(run: str, rollbacks: Iterable[Rollback]) -> None:
+    """Write skipped.json anew."""
+    entries = [entry.model_dump() for entry in rollbacks]
+    write_bytes(str(Path(run) / SKIPPED), orjson.dumps(entries, option=orjson.OPT_INDENT_2))
 
 
 def stop_message(run: str, spike: Spike) -> str:
@@ -175,8 +223,7 @@ def roll_back(run: str, root: str, config: Pretrain, spike: Spike) -> Rollback:
         batches=tuple(spike.plan.batch_of(step).number for step in guilty),
         went_back_to=target,
     )
-    entries = [entry.model_dump() for entry in (*earlier, rollback)]
-    write_bytes(str(Path(run) / SKIPPED), orjson.dumps(entries, option=orjson.OPT_INDENT_2))
+    write_rollbacks(run, (*earlier, rollback))
     return rollback
 
 

@@ -48,6 +48,7 @@ from pretrain.spikes import (
     answer_spike,
     listed_batches,
     log_skipped,
+    restore_rollbacks,
     skipped_batches,
     watch_losses,
 )
@@ -318,6 +319,7 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
         writer = CheckpointWriter(root, config, recipe.model_dump(mode="json"))
         if newest:
             restore_metrics(*newest, run)
+            restore_rollbacks(*newest, run)
     model = make_model(identity.model, config)
     state = load_training_state(*newest) if newest else None
     if state:

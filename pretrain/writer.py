@@ -18,8 +18,9 @@ from typing import Any
 
 from corpus.files import exists, join, open_reader, read_bytes, size_bytes, write_bytes
 from corpus.training import Pretrain
-from pretrain.checkpoints import TrainingState, prune_checkpoints, save_checkpoint
+from pretrain.checkpoints import SKIPPED, TrainingState, prune_checkpoints, save_checkpoint
 from pretrain.config import Identity
+from pretrain.metrics import METRICS
 
 _OWNER = "owner"
 
@@ -48,8 +49,7 @@ class CheckpointWriter:
     def save_checkpoint(self, step: int, identity: Identity, state: TrainingState) -> None:
         """Begin to write a checkpoint; `state` must not be changed any more."""
         self.wait_for_checkpoint()
-        metrics_bytes = self._metrics_bytes()
-        task = self._thread.submit(self._commit, step, identity, state, metrics_bytes)
+        task = self._thread.submit(self._commit, step, identity, state, self._carried_bytes())
         self._pending, self._begun = (step, task), time.monotonic()
 
     def news(self, wait: bool = False) -> str | None:
@@ -83,11 +83,11 @@ class CheckpointWriter:
             self._thread.shutdown()
 
     def _commit(
-        self, step: int, identity: Identity, state: TrainingState, metrics_bytes: int | None
+        self, step: int, identity: Identity, state: TrainingState, carried_bytes: Mapping[str, int]
     ) -> None:
         self._check_owner()
-        metrics = None if metrics_bytes is None else self._read_metrics(metrics_bytes)
-        save_checkpoint(self._root, step, identity, self._recipe, state, metrics)
+        carried = {name: self._read_run(name, size) for name, size in carried_bytes.items()}
+        save_checkpoint(self._root, step, identity, self._recipe, state, carried)
         self._check_owner()
         prune_checkpoints(
             self._root, self._config.keep_checkpoints, self._config.keep_checkpoint_every_steps
@@ -97,15 +97,18 @@ class CheckpointWriter:
         if read_bytes(join(self._root, _OWNER)) != self._token:
             raise ValueError("another process has taken over this run")
 
-    def _metrics_bytes(self) -> int | None:
-        """Tell how much of the metrics belongs to this checkpoint; None: they stay at home."""
-        run = self._config.run
-        if run is None or self._config.checkpoint_root is None:
-            return None
-        path = join(run, "metrics.jsonl")
-        return size_bytes(path) if exists(path) else None
+    def _carried_bytes(self) -> dict[str, int]:
+        """Tell which files of the run belong to this checkpoint, and how much of each.
 
-    def _read_metrics(self, length: int) -> bytes:
+        Metrics stay at home where the checkpoints are.
+        """
+        run = self._config.run
+        names = (METRICS, SKIPPED) if self._config.checkpoint_root else (SKIPPED,)
+        if run is None:
+            return {}
+        return {name: size_bytes(join(run, name)) for name in names if exists(join(run, name))}
+
+    def _read_run(self, name: str, length: int) -> bytes:
         assert self._config.run is not None
-        with open_reader(join(self._config.run, "metrics.jsonl")) as stream:
+        with open_reader(join(self._config.run, name)) as stream:
             return stream.read(length)

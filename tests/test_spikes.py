@@ -11,18 +11,30 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pretrain_helpers import column, make_recipe, start_training
+from test_checkpoints import IDENTITY, STATE
 from torch import Tensor
 
 from corpus.snapshots import open_snapshot
 from corpus.training import Pretrain
 from pretrain.batches import open_stream
-from pretrain.checkpoints import list_checkpoints, read_state
+from pretrain.checkpoints import list_checkpoints, newest_checkpoint, read_state
 from pretrain.config import data_plan
 from pretrain.dataset import Shares
 from pretrain.explain import explain_batch, explain_step
 from pretrain.launch import run_training
 from pretrain.model import MaskedLanguageModel
-from pretrain.spikes import LossWatch, listed_batches, loss_limit, read_rollbacks
+from pretrain.spikes import (
+    LossWatch,
+    Rollback,
+    Spike,
+    listed_batches,
+    loss_limit,
+    read_rollbacks,
+    restore_rollbacks,
+    roll_back,
+    write_rollbacks,
+)
+from pretrain.writer import CheckpointWriter
 
 STEPS = 24
 SETTINGS: dict[str, Any] = {
@@ -173,12 +185,55 @@ def test_a_resumed_run_knows_what_it_leaves_out(
     poison(monkeypatch, store, no_number, POISONED)
     settings = SETTINGS | {"warmup_steps": 0, "max_steps": 21}
     run_training(make_recipe(store, tmp_path, **settings))
-    # Even without the file: the checkpoint's plan says it too.
+    # Even without the file: the checkpoint says it too, and the file comes back.
+    told = (tmp_path / "skipped.json").read_bytes()
     (tmp_path / "skipped.json").unlink()
+    assert "(the run left this batch out)" in explain_batch(str(tmp_path), POISONED)
     run_training(make_recipe(store, tmp_path, **settings | {"max_steps": STEPS}))
     assert column(tmp_path, "batch") == [*range(POISONED), *range(POISONED + 1, STEPS + 1)]
     newest = read_state(list_checkpoints(str(tmp_path))[-1])
     assert newest.identity.plan.skipped_batches == (POISONED,)
+    assert (tmp_path / "skipped.json").read_bytes() == told
+
+
+def rollback(*batches: int) -> Rollback:
+    return Rollback(step=batches[-1], reason="leap", batches=batches, went_back_to=batches[0])
+
+
+@pytest.mark.parametrize(
+    ("carried", "own", "expected"),
+    [
+        ([], [], [(1, 2, 5)]),  # an older checkpoint, which has the numbers alone
+        ([rollback(1, 2), rollback(5)], [], [(1, 2), (5,)]),
+        ([rollback(1, 2), rollback(5)], [rollback(1, 2)], [(1, 2), (5,)]),
+        ([rollback(1, 2)], [rollback(1, 2), rollback(5)], [(1, 2), (5,)]),
+        ([rollback(1, 2), rollback(5)], [rollback(7)], [(1, 2), (5,), (7,)]),
+    ],
+)
+def test_what_was_left_out_is_filled_up_by_the_checkpoint(
+    tmp_path: Path,
+    carried: list[Rollback],
+    own: list[Rollback],
+    expected: list[tuple[int, ...]],
+) -> None:
+    plan = IDENTITY.plan.model_copy(update={"skipped_batches": (1, 2, 5)})
+    identity = IDENTITY.model_copy(update={"plan": plan})
+    config = Pretrain(run=str(tmp_path))
+    writer = CheckpointWriter(str(tmp_path), config, {})
+    if carried:
+        write_rollbacks(str(tmp_path), carried)
+    writer.save_checkpoint(10, identity, STATE)
+    writer.close()
+    write_rollbacks(str(tmp_path), own)
+    found = newest_checkpoint(str(tmp_path))
+    assert found is not None
+    restore_rollbacks(*found, str(tmp_path))
+    assert [one.batches for one in read_rollbacks(str(tmp_path))] == expected
+    # Rollbacks are counted on, not anew.
+    config = config.model_copy(update={"max_rollbacks": len(expected)})
+    spike = Spike(step=12, reason="leap", plan=plan)
+    with pytest.raises(ValueError, match=rf"rolled back {len(expected)} times already"):
+        roll_back(str(tmp_path), str(tmp_path), config, spike)
 
 
 def test_the_batch_before_and_what_was_saved_of_it_go_too(
