@@ -2,27 +2,41 @@
 
 A step is held up only while the state is gathered by name into memory (12 bytes a parameter with
 AdamW, on the first rank); the thread then writes, commits and prunes. At most one is under way: the
-next waits for it, before it gathers, and says how long. An error surfaces at the next step, and the
-end of the run waits for the last checkpoint. A killed run loses the one that was being written.
+next waits for it, before it gathers, and says how long. A write to an object store that fails is
+tried again, with growing pauses; then an error surfaces at the next step. The end of the run waits
+for the last checkpoint. A killed run loses the one that was being written.
 
 Who opens a root takes it over: of two first ranks (the old one of a machine that was cut off and
 the new one that Ray started) the older stops at its next checkpoint and deletes nothing. Between
 that check and the commit there is a moment in which nothing is checked.
 """
 
+import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from corpus.files import exists, join, open_reader, read_bytes, size_bytes, write_bytes
+from corpus.files import (
+    exists,
+    is_remote,
+    join,
+    open_reader,
+    read_bytes,
+    size_bytes,
+    write_bytes,
+)
 from corpus.training import Pretrain
 from pretrain.checkpoints import SKIPPED, TrainingState, prune_checkpoints, save_checkpoint
 from pretrain.config import Identity
 from pretrain.metrics import METRICS
 
+logger = logging.getLogger(__name__)
+
 _OWNER = "owner"
+# Guesses: 85 seconds together outlast throttling and a restart of a proxy, not an outage.
+_PAUSES_SECONDS = (1.0, 4.0, 20.0, 60.0)
 
 
 class CheckpointFailedError(RuntimeError):
@@ -85,13 +99,19 @@ class CheckpointWriter:
     def _commit(
         self, step: int, identity: Identity, state: TrainingState, carried_bytes: Mapping[str, int]
     ) -> None:
-        self._check_owner()
+        config, root = self._config, self._root
         carried = {name: self._read_run(name, size) for name, size in carried_bytes.items()}
-        save_checkpoint(self._root, step, identity, self._recipe, state, carried)
-        self._check_owner()
-        prune_checkpoints(
-            self._root, self._config.keep_checkpoints, self._config.keep_checkpoint_every_steps
-        )
+
+        def save() -> None:
+            self._check_owner()
+            save_checkpoint(root, step, identity, self._recipe, state, carried)
+
+        def prune() -> None:
+            self._check_owner()
+            prune_checkpoints(root, config.keep_checkpoints, config.keep_checkpoint_every_steps)
+
+        for task in (save, prune):
+            _repeat(task, _PAUSES_SECONDS if is_remote(root) else ())
 
     def _check_owner(self) -> None:
         if read_bytes(join(self._root, _OWNER)) != self._token:
@@ -112,3 +132,16 @@ class CheckpointWriter:
         assert self._config.run is not None
         with open_reader(join(self._config.run, name)) as stream:
             return stream.read(length)
+
+
+def _repeat(task: Callable[[], None], pauses: Sequence[float]) -> None:
+    """Do something that may be done twice, again after each pause where it fails."""
+    for pause in pauses:
+        try:
+            return task()
+        except ValueError:
+            raise
+        except Exception as error:  # noqa: BLE001 - each file system has errors of its own
+            logger.warning("a checkpoint is tried again in %g s: %s", pause, error)
+        time.sleep(pause)
+    return task()
