@@ -214,6 +214,15 @@ class Pretrain(Section):
         return self
 
     @model_validator(mode="after")
+    def _static_masks_stay(self) -> "Pretrain":
+        if self.mask_copies is not None and self.mask_ramp is not None:
+            raise ValueError(
+                "mask_copies with mask_ramp: static masks come back as they were, but a ramp draws "
+                "them otherwise at every step: take one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _schedule_fits(self) -> "Pretrain":
         if self.decay_steps is not None and self.schedule != "trapezoidal":
             raise ValueError(f"decay_steps is for schedule trapezoidal, not {self.schedule}")

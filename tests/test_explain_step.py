@@ -50,10 +50,16 @@ def test_masks_and_ramps_are_those_of_the_step(tmp_path: Path) -> None:
         "batch_ramp": {"from_sequences": 2, "batches": 4},
         "mask_ramp": {"from_prob": 0.35, "steps": 4},
     }
-    lines, _ = explain(tmp_path, 2, masking="span", mask_copies=10, **ramps)
+    lines, _ = explain(tmp_path, 2, masking="span", **ramps)
     # 2, 4 and 6 sequences; 35 % and two of four steps to 15 %.
     assert "sequences   6 to 11, pass 0 of 97 rows" in lines
-    assert "masks       span, 25.00% of real tokens, 10 static copies" in lines
+    assert "masks       span, 25.00% of real tokens" in lines
+
+
+def test_static_masks_are_told(tmp_path: Path) -> None:
+    write_snapshot(tmp_path)
+    lines, _ = explain(tmp_path, 2, mask_copies=10)
+    assert "masks       fixed, 15.00% of real tokens, 10 static copies" in lines
 
 
 def test_as_many_rows_are_shown_as_asked(tmp_path: Path) -> None:
