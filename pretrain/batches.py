@@ -39,7 +39,7 @@ HASH_BITS = 256
 # What a shard says of a pair (corpus.shards.Sequences) as the label of Devlin et al. 2019.
 _NEXT_SENTENCE = np.array([1, 0, IGNORED], np.int64)
 # Room for document starts: few shapes, so that a compiled model is not compiled anew for each.
-_LEAST_STARTS = 8
+LEAST_STARTS = 8
 # The shards that are shuffled together where a batch ends, and those that are next.
 _WINDOWS = 2
 
@@ -228,12 +228,12 @@ def _split(batch: Batch, size: int) -> list[Batch]:
 
 def _starts(tokens: Int32s, lengths: Int32s, packing: str) -> Int32s:
     """Find where the parts of rows begin, [B, D]; the halves of a pair are one part."""
-    starts = np.full((len(tokens), _LEAST_STARTS), tokens.shape[1], np.int32)
+    starts = np.full((len(tokens), LEAST_STARTS), tokens.shape[1], np.int32)
     if packing in PAIRED:
         starts[:, 0] = 0
         return starts
     most = find_starts(tokens, lengths, packing in SEPARATE, starts)
-    if most <= _LEAST_STARTS:
+    if most <= LEAST_STARTS:
         return starts
     starts = np.full((len(tokens), 1 << (most - 1).bit_length()), tokens.shape[1], np.int32)
     find_starts(tokens, lengths, packing in SEPARATE, starts)
