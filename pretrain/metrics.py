@@ -7,8 +7,9 @@ is unknown) and the seconds that are left. The same numbers go to the trackers (
 Steps count from 0, so line `step: k` belongs to global batch k and `explain-step RUN k`. A run that
 goes on from a checkpoint first cuts the lines of steps that it will take again, so that every step
 stands there once. On a terminal there is a bar with rate and time left; elsewhere a log line at
-most every ten seconds. Steps that made no update, their gradients being no numbers (engine.py), are
-told where there are any. Only rank 0 reports.
+most every ten seconds. What was left out is told where there is any: batches and rollbacks since
+the run began (spikes.py), steps that made no update, their gradients being no numbers (engine.py),
+since it was started. Only rank 0 reports.
 """
 
 import logging
@@ -164,8 +165,15 @@ class Reporter:
 
 def _pace(found: Mapping[str, Any]) -> str:
     skipped = found.get("skipped_steps", 0)
-    told = f", {skipped:,} step{'s' * (skipped > 1)} skipped" if skipped else ""
+    told = f", {_count(skipped, 'step')} skipped" if skipped else ""
+    if left_out := found.get("skipped_batches", 0):
+        rollbacks = _count(found.get("rollbacks", 0), "rollback")
+        told += f", {_count(left_out, 'batch', 'batches')} left out in {rollbacks}"
     return f"loss {found['loss']:.3f}, {found['tokens_per_second']:,.0f} tokens/s{told}"
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _shares(found: Mapping[str, Any]) -> str:

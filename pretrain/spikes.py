@@ -71,6 +71,9 @@ class Rollback(Section):
     step: int = Field(description="step that went wrong, counted from 0")
     reason: str = Field(description="what was wrong")
     batches: tuple[int, ...] = Field(description="numbers of the batches left out since")
+    sequences: tuple[tuple[int, int], ...] = Field(
+        (), description="first and last sequence number of each of these batches"
+    )
     went_back_to: int = Field(description="step that was taken next")
 
 
@@ -216,11 +219,13 @@ def roll_back(run: str, root: str, config: Pretrain, spike: Spike) -> Rollback:
     for path, step in zip(checkpoints, steps, strict=True):
         if step > target:
             remove_checkpoint(path)
-    guilty = range(max(first_guilty, target), spike.step + 1)
+    steps_left_out = range(max(first_guilty, target), spike.step + 1)
+    guilty = [spike.plan.batch_of(step) for step in steps_left_out]
     rollback = Rollback(
         step=spike.step,
         reason=spike.reason,
-        batches=tuple(spike.plan.batch_of(step).number for step in guilty),
+        batches=tuple(place.number for place in guilty),
+        sequences=tuple((place.first, place.first + place.sequences - 1) for place in guilty),
         went_back_to=target,
     )
     write_rollbacks(run, (*earlier, rollback))

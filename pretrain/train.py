@@ -48,6 +48,7 @@ from pretrain.spikes import (
     answer_spike,
     listed_batches,
     log_skipped,
+    read_rollbacks,
     restore_rollbacks,
     skipped_batches,
     watch_losses,
@@ -150,6 +151,7 @@ def _take_steps(session: Session, first_step: int, notice: Notice) -> Spike | No
     active, peak = session.world.is_first, _peak(session)
     trackers = open_trackers(config, run, first_step) if active else []
     watch = watch_losses(run, config, first_step, session.world)
+    rollbacks = len(read_rollbacks(run)) if active else 0
     with (
         Reporter(run, first_step, config.max_steps, active, peak, trackers) as reporter,
         closing(Prefetch(partial(_draw, session), config.max_steps)) as drawn,
@@ -161,7 +163,7 @@ def _take_steps(session: Session, first_step: int, notice: Notice) -> Spike | No
                 return Spike(step=step, reason=reason, plan=session.identity.plan)
             if _is_due(config, step, config.validate_every_steps):
                 values |= _validate(session)
-            reporter.report(step, values)
+            reporter.report(step, values | {"rollbacks": rollbacks})
             told = step + 1 < config.max_steps and notice.arrives(session.world)
             if told or _is_due(config, step, config.checkpoint_every_steps):
                 reporter.note(_checkpoint(session, step + 1))

@@ -158,6 +158,7 @@ def test_the_guilty_batch_is_left_out_and_the_rest_is_as_if_it_never_was(
         assert column(tmp_path, name) == column(clean, name), name
     assert column(tmp_path, "batch") == [*range(POISONED), *range(POISONED + 1, STEPS + 1)]
     assert column(tmp_path, "skipped_batches") == [0] * 18 + [1] * 6
+    assert column(tmp_path, "rollbacks") == [0] * 18 + [1] * 6
     assert "what the ranks trained on" in explain_step(str(tmp_path), 22)
     assert explain_batch(str(tmp_path), POISONED + 1) == explain_step(str(tmp_path), POISONED)
     left_out = explain_batch(str(tmp_path), POISONED)
@@ -245,6 +246,7 @@ def test_the_batch_before_and_what_was_saved_of_it_go_too(
     run_training(make_recipe(store, tmp_path, **settings))
     (rollback,) = read_rollbacks(str(tmp_path))
     assert (rollback.step, rollback.batches, rollback.went_back_to) == (7, (6, 7), 6)
+    assert rollback.sequences == ((36, 41), (42, 47))
     assert column(tmp_path, "batch") == [*range(6), *range(8, STEPS + 2)]
 
 
