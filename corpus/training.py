@@ -66,7 +66,7 @@ class Pretrain(Section):
     )
     ray_worker_cpus: int = Field(1, ge=1, description="cores that Ray reserves for a rank")
     ray_max_failures: int = Field(
-        3, ge=0, description="restarts after failed ranks; machines taken away do not count"
+        3, ge=0, description="restarts after failed ranks; machines given notice of do not count"
     )
     validate_every_steps: int = Field(1000, ge=1, description="steps between validations")
     validation_sequences: int = Field(
