@@ -107,7 +107,8 @@ def compare_worlds(parsed: argparse.Namespace, optimizer: str) -> float:
         print(f"{name}: {widest(curves[name], curves['plain loop']):.2e} from the plain loop")
     largest = max(widest(*pair) for pair in itertools.combinations(curves.values(), 2))
     losses = curves["plain loop"]
-    print(f"{optimizer}: loss {losses[0]:.2f} to {losses[-1]:.2f}, no two {largest:.2e} apart")
+    fell = f"loss {losses[0]:.2f} to {losses[-1]:.2f}"
+    print(f"{optimizer}: {fell}, no two curves more than {largest:.2e} apart")
     return largest
 
 
