@@ -7,13 +7,14 @@ documents: for each row there is the command of the corpus half that tells them.
 
 import shlex
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from corpus.recipe import Recipe
 from corpus.shards import REORDERED, ROWS_PER_BATCH
-from corpus.snapshots import ShardEntry, open_snapshot, tokenizer_root
+from corpus.snapshots import open_snapshot, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
 from pretrain.batches import Batch, Stream, hash_batches, open_stream
 from pretrain.checkpoints import RECIPE, SKIPPED, newest_checkpoint
@@ -22,7 +23,7 @@ from pretrain.dataset import Shares
 from pretrain.masking import IGNORED, ONE, rule_at
 from pretrain.metrics import METRICS, read_metrics
 from pretrain.mixing import interleave
-from pretrain.spikes import left_out_batches
+from pretrain.spikes import left_out_batches, read_rollbacks
 
 ROWS_SHOWN = 3
 _SECOND_HALF = {0: "the next one", 1: "a random one", IGNORED: "none"}
@@ -76,7 +77,18 @@ def explain_batch(run: str, number: int, rows: int = ROWS_SHOWN) -> str:
             f"left out, batches 0 to {recipe.pretrain.max_steps - 1 + len(before)}"
         )
     note = "the run left this batch out" if number in left_out else None
-    return _explain(run, recipe, step, before, rows, note)
+    shown = _explain(run, recipe, step, before, rows, note)
+    return "\n".join([shown, *_show_worst(run, recipe, number)])
+
+
+def _show_worst(run: str, recipe: Recipe, number: int) -> Iterator[str]:
+    """Show the rows of a batch that a rollback is traced to."""
+    told = [each for each in read_rollbacks(run) if each.batches[-1] == number]
+    for worst in (row for rollback in told for row in rollback.worst):
+        loss = "no number" if worst.loss is None else f"{worst.loss:.3f} nats a label"
+        yield f"\namong the largest losses: sequence {worst.sequence:,}, {loss}"
+        label = open_snapshot(recipe.store, recipe.snapshot).label
+        yield f"their ids: {_show_command(recipe.store, label, worst.shard, worst.row)}"
 
 
 def _explain(
@@ -109,7 +121,7 @@ def _explain(
         shard, row = stream.train.locate(int(rows[at]))
         lines += ["", f"sequence {batches[0].numbers[at]:,}: row {row:,} of {shard.path}"]
         lines.append(f"documents of the shard: {_show_documents(stream, int(rows[at]))}")
-        lines.append(f"their ids: {_show_command(recipe.store, snapshot.label, shard, row)}")
+        lines.append(f"their ids: {_show_command(recipe.store, snapshot.label, shard.path, row)}")
         lines += _show_row(batches[0], at, tokenizer)
     return "\n".join(lines)
 
@@ -176,9 +188,9 @@ def _compare(run: str, number: int, found: str, note: str | None) -> str:
     )
 
 
-def _show_command(store: str, label: str, shard: ShardEntry, row: int) -> str:
+def _show_command(store: str, label: str, path: str, row: int) -> str:
     """Give the command that tells the ids of a row's documents."""
-    name = shard.path.removeprefix("shards/").removesuffix(".arrow")
+    name = path.removeprefix("shards/").removesuffix(".arrow")
     asked = ["--snapshot", label, "--row", f"{name}:{row}"]
     return shlex.join(["python", "-m", "pipeline", "show", store, *asked])
 

@@ -65,6 +65,15 @@ class Spike(Section):
     plan: DataPlan = Field(description="what the run was made of then")
 
 
+class WorstRow(Section):
+    """A row of the batch whose loss leapt, judged alone by the weights gone back to."""
+
+    sequence: int = Field(description="its number in the run")
+    shard: str = Field(description="path of its shard in the store")
+    row: int = Field(description="row of the shard")
+    loss: float | None = Field(description="nats a label; null where it is no number")
+
+
 class Rollback(Section):
     """A spike and what was done about it: an entry of skipped.json."""
 
@@ -75,6 +84,9 @@ class Rollback(Section):
         (), description="first and last sequence number of each of these batches"
     )
     went_back_to: int = Field(description="step that was taken next")
+    worst: tuple[WorstRow, ...] = Field(
+        (), description="rows of the last of these batches with the largest losses (guilty.py)"
+    )
 
 
 class LossWatch:
@@ -230,6 +242,14 @@ def roll_back(run: str, root: str, config: Pretrain, spike: Spike) -> Rollback:
     )
     write_rollbacks(run, (*earlier, rollback))
     return rollback
+
+
+def note_worst(run: str, rows: tuple[WorstRow, ...]) -> None:
+    """Write into the last entry of skipped.json which rows are suspected; called by one rank."""
+    *earlier, last = read_rollbacks(run)
+    write_rollbacks(run, [*earlier, last.model_copy(update={"worst": rows})])
+    shown = (f"sequence {each.sequence} ({each.loss or math.nan:.3f})" for each in rows)
+    logger.warning("largest losses in nats a label, row by row: %s", ", ".join(shown))
 
 
 def answer_spike(run: str, root: str, config: Pretrain, spike: Spike, world: World) -> None:

@@ -153,6 +153,11 @@ def test_the_guilty_batch_is_left_out_and_the_rest_is_as_if_it_never_was(
     (rollback,) = read_rollbacks(str(tmp_path))
     assert (rollback.step, rollback.batches, rollback.went_back_to) == (20, (POISONED,), 18)
     assert "going back to step 18 without batches 20" in caplog.text
+    guilty, *others = rollback.worst
+    assert guilty.sequence == 6 * POISONED  # `poison` knows the batch by its first row
+    assert len(others) == 2
+    assert how is leap or guilty.loss is None
+    assert all(each.loss is not None and 3 < each.loss < 8 for each in others)
     assert "1 batches were left out" in caplog.text
     for name in ("batch_hash", "loss", "gradient_norm", "batch"):
         assert column(tmp_path, name) == column(clean, name), name
@@ -164,6 +169,9 @@ def test_the_guilty_batch_is_left_out_and_the_rest_is_as_if_it_never_was(
     left_out = explain_batch(str(tmp_path), POISONED)
     assert f"step {POISONED} of" in left_out
     assert "(the run left this batch out)" in left_out
+    assert f"among the largest losses: sequence {6 * POISONED}, " in left_out
+    name = guilty.shard.removeprefix("shards/").removesuffix(".arrow")
+    assert f"their ids: python -m pipeline show {store} --snapshot one --row {name}:" in left_out
     assert f"sequences   {6 * POISONED} to {6 * POISONED + 5}, pass 1 of 97 rows" in left_out
     message = f"batch {STEPS + 1} is not in this run: its {STEPS} steps took, or left out"
     with pytest.raises(ValueError, match=message):
