@@ -3,7 +3,9 @@
 A copy is named by its checksum, so that runs and stores may share a directory. It is downloaded
 beside its final name, compared with the manifest's checksum and renamed, so a file under its final
 name is whole. What the next steps need is fetched in the background; what was needed longest ago
-goes when room is short. A read that fails is tried again, with growing pauses.
+goes when room is short. A shard is let go of as soon as its rows are read, but for those of the
+window in which a batch ends. A read that fails is tried again, with growing pauses; in the end that
+is an `OSError`, as the store may be back when the same run is started again.
 
 Several processes share a directory through file locks alone, which end with their holder however it
 ends: one on `lock` while room is made or a name changes, one on a `.part` file while it is

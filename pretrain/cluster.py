@@ -8,8 +8,9 @@ process group are ours, so a restart is the same as the same command given again
 number of ranks there is then. Ray's notice that a machine will be taken away is answered by a
 checkpoint at the next step; the ranks go on until Ray ends them, and lose the steps in between.
 
-A mistake of the user's (ValueError) would fail again at every restart: the ranks leave it in a box,
-the next start finds it there and ends, and the driver shows it.
+A store or a network that is away for a while is a failure like that of a rank. A mistake of the
+user's (ValueError) would fail again at every restart: the ranks leave it in a box, the next start
+finds it there and ends, and the driver shows it.
 
 Without a cluster Ray starts on this machine, on loopback only. On a cluster the ranks listen on the
 address that Ray knows their machine by.

@@ -24,6 +24,7 @@ from pretrain_helpers import (
 )
 from ray_helpers import two_nodes
 
+from pretrain.cache import ShardUnreadableError
 from pretrain.checkpoints import checkpoint_home
 from pretrain.explain import open_recipe
 from pretrain.launch import run_training
@@ -168,6 +169,30 @@ def test_what_is_waited_for_is_told_once(
     with cluster._telling_of_room(box, recipe):
         pass  # ended before: nothing is asked
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [(ValueError("seed 7"), ["seed 7"]), (ShardUnreadableError("503"), []), (OSError("reset"), [])],
+)
+def test_only_mistakes_end_all_restarts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kept: list[str]
+) -> None:
+    cluster, box = importlib.import_module("pretrain.cluster"), list[str]()
+
+    def fail(*_: Any) -> None:  # noqa: ANN401
+        raise error
+
+    monkeypatch.setattr(cluster, "ray", SimpleNamespace(get=lambda answer: answer))
+    monkeypatch.setattr(cluster, "_join", lambda: World(0, 1, torch.device("cpu")))
+    monkeypatch.setattr(cluster, "train", fail)
+    actor = SimpleNamespace(
+        begin=SimpleNamespace(remote=lambda: None), put=SimpleNamespace(remote=box.append)
+    )
+    recipe = make_recipe(tmp_path, tmp_path).model_dump(mode="json")
+    with pytest.raises(type(error)):
+        cluster.be_rank({"box": actor, "recipe": recipe})
+    assert box == kept
 
 
 def test_the_recipe_is_left_where_the_command_was_given(tmp_path: Path) -> None:
