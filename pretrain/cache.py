@@ -92,16 +92,11 @@ class ShardCache:
         self._guard = threading.Lock()
 
     def prefetch(self, wanted: Iterable[Wanted]) -> None:
-        """Fetch the next few shards in the background; what fails is tried again when used.
-
-        Those beyond the bound wait: they would take the place of the ones that are needed before.
-        """
-        size = 0
+        """Fetch the next few shards in the background; what fails is tried again when used."""
         with self._guard:
             self._pending = {k: v for k, v in self._pending.items() if not v.done()}
             for each in wanted:
-                size += each.entry.size_bytes
-                if len(self._pending) == _DOWNLOADS_AHEAD or size > self.max_bytes:
+                if len(self._pending) == _DOWNLOADS_AHEAD:
                     break
                 if each.name not in self._pending and not (self._root / each.name).exists():
                     self._pending[each.name] = self._pool.submit(self._fetch_quietly, each)

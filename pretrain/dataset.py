@@ -161,15 +161,22 @@ class Rows:
     def expect(self, needed: Sequence[int], kept: Sequence[int]) -> None:
         """Fetch cached shards in the background, in their order, and keep some of them at hand.
 
-        The others are let go of at once, or as soon as their rows are read.
+        The others are let go of at once, or as soon as their rows are read. What would take more
+        room than there is waits: it would take that of what is needed before.
         """
         if self._cache is None:
             return
         self._kept = frozenset(kept)
         for at in set(self._copies) - self._kept:
             self._let_go(at)
-        remote = [at for at in dict.fromkeys(needed) if is_remote(self._paths[at])]
-        self._cache.prefetch([Wanted(self._paths[at], self.entries[at]) for at in remote])
+        size, missing = 0, []
+        for at in dict.fromkeys(needed):
+            size += self.entries[at].size_bytes
+            if size > self._cache.max_bytes:
+                break
+            if at not in self._opened and is_remote(self._paths[at]):
+                missing.append(Wanted(self._paths[at], self.entries[at]))
+        self._cache.prefetch(missing)
 
     def _let_go(self, at: int) -> None:
         if at in self._copies:
