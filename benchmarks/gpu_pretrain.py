@@ -6,7 +6,7 @@ unless --eager says otherwise, and prints for each preset:
 
 - tokens/s over whole steps, of 8,192 sequences in microbatches, the update included;
 - the share of the rate that a product of two 8,192 x 8,192 bf16 matrices reaches on this device in
-  the same run (operations of the model by its formula, nothing counted twice);
+  the same run (operations as in `pretrain.flops`: what the objective needs, nothing twice);
 - the ten costliest kernels of one microbatch.
 
 Without a GPU it runs tiny shapes on the CPU, to show that it works; its rows say 'not measured'.
@@ -26,6 +26,7 @@ from pretrain.batches import Batch
 from pretrain.config import ModelShape, fit_preset
 from pretrain.dataset import Shares
 from pretrain.engine import Engine
+from pretrain.flops import attended_pairs, train_flops
 from pretrain.launch import join
 from pretrain.model import make_model
 from pretrain.world import World
@@ -57,17 +58,9 @@ def random_batch(shape: ModelShape, rows: int) -> Batch:
     return Batch(numbers, numbers, inputs.to(torch.int32), lengths, places, labels)
 
 
-def operations(shape: ModelShape, batch: Batch) -> float:
-    """Count the operations of training on a microbatch.
-
-    Forward once and backward twice, two a multiplication with its addition: matrices, attention of
-    every token to every token, and logits at the labels.
-    """
-    width, tokens = shape.width, batch.inputs.numel()
-    layer = 4 * width**2 + 2 * width * shape.feedforward_width
-    attention = 2 * shape.sequence_length * width
-    head = batch.labels.numel() * (width**2 + width * shape.vocab_size)
-    return 6.0 * (tokens * shape.layers * (layer + attention) + head)
+def operations(shape: ModelShape, batch: Batch) -> int:
+    """Count the operations of training on a microbatch, as `metrics.jsonl` does."""
+    return train_flops(shape, batch.token_count, attended_pairs(batch), batch.label_count)
 
 
 def matrix_rate() -> float:

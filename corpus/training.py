@@ -66,7 +66,7 @@ class Pretrain(Section):
     )
     ray_worker_cpus: int = Field(1, ge=1, description="cores that Ray reserves for a rank")
     ray_max_failures: int = Field(
-        3, ge=0, description="restarts after failed ranks; machines taken away do not count"
+        3, ge=0, description="restarts after failed ranks; machines given notice of do not count"
     )
     validate_every_steps: int = Field(1000, ge=1, description="steps between validations")
     validation_sequences: int = Field(
@@ -210,6 +210,15 @@ class Pretrain(Section):
             raise ValueError(
                 "compile needs zero_stage 2 or lower: 3 gathers the parameters of every layer "
                 "while it runs, which cannot be compiled"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _static_masks_stay(self) -> "Pretrain":
+        if self.mask_copies is not None and self.mask_ramp is not None:
+            raise ValueError(
+                "mask_copies with mask_ramp: static masks come back as they were, but a ramp draws "
+                "them otherwise at every step: take one of the two"
             )
         return self
 

@@ -76,11 +76,12 @@ def _plan(options: argparse.Namespace) -> str:
         with_store=not options.without_store,
     )
     # What is wrong with the recipe shows before the probe.
-    _, shape = describe_run(recipe, question)
+    found, shape = describe_run(recipe, question)
     world = join(0, 1, 0)
     timings = None
     if not options.without_probe:
-        timings = probe(shape, recipe.pretrain, world, options.seconds)
+        documents = found["run"]["document_tokens"]
+        timings = probe(shape, recipe.pretrain, world, options.seconds, documents)
     plan = make_plan(recipe, question, timings, world)
     if options.json:
         return orjson.dumps(plan, option=orjson.OPT_INDENT_2).decode()

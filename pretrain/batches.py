@@ -39,9 +39,9 @@ HASH_BITS = 256
 # What a shard says of a pair (corpus.shards.Sequences) as the label of Devlin et al. 2019.
 _NEXT_SENTENCE = np.array([1, 0, IGNORED], np.int64)
 # Room for document starts: few shapes, so that a compiled model is not compiled anew for each.
-_LEAST_STARTS = 8
-# The shards that are shuffled together now, and those that are next.
-_WINDOWS_AHEAD = 2
+LEAST_STARTS = 8
+# The shards that are shuffled together where a batch ends, and those that are next.
+_WINDOWS = 2
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Stream:
     def close(self) -> None:
         """End what is done in the background, and let go of cached shards."""
         if self.cache is not None:
-            self.train.keep(())
+            self.train.expect((), ())
             self.cache.close()
 
     def shares_at(self, step: int, world_size: int, max_microbatch: int) -> Shares:
@@ -108,6 +108,7 @@ class Stream:
     def train_batches(self, shares: Shares, step: int, rank: int) -> list[Batch]:
         """Draw a rank's microbatches of a step, counted from 0; `shares` are those of the step."""
         _, first, sequences = self.plan.batch_of(step)
+        last = first + sequences - 1
         if shares.batch_sequences != sequences:
             raise ValueError(
                 f"step {step} has {sequences} sequences, it was to be divided as one of "
@@ -116,7 +117,8 @@ class Stream:
         offsets = shares.offsets(rank)
         numbers = first + offsets[offsets >= 0]
         if self.train.is_cached:
-            self.train.keep(self.order.shards_from(first, _WINDOWS_AHEAD))
+            kept = self.order.shards_from(last, last, _WINDOWS)
+            self.train.expect(self.order.shards_from(first, last, _WINDOWS), kept)
         rows, passes = self.order.places(numbers)
         keys = train_keys(self.plan, numbers, rows, passes)
         rule = rule_at(self.rule, self.plan, step)
@@ -130,7 +132,6 @@ class Stream:
             rows = numbers * self.validation.count // shares.batch_sequences
             given = (numbers, rows, validation_keys(rows))
             yield _build(self.validation, self.rule, self.plan, given, len(offsets))
-            self.validation.keep(())
 
 
 def open_stream(
@@ -171,13 +172,16 @@ def _validation_snapshot(store: str, snapshot: Snapshot, config: Pretrain | None
 
 def _check_bound(cache: ShardCache, order: Order, validation: Rows) -> None:
     """Refuse a cache in which shards would come and go at every step."""
-    needed = order.most_bytes(_WINDOWS_AHEAD)
+    needed = order.most_bytes(_WINDOWS)
     needed += sum(entry.size_bytes for entry in validation.entries)
     if needed > cache.max_bytes:
+        together = order.plan.shuffle_shards
+        now = "all of them" if together is None else str(together)
+        fewer = f", or set pretrain.shuffle_shards, now {now}, to fewer shards"
         raise ValueError(
             f"pretrain.cache.max_bytes is {cache.max_bytes:,}, but the shards that are shuffled "
-            f"together, the next ones and those of validation take {needed:,}: raise it, or set "
-            f"pretrain.shuffle_shards, now {order.plan.shuffle_shards}, to fewer shards"
+            f"together, the next ones and those of validation take {needed:,}: raise it"
+            f"{'' if together == 1 else fewer}"
         )
 
 
@@ -186,17 +190,15 @@ def _build(
 ) -> Batch:
     """Gather and mask rows, `given` as (numbers, rows, keys); fill up to `size` with surplus."""
     numbers, rows, keys = given
-    tokens, lengths = data.gather(rows)
+    tokens, lengths, words, follows = data.read(rows, rule.needs_words, plan.next_sentence)
     surplus = size - len(rows)
     starts = next_sentence = None
     if plan.isolate_documents:
         found = _starts(tokens, lengths, data.packing)
         starts = _extend(found, surplus, rule.sequence_length)
         starts[len(rows) :, 0] = 0
-    if plan.next_sentence and data.packing in PAIRED:
-        follows = data.gather_next_sentence(rows)
+    if follows is not None:
         next_sentence = _extend(_NEXT_SENTENCE[follows], surplus, IGNORED)
-    words = data.gather_word_starts(rows) if rule.needs_words else None
     masked = mask_in_place(tokens, lengths, keys, rule, words)
     batch = Batch(
         numbers=np.concatenate([numbers, np.full(surplus, -1, np.int64)]),
@@ -226,12 +228,12 @@ def _split(batch: Batch, size: int) -> list[Batch]:
 
 def _starts(tokens: Int32s, lengths: Int32s, packing: str) -> Int32s:
     """Find where the parts of rows begin, [B, D]; the halves of a pair are one part."""
-    starts = np.full((len(tokens), _LEAST_STARTS), tokens.shape[1], np.int32)
+    starts = np.full((len(tokens), LEAST_STARTS), tokens.shape[1], np.int32)
     if packing in PAIRED:
         starts[:, 0] = 0
         return starts
     most = find_starts(tokens, lengths, packing in SEPARATE, starts)
-    if most <= _LEAST_STARTS:
+    if most <= LEAST_STARTS:
         return starts
     starts = np.full((len(tokens), 1 << (most - 1).bit_length()), tokens.shape[1], np.int32)
     find_starts(tokens, lengths, packing in SEPARATE, starts)

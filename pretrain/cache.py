@@ -3,7 +3,9 @@
 A copy is named by its checksum, so that runs and stores may share a directory. It is downloaded
 beside its final name, compared with the manifest's checksum and renamed, so a file under its final
 name is whole. What the next steps need is fetched in the background; what was needed longest ago
-goes when room is short. A read that fails is tried again, with growing pauses.
+goes when room is short. A shard is let go of as soon as its rows are read, but for those of the
+window in which a batch ends. A read that fails is tried again, with growing pauses; in the end that
+is an `OSError`, as the store may be back when the same run is started again.
 
 Several processes share a directory through file locks alone, which end with their holder however it
 ends: one on `lock` while room is made or a name changes, one on a `.part` file while it is
@@ -25,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
-from corpus.files import open_reader, try_lock
+from corpus.files import exists, open_reader, try_lock
 from corpus.snapshots import ShardEntry
 from corpus.training import Cache
 
@@ -37,9 +39,23 @@ _DOWNLOADS = 4
 _DOWNLOADS_AHEAD = 8  # waited for when the process ends
 _CHUNK_BYTES = 2**20
 _PART = ".part"
+_NOT_FOUND, _GONE = 404, 410  # answers of web servers, RFC 9110, sections 15.5.5 and 15.5.11
 
+
+# How long to wait for room that other ranks of the machine take: they let go of a shard with their
+# next step, which does not wait for ours. A guess at what is longer than any step.
+_ROOM_PATIENCE_SECONDS = 300.0
+_ROOM_PAUSE_SECONDS = 0.1
 
 T = TypeVar("T")
+
+
+class ShardUnreadableError(OSError):
+    """A shard could not be read now; the store may answer again later."""
+
+
+class NoRoomError(ValueError):
+    """The shards in use leave no room for another one."""
 
 
 class Copy:
@@ -86,12 +102,15 @@ class ShardCache:
                     self._pending[each.name] = self._pool.submit(self._fetch_quietly, each)
 
     def fetch(self, wanted: Wanted) -> Copy:
-        """Give a copy of a shard; `ValueError` names one that cannot be had."""
+        """Give a copy of a shard.
+
+        `ShardUnreadableError` names one that cannot be had now, `ValueError` one that never can.
+        """
         with self._guard:
             pending = self._pending.pop(wanted.name, None)
         if pending is not None and not pending.cancel():
             wait([pending])
-        copy = self._obtain(wanted)
+        copy = self._obtain(wanted, time.monotonic() + _ROOM_PATIENCE_SECONDS)
         Path(copy.path).touch()
         return copy
 
@@ -101,23 +120,30 @@ class ShardCache:
 
     def _fetch_quietly(self, wanted: Wanted) -> None:
         with suppress(ValueError, OSError):
-            self._obtain(wanted).close()
+            self._obtain(wanted, deadline=0.0).close()
 
-    def _obtain(self, wanted: Wanted) -> Copy:
+    def _obtain(self, wanted: Wanted, deadline: float) -> Copy:
+        """Take a copy, downloaded if need be; wait for room until `deadline`."""
         final = self._root / wanted.name
         part = final.with_name(final.name + _PART)
         while True:
             copy = _hold(final)
             if copy is not None:
                 return copy
-            stream = self._claim(final, part, wanted.entry.size_bytes)
+            try:
+                stream = self._claim(final, part, wanted.entry.size_bytes)
+            except NoRoomError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_ROOM_PAUSE_SECONDS)
+                continue
             if stream is None:
                 _wait_for(part)
                 continue
             with stream:
                 try:
                     retried(wanted.url, partial(_download, wanted, stream))
-                except ValueError:
+                except (ValueError, ShardUnreadableError):
                     part.unlink()
                     raise
                 with self._locked():
@@ -134,7 +160,7 @@ class ShardCache:
                 return None
             try:
                 self._make_room(part, size)
-            except ValueError:
+            except NoRoomError:
                 part.unlink()
                 stream.close()
                 raise
@@ -152,10 +178,10 @@ class ShardCache:
                     used -= _promised_bytes(path)
                     path.unlink()
         if used + size > self.max_bytes:
-            raise ValueError(
-                f"the cache {self._root} may hold {self.max_bytes:,} bytes, shards in use take "
-                f"{used:,} and the next one {size:,}: raise pretrain.cache.max_bytes or lower "
-                "pretrain.shuffle_shards"
+            raise NoRoomError(
+                f"the cache {self._root} may hold {self.max_bytes:,} bytes, shards in use, by "
+                f"other processes too, take {used:,} and the next one {size:,}: raise "
+                "pretrain.cache.max_bytes, or give other runs a pretrain.cache.directory of theirs"
             )
 
     @contextmanager
@@ -166,17 +192,41 @@ class ShardCache:
 
 
 def retried(name: str, read: Callable[[], T]) -> T:
-    """Read something remote, again after a pause where it fails; `ValueError` names the shard."""
+    """Read something remote, again after a pause where it fails.
+
+    `ShardUnreadableError` names a shard that no attempt could read, `ValueError` one that the store
+    says it does not have. Clients of object stores have errors of their own: all are tried again.
+    """
+    failure: BaseException | None = None
     for attempt in range(ATTEMPTS):
         try:
             return read()
-        except FileNotFoundError as error:
-            raise ValueError(f"shard {name} is missing, its manifest lists it") from error
-        except OSError as error:
-            failure = error
+        except ValueError:
+            raise
+        except Exception as error:
+            if isinstance(error, FileNotFoundError) and _is_gone(name, error):
+                raise ValueError(f"shard {name} is missing, its manifest lists it") from error
+            failure = error.__cause__ if isinstance(error, FileNotFoundError) else error
+            failure = failure or error
         if attempt + 1 < ATTEMPTS:
             time.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
-    raise ValueError(f"shard {name} could not be read in {ATTEMPTS} attempts: {failure}")
+    what = str(failure) or type(failure).__name__
+    raise ShardUnreadableError(
+        f"shard {name} could not be read in {ATTEMPTS} attempts: {what}"
+    ) from failure
+
+
+def _is_gone(name: str, error: BaseException) -> bool:
+    """Ask the store whether it has a file that it did not find; no answer is none."""
+    cause: BaseException | None = error
+    while cause is not None:  # fsspec turns every answer of a web server into FileNotFoundError
+        if getattr(cause, "status", _NOT_FOUND) not in (_NOT_FOUND, _GONE):
+            return False
+        cause = cause.__cause__
+    try:
+        return not exists(name)
+    except Exception:  # noqa: BLE001 - the read that it is about is tried again
+        return False
 
 
 def _download(wanted: Wanted, to: BinaryIO) -> None:

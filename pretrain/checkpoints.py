@@ -5,6 +5,7 @@
                               weights are the rounding
       optimizer.safetensors   the optimizer's moments by parameter name, fp32
       metrics.jsonl           the run's metrics up to here; only under pretrain.checkpoint_root
+      skipped.json            what the run left out up to here, if anything
       state.json              step, data plan, fingerprints, recipe, versions, file checksums
 
 The root is the run's directory, or pretrain.checkpoint_root, which may be any URL that fsspec
@@ -29,7 +30,6 @@ from torch import Tensor
 
 from corpus.files import (
     checksum,
-    exists,
     join,
     list_names,
     read_bytes,
@@ -39,6 +39,7 @@ from corpus.files import (
     writing,
 )
 from pretrain.config import Identity
+from pretrain.metrics import METRICS, parse_metrics, read_metrics, write_metrics
 from pretrain.tensors import DamagedFileError, read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ RECIPE = "recipe.json"
 _STATE = "state.json"
 _MODEL = "model.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
-_METRICS = "metrics.jsonl"
+SKIPPED = "skipped.json"
 _LIBRARIES = ("torch", "deepspeed", "transformers", "safetensors", "numpy", "maskline")
 
 # By parameter name: "weight" and the moments of the optimizer.
@@ -118,9 +119,12 @@ def save_checkpoint(
     identity: Identity,
     recipe: Mapping[str, Any],
     state: TrainingState,
-    metrics: bytes | None = None,
+    carried: Mapping[str, bytes] | None = None,
 ) -> str:
-    """Commit a checkpoint whole; called by one rank with the gathered state."""
+    """Commit a checkpoint whole; called by one rank with the gathered state.
+
+    `carried` are files of the run that go along, by name.
+    """
     files = {
         _MODEL: {name: kinds["weight"] for name, kinds in state.items()},
         _OPTIMIZER: {
@@ -133,9 +137,9 @@ def save_checkpoint(
     target = checkpoint_path(root, step)
     remove_checkpoint(target)  # what a killed run left of it
     checksums = {name: _write(join(target, name), tensors) for name, tensors in files.items()}
-    if metrics is not None:
-        write_bytes(join(target, _METRICS), metrics)
-        checksums[_METRICS] = checksum(join(target, _METRICS))
+    for name, content in (carried or {}).items():
+        write_bytes(join(target, name), content)
+        checksums[name] = hashlib.sha256(content).hexdigest()
     manifest = CheckpointState(
         format_version=FORMAT_VERSION,
         step=step,
@@ -195,18 +199,37 @@ def load_training_state(checkpoint: str, state: CheckpointState) -> TrainingStat
 
 
 def restore_metrics(checkpoint: str, state: CheckpointState, run: str) -> None:
-    """Take the metrics that a checkpoint carries where the run's directory has none."""
-    target = join(run, _METRICS)
-    if _METRICS not in state.checksums or exists(target):
+    """Fill up the metrics in the run's directory with those that a checkpoint carries.
+
+    The directory may be new, or that of a machine that took part up to some earlier step. What the
+    checkpoint says of a step goes before what lies there.
+    """
+    data = read_carried(checkpoint, state, METRICS)
+    if data is None:
         return
-    data = read_bytes(join(checkpoint, _METRICS))
-    found = hashlib.sha256(data).hexdigest()
-    if found != state.checksums[_METRICS]:
+    own = {line["step"]: line for line in read_metrics(run)}
+    lines = own | {line["step"]: line for line in parse_metrics(data)}
+    if lines != own:
+        write_metrics(run, (lines[step] for step in sorted(lines)))
+
+
+def read_carried(checkpoint: str, state: CheckpointState, name: str) -> bytes | None:
+    """Read a file of the run that a checkpoint carries, verified; None if it carries none."""
+    if name not in state.checksums:
+        return None
+    try:
+        data = read_bytes(join(checkpoint, name))
+    except FileNotFoundError:
         raise ValueError(
-            f"{checkpoint}/{_METRICS} has checksum {found}, {_STATE} says "
-            f"{state.checksums[_METRICS]}: {_remedy(checkpoint)}"
+            f"{checkpoint}/{name} is missing, {_STATE} lists it: {_remedy(checkpoint)}"
+        ) from None
+    found = hashlib.sha256(data).hexdigest()
+    if found != state.checksums[name]:
+        raise ValueError(
+            f"{checkpoint}/{name} has checksum {found}, {_STATE} says "
+            f"{state.checksums[name]}: {_remedy(checkpoint)}"
         )
-    write_bytes(target, data)
+    return data
 
 
 def _load(checkpoint: str, state: CheckpointState, name: str) -> dict[str, Tensor]:

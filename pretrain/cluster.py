@@ -8,8 +8,9 @@ process group are ours, so a restart is the same as the same command given again
 number of ranks there is then. Ray's notice that a machine will be taken away is answered by a
 checkpoint at the next step; the ranks go on until Ray ends them, and lose the steps in between.
 
-A mistake of the user's (ValueError) would fail again at every restart: the ranks leave it in a box,
-the next start finds it there and ends, and the driver shows it.
+A store or a network that is away for a while is a failure like that of a rank. A mistake of the
+user's (ValueError) would fail again at every restart: the ranks leave it in a box, the next start
+finds it there and ends, and the driver shows it.
 
 Without a cluster Ray starts on this machine, on loopback only. On a cluster the ranks listen on the
 address that Ray knows their machine by.
@@ -20,19 +21,21 @@ import logging
 import math
 import os
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from corpus.files import is_remote
+from corpus.files import is_remote, write_bytes
 from corpus.recipe import Recipe
+from pretrain.checkpoints import RECIPE
 from pretrain.launch import TIMEOUT, RankFailedError, configure_logging, join
 from pretrain.meeting import listen, open_store, use_interface
 from pretrain.mistakes import Box
 from pretrain.preemption import Notice
-from pretrain.train import RunInUseError, train
+from pretrain.train import RunInUseError, run_directory, train
 from pretrain.world import World
 
 logger = logging.getLogger(__name__)
@@ -52,6 +55,8 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 _GROW_AFTER_SECONDS = 300.0
 # Ray itself looks every five seconds. Guess.
 _ASK_AFTER_SECONDS = 1.0
+# Longer than workers take to start where there is room for them. Guess.
+_SILENCE_SECONDS = 20.0
 # What Ray Train is to do, where the user's environment does not say. Paths are ours, so no change
 # of directory. How long a group waits for its machines: right after one was lost, Ray still counts
 # it, plans with it, and finds out by this wait (60 seconds by default; half of it is a guess).
@@ -95,13 +100,60 @@ def run_on_ray(recipe: Recipe) -> None:
             ),
         )
         try:
-            trainer.fit()
+            with _telling_of_room(box, recipe):
+                trainer.fit()
         except ray_train.TrainingFailedError as error:
             raise RankFailedError(f"training on Ray ended: {error}") from error
         finally:
             mistake = ray.get(box.look.remote())
         if mistake is not None:
             raise ValueError(mistake)
+    _leave_recipe(recipe)
+
+
+@contextmanager
+def _telling_of_room(box: Any, recipe: Recipe) -> Iterator[None]:  # noqa: ANN401 - Ray's actor
+    """Say what is waited for where no rank begins for a while: Ray itself is silent then."""
+    ended = threading.Event()
+
+    def tell() -> None:
+        if not ended.wait(_SILENCE_SECONDS) and not ray.get(box.has_begun.remote()):
+            logger.warning(wanted_room(recipe, ray.cluster_resources(), ray.available_resources()))
+
+    teller = threading.Thread(target=tell, name="room", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join(_SILENCE_SECONDS)  # a cluster that is gone does not answer
+
+
+def wanted_room(recipe: Recipe, total: Mapping[str, float], free: Mapping[str, float]) -> str:
+    """Say which room the ranks wait for, and which there is."""
+    fewest, _ = recipe.pretrain.worker_range
+    each = {"CPU": recipe.pretrain.ray_worker_cpus, "GPU": int(total.get("GPU", 0) > 0)}
+    wants = " and ".join(f"{count} {kind}" for kind, count in each.items() if count)
+    has = ", ".join(
+        f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind} free"
+        for kind, count in each.items()
+        if count
+    )
+    return (
+        f"waiting for room on Ray: pretrain.ray_workers wants {fewest} ranks at least, each with "
+        f"{wants} on one machine, and the cluster has {has}; training begins as soon as they fit, "
+        "or with fewer ranks in the recipe"
+    )
+
+
+def _leave_recipe(recipe: Recipe) -> None:
+    """Leave the recipe where the command was given, if the ranks ran elsewhere.
+
+    It says where the checkpoints are, so that `export` and `explain-step` find them from here.
+    """
+    path = Path(run_directory(recipe)) / RECIPE
+    if recipe.pretrain.checkpoint_root is not None and not path.exists():
+        write_bytes(str(path), recipe.model_dump_json(indent=2).encode())
 
 
 def run_side_by_side(
@@ -189,7 +241,7 @@ def _absolute(recipe: Recipe) -> Recipe:
 def be_rank(settings: dict[str, Any]) -> None:
     """Be one rank: what a Ray Train worker runs, at every start of the group."""
     box = settings["box"]
-    if ray.get(box.look.remote()) is not None:
+    if ray.get(box.begin.remote()) is not None:
         return
     world = _join()
     configure_logging(logging.INFO if world.is_first else logging.ERROR)

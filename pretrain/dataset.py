@@ -15,12 +15,13 @@ cache of remote shards in cache.py, masks in masking.py.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from corpus.files import checksum, exists, is_remote, size_bytes
-from corpus.shards import Shard
+from corpus.shards import PAIRED, Shard
 from corpus.snapshots import ShardEntry, Snapshot, Tree
 from pretrain.cache import Copy, ShardCache, Wanted, retried
 from pretrain.kernels import GOLDEN, MIX_1, MIX_2, copy_rows, walk_feistel
@@ -102,6 +103,20 @@ class Shares:
         return places.reshape(self.microbatches, self.microbatch_sequences)
 
 
+class Read(NamedTuple):
+    """Rows as they are copied out.
+
+    tokens: [rows, sequence_length]; lengths: real tokens, [rows]; word_starts: bits that say where
+    words begin, [rows, sequence_length]; next_sentence: what a pair's second half is, [rows], see
+    `corpus.shards.Sequences`. The last two only where asked for, pairs where there are any.
+    """
+
+    tokens: Int32s
+    lengths: Int32s
+    word_starts: Bools | None
+    next_sentence: npt.NDArray[np.uint8] | None
+
+
 class Rows:
     """All rows of one split: its shards one after another, in the order of the manifest.
 
@@ -123,6 +138,8 @@ class Rows:
         self._paths = [tree.find(entry.path) for entry in self.entries]
         self._opened: dict[int, Shard] = {}
         self._copies: dict[int, Copy] = {}
+        self._kept: frozenset[int] = frozenset()
+        self._packing: str | None = None
         self._ends = np.cumsum([entry.rows for entry in self.entries], dtype=np.int64)
         self.count = int(self._ends[-1]) if self.entries else 0
         for at, path in enumerate(self._paths):
@@ -137,23 +154,39 @@ class Rows:
     @property
     def packing(self) -> str:
         """The format of the rows."""
-        if not self.entries:
-            return ""
-        return (next(iter(self._opened.values()), None) or self._shard(0)).packing
+        if self._packing is None:
+            self._packing = self._shard(0).packing if self.entries else ""
+        return self._packing
 
-    def keep(self, shards: Sequence[int]) -> None:
-        """Let go of cached shards but these, and fetch these in the background, in their order."""
+    def expect(self, needed: Sequence[int], kept: Sequence[int]) -> None:
+        """Fetch cached shards in the background, in their order, and keep some of them at hand.
+
+        The others are let go of at once, or as soon as their rows are read. What would take more
+        room than there is waits: it would take that of what is needed before.
+        """
         if self._cache is None:
             return
-        for at in set(self._copies) - set(shards):
+        self._kept = frozenset(kept)
+        for at in set(self._copies) - self._kept:
+            self._let_go(at)
+        size, missing = 0, []
+        for at in dict.fromkeys(needed):
+            size += self.entries[at].size_bytes
+            if size > self._cache.max_bytes:
+                break
+            if at not in self._opened and is_remote(self._paths[at]):
+                missing.append(Wanted(self._paths[at], self.entries[at]))
+        self._cache.prefetch(missing)
+
+    def _let_go(self, at: int) -> None:
+        if at in self._copies:
             del self._opened[at]
             self._copies.pop(at).close()
-        missing = [at for at in shards if at not in self._opened and is_remote(self._paths[at])]
-        self._cache.prefetch(Wanted(self._paths[at], self.entries[at]) for at in missing)
 
     def _shard(self, at: int) -> Shard:
         if at not in self._opened:
             self._opened[at] = self._open(at)
+            self._packing = self._opened[at].packing
         return self._opened[at]
 
     def _open(self, at: int) -> Shard:
@@ -178,39 +211,44 @@ class Rows:
 
     def gather(self, rows: Int64s) -> tuple[Int32s, Int32s]:
         """Copy rows out: token ids [len(rows), sequence_length] and real tokens [len(rows)]."""
-        tokens = np.empty((len(rows), self.sequence_length), np.int32)
-        lengths = np.empty(len(rows), np.int32)
+        found = self.read(rows)
+        return found.tokens, found.lengths
+
+    def read(self, rows: Int64s, words: bool = False, pairs: bool = False) -> Read:
+        """Copy rows out, on request with where words begin and with what second halves are.
+
+        Each shard is opened once, those that are needed soonest first.
+        """
+        shape = (len(rows), self.sequence_length)
+        tokens, lengths = np.empty(shape, np.int32), np.empty(len(rows), np.int32)
+        word_starts = np.empty(shape, np.bool_) if words else None
+        next_sentence = None
         for shard, local, targets in self._by_shard(rows):
             copy_rows(*shard.token_stretches(local), targets, tokens)
             lengths[targets] = shard.lengths[local]
-        return tokens, lengths
-
-    def gather_word_starts(self, rows: Int64s) -> Bools:
-        """Copy the bits that say where words begin: [len(rows), sequence_length]."""
-        words = np.empty((len(rows), self.sequence_length), np.bool_)
-        for shard, local, targets in self._by_shard(rows):
-            words[targets] = shard.word_starts(local)
-        return words
-
-    def gather_next_sentence(self, rows: Int64s) -> npt.NDArray[np.uint8]:
-        """Copy what a pair's second half is: [len(rows)], see `corpus.shards.Sequences`."""
-        found = np.empty(len(rows), np.uint8)
-        for shard, local, targets in self._by_shard(rows):
-            found[targets] = shard.next_sentence[local]
-        return found
+            if word_starts is not None:
+                word_starts[targets] = shard.word_starts(local)
+            if pairs and shard.packing in PAIRED:
+                if next_sentence is None:
+                    next_sentence = np.empty(len(rows), np.uint8)
+                next_sentence[targets] = shard.next_sentence[local]
+        return Read(tokens, lengths, word_starts, next_sentence)
 
     def _by_shard(self, rows: Int64s) -> Iterator[tuple[Shard, Int64s, Int64s]]:
         """Sort rows by shard: (shard, rows in it, their places among the rows asked for)."""
         homes = np.searchsorted(self._ends, rows, side="right")
         order = np.argsort(homes, kind="stable")
         cuts = np.flatnonzero(np.diff(homes[order])) + 1
-        for targets in np.split(order, cuts) if len(order) else []:
-            home = homes[targets[0]]
+        parts = np.split(order, cuts) if len(order) else []
+        for targets in sorted(parts, key=lambda each: int(each[0])):
+            home = int(homes[targets[0]])
             yield (
-                self._shard(int(home)),
+                self._shard(home),
                 rows[targets] - (self._ends[home] - self.entries[home].rows),
                 targets,
             )
+            if home not in self._kept:
+                self._let_go(home)
 
 
 def open_rows(store: str, snapshot: Snapshot, split: str, cache: ShardCache | None = None) -> Rows:
@@ -222,7 +260,7 @@ def open_rows(store: str, snapshot: Snapshot, split: str, cache: ShardCache | No
 def verify_shards(store: str, snapshot: Snapshot, rank: int, world_size: int) -> None:
     """Compare this rank's part of the shards with their checksums in the manifest.
 
-    A read that fails is tried again as in the cache; then `ValueError` names the shard.
+    A read that fails is tried again as in the cache; an error names the shard.
     """
     tree = snapshot.tree(store)
     for entry in snapshot.shards[rank::world_size]:
@@ -243,7 +281,7 @@ def _check_file(path: str, entry: ShardEntry) -> None:
 
 
 def _check_size(path: str, entry: ShardEntry) -> None:
-    if not exists(path):
+    if not is_remote(path) and not exists(path):  # of a remote one the read tells (`retried`)
         raise ValueError(f"shard {path} is missing, its manifest lists it: {_REMEDY}")
     found = size_bytes(path)
     if found != entry.size_bytes:

@@ -7,22 +7,23 @@ documents: for each row there is the command of the corpus half that tells them.
 
 import shlex
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from corpus.recipe import Recipe
 from corpus.shards import REORDERED, ROWS_PER_BATCH
-from corpus.snapshots import ShardEntry, open_snapshot, tokenizer_root
+from corpus.snapshots import open_snapshot, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
 from pretrain.batches import Batch, Stream, hash_batches, open_stream
-from pretrain.checkpoints import RECIPE
-from pretrain.config import data_plan
+from pretrain.checkpoints import RECIPE, SKIPPED, newest_checkpoint
+from pretrain.config import data_plan, plan_over
 from pretrain.dataset import Shares
 from pretrain.masking import IGNORED, ONE, rule_at
-from pretrain.metrics import read_metrics
+from pretrain.metrics import METRICS, read_metrics
 from pretrain.mixing import interleave
-from pretrain.spikes import listed_batches
+from pretrain.spikes import left_out_batches, read_rollbacks
 
 ROWS_SHOWN = 3
 _SECOND_HALF = {0: "the next one", 1: "a random one", IGNORED: "none"}
@@ -31,9 +32,15 @@ _SECOND_HALF = {0: "the next one", 1: "a random one", IGNORED: "none"}
 def open_recipe(run: str) -> Recipe:
     """Read the recipe that a run was started with."""
     path = Path(run) / RECIPE
-    if not path.exists():
-        raise ValueError(f"{run} is no training run: it has no {RECIPE}")
-    return Recipe.model_validate_json(path.read_bytes())
+    if path.exists():
+        return Recipe.model_validate_json(path.read_bytes())
+    newest = newest_checkpoint(run)
+    if newest is None:
+        raise ValueError(
+            f"{run} is no training run: it has neither {RECIPE} nor a checkpoint; where the recipe "
+            "sets pretrain.checkpoint_root, give that in its place"
+        )
+    return Recipe.model_validate(newest[1].recipe)
 
 
 def explain_step(run: str, step: int, rows: int = ROWS_SHOWN) -> str:
@@ -43,23 +50,51 @@ def explain_step(run: str, step: int, rows: int = ROWS_SHOWN) -> str:
         raise ValueError(
             f"step {step} is not in this run: its steps are 0 to {recipe.pretrain.max_steps - 1}"
         )
-    return _explain(run, recipe, step, listed_batches(run), rows)
+    left_out = left_out_batches(run)
+    taken = [line["batch"] for line in read_metrics(run) if line["step"] == step]
+    plan = plan_over(recipe.pretrain, "", left_out)
+    if taken and plan.batch_of(step).number != taken[0]:
+        # Taken before a rollback whose steps are yet to be taken again.
+        left_out = tuple(each for each in left_out if each < taken[0])
+        if step + len(left_out) != taken[0]:
+            raise ValueError(
+                f"step {step} took batch {taken[0]} by {run}/{METRICS}, but what is known to be "
+                f"left out before it is {list(left_out) or 'nothing'}: put {SKIPPED} back, from "
+                "which some is missing"
+            )
+    return _explain(run, recipe, step, left_out, rows)
 
 
 def explain_batch(run: str, number: int, rows: int = ROWS_SHOWN) -> str:
     """Describe a batch by its number, also one that was left out: at the step that wanted it."""
     recipe = open_recipe(run)
-    before = tuple(each for each in listed_batches(run) if each < number)
+    left_out = left_out_batches(run)
+    before = tuple(each for each in left_out if each < number)
     step = number - len(before)
     if number < 0 or step >= recipe.pretrain.max_steps:
         raise ValueError(
             f"batch {number} is not in this run: its {recipe.pretrain.max_steps} steps took, or "
             f"left out, batches 0 to {recipe.pretrain.max_steps - 1 + len(before)}"
         )
-    return _explain(run, recipe, step, before, rows)
+    note = "the run left this batch out" if number in left_out else None
+    shown = _explain(run, recipe, step, before, rows, note)
+    return "\n".join([shown, *_show_worst(run, recipe, number)])
 
 
-def _explain(run: str, recipe: Recipe, step: int, left_out: tuple[int, ...], shown: int) -> str:
+def _show_worst(run: str, recipe: Recipe, number: int) -> Iterator[str]:
+    """Show the rows of a batch that a rollback is traced to."""
+    told = [each for each in read_rollbacks(run) if each.batches[-1] == number]
+    for worst in (row for rollback in told for row in rollback.worst):
+        loss = "no number" if worst.loss is None else f"{worst.loss:.3f} nats a label"
+        yield f"\namong the largest losses: sequence {worst.sequence:,}, {loss}"
+        label = open_snapshot(recipe.store, recipe.snapshot).label
+        yield f"their ids: {_show_command(recipe.store, label, worst.shard, worst.row)}"
+
+
+def _explain(
+    run: str, recipe: Recipe, step: int, left_out: tuple[int, ...], shown: int,
+    note: str | None = None,
+) -> str:  # fmt: skip
     if shown < 0:
         raise ValueError(f"--rows is {shown}, expected 0 or more")
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
@@ -79,14 +114,14 @@ def _explain(run: str, recipe: Recipe, step: int, left_out: tuple[int, ...], sho
         f"tokens      {sum(batch.token_count for batch in batches):,}",
         f"labels      {sum(batch.label_count for batch in batches):,}",
         f"masks       {_show_masking(stream, step)}",
-        f"batch hash  {_compare(run, place.number, f'{hash_batches(batches):064x}')}",
+        f"batch hash  {_compare(run, place.number, f'{hash_batches(batches):064x}', note)}",
         *(f"{count:>9,} rows of {path}" for path, count in sorted(shards.items())),
     ]
     for at in range(min(shown, len(rows))):
         shard, row = stream.train.locate(int(rows[at]))
         lines += ["", f"sequence {batches[0].numbers[at]:,}: row {row:,} of {shard.path}"]
         lines.append(f"documents of the shard: {_show_documents(stream, int(rows[at]))}")
-        lines.append(f"their ids: {_show_command(recipe.store, snapshot.label, shard, row)}")
+        lines.append(f"their ids: {_show_command(recipe.store, snapshot.label, shard.path, row)}")
         lines += _show_row(batches[0], at, tokenizer)
     return "\n".join(lines)
 
@@ -136,12 +171,15 @@ def _show_documents(stream: Stream, row: int) -> str:
     return ", ".join(parts if 1 in starts or not begun else [f"{begun - 1} continued", *parts])
 
 
-def _compare(run: str, number: int, found: str) -> str:
+def _compare(run: str, number: int, found: str, note: str | None) -> str:
+    """Set a batch's hash beside what the ranks recorded; `note` is what else is known of it."""
+    if note:
+        return f"{found} ({note})"
     recorded = [line["batch_hash"] for line in read_metrics(run) if line["batch"] == number]
-    if number in listed_batches(run):
-        return f"{found} (the run left this batch out)"
     if not recorded:
-        return f"{found} (the run has not taken this batch)"
+        has_lines = (Path(run) / METRICS).exists()
+        none = "the run has not taken this batch" if has_lines else f"there is no {METRICS} here"
+        return f"{found} ({none})"
     if recorded[0] == found:
         return f"{found} (what the ranks trained on)"
     raise ValueError(
@@ -150,9 +188,9 @@ def _compare(run: str, number: int, found: str) -> str:
     )
 
 
-def _show_command(store: str, label: str, shard: ShardEntry, row: int) -> str:
+def _show_command(store: str, label: str, path: str, row: int) -> str:
     """Give the command that tells the ids of a row's documents."""
-    name = shard.path.removeprefix("shards/").removesuffix(".arrow")
+    name = path.removeprefix("shards/").removesuffix(".arrow")
     asked = ["--snapshot", label, "--row", f"{name}:{row}"]
     return shlex.join(["python", "-m", "pipeline", "show", store, *asked])
 

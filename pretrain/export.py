@@ -63,7 +63,10 @@ def find_checkpoint(run: str, step: int | None = None) -> tuple[str, CheckpointS
     """Find the checkpoint of a step, or the newest one; `ValueError` says which there are."""
     found = list_checkpoints(checkpoint_home(run))
     if not found:
-        raise ValueError(f"{run} holds no complete checkpoint: train until it writes one")
+        raise ValueError(
+            f"{run} holds no complete checkpoint: train until it writes one; where the recipe sets "
+            "pretrain.checkpoint_root, give that in its place"
+        )
     names = [checkpoint_path(checkpoint_home(run), step)] if step is not None else found[-1:]
     if names[0] not in found:
         steps = ", ".join(str(int(name.rpartition("step-")[2])) for name in found)

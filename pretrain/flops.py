@@ -67,10 +67,15 @@ def train_flops(shape: ModelShape, tokens: int, pairs: int, labels: int) -> int:
     return _OPERATIONS * _PASSES * (products + labels * head)
 
 
-def row_flops(shape: ModelShape, labels: float) -> float:
-    """Count the operations on a full row with so many labels."""
+def row_flops(shape: ModelShape, labels: float, document_tokens: int | None = None) -> float:
+    """Count the operations on a full row with so many labels.
+
+    `document_tokens` is how long its isolated documents are; None where attention crosses them.
+    """
     length = shape.sequence_length
-    none = train_flops(shape, length, length**2, 0)
+    whole, rest = divmod(length, document_tokens or length)
+    pairs = whole * (document_tokens or length) ** 2 + rest**2
+    none = train_flops(shape, length, pairs, 0)
     return none + labels * train_flops(shape, 0, 0, 1)
 
 

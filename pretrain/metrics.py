@@ -7,14 +7,15 @@ is unknown) and the seconds that are left. The same numbers go to the trackers (
 Steps count from 0, so line `step: k` belongs to global batch k and `explain-step RUN k`. A run that
 goes on from a checkpoint first cuts the lines of steps that it will take again, so that every step
 stands there once. On a terminal there is a bar with rate and time left; elsewhere a log line at
-most every ten seconds. Steps that made no update, their gradients being no numbers (engine.py), are
-told where there are any. Only rank 0 reports.
+most every ten seconds. What was left out is told where there is any: batches and rollbacks since
+the run began (spikes.py), steps that made no update, their gradients being no numbers (engine.py),
+since it was started. Only rank 0 reports.
 """
 
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -44,10 +45,18 @@ _SECONDS_BETWEEN_LINES = 10.0
 def read_metrics(run: str) -> list[dict[str, Any]]:
     """Read the metrics of a run; a last line that a kill cut short is left out."""
     path = Path(run) / METRICS
-    if not path.exists():
-        return []
-    lines = path.read_bytes().splitlines(keepends=True)
+    return parse_metrics(path.read_bytes()) if path.exists() else []
+
+
+def parse_metrics(data: bytes) -> list[dict[str, Any]]:
+    """Read lines of metrics, but for a last one that is cut short."""
+    lines = data.splitlines(keepends=True)
     return [orjson.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+def write_metrics(run: str, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write the metrics of a run anew."""
+    write_bytes(str(Path(run) / METRICS), b"".join(map(_line, lines)))
 
 
 def perplexity(loss: float) -> float:
@@ -97,7 +106,7 @@ class Reporter:
             )
         if active:
             kept = [line for line in read_metrics(run) if line["step"] < self._first_step]
-            write_bytes(str(self._path), b"".join(_line(line) for line in kept))
+            write_metrics(run, kept)
 
     def __enter__(self) -> "Reporter":
         """Show the bar."""
@@ -156,8 +165,15 @@ class Reporter:
 
 def _pace(found: Mapping[str, Any]) -> str:
     skipped = found.get("skipped_steps", 0)
-    told = f", {skipped:,} step{'s' * (skipped > 1)} skipped" if skipped else ""
+    told = f", {_count(skipped, 'step')} skipped" if skipped else ""
+    if left_out := found.get("skipped_batches", 0):
+        rollbacks = _count(found.get("rollbacks", 0), "rollback")
+        told += f", {_count(left_out, 'batch', 'batches')} left out in {rollbacks}"
     return f"loss {found['loss']:.3f}, {found['tokens_per_second']:,.0f} tokens/s{told}"
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _shares(found: Mapping[str, Any]) -> str:

@@ -127,9 +127,13 @@ class Source:
             return self._key(_WINDOW_DOMAIN, one, window)
         return self._key(_SOURCE_DOMAIN if self._salt else _ORDER_DOMAIN, one)
 
-    def shards_from(self, own: int, windows: int) -> list[int]:
-        """List the shards that an index and those after it need, over that many windows."""
-        one, index = divmod(own, self.count)
+    def shards_from(self, first: int, last: int, windows: int) -> list[int]:
+        """List the shards of the indices `first` to `last`, in the order of their windows.
+
+        Those of the window of `last` and of the next ones are among them, `windows` in all.
+        """
+        one, index = divmod(first, self.count)
+        windows += self._window_number(last) - self._window_number(first)
         found: list[int] = []
         while windows:
             layout = self.layout(one)
@@ -141,6 +145,13 @@ class Source:
             windows -= taken
             one, index = one + 1, 0
         return found
+
+    def _window_number(self, own: int) -> int:
+        """Count the windows before that of an index, over all passes."""
+        one, index = divmod(own, self.count)
+        together = self.plan.shuffle_shards or len(self._shards)
+        window = np.searchsorted(self.layout(one).windows, index, side="right")
+        return one * -(-len(self._shards) // together) + int(window)
 
     def most_bytes(self, windows: int) -> int:
         """Bound what the shards of so many windows in a row take."""
@@ -174,17 +185,24 @@ class Order:
             rows[chosen], passes[chosen] = source.places(own[chosen])
         return Places(rows, passes)
 
-    def shards_from(self, number: int, windows: int) -> list[int]:
-        """List the shards that a sequence number and those after it need, of every source.
+    def shards_from(self, first: int, last: int, windows: int) -> list[int]:
+        """List the shards of the sequences `first` to `last`, source by source.
 
-        Over that many windows of each source; a shard may stand twice.
+        Of each source the window of its last one and the next ones are among them, `windows` in
+        all; a shard may stand twice.
         """
         found: list[int] = []
-        left = sum(self.weights)
-        for source, weight in zip(self.sources, self.weights, strict=True):
-            before = number * weight // left
-            found += source.shards_from(before, windows)
-            number, left = number - before, left - weight
+        befores, afters = self._dealt(first), self._dealt(last + 1)
+        for source, before, after in zip(self.sources, befores, afters, strict=True):
+            found += source.shards_from(before, max(before, after - 1), windows)
+        return found
+
+    def _dealt(self, number: int) -> list[int]:
+        """Count how many of the sequences before a number each source has (see `interleave`)."""
+        found, left = [], sum(self.weights)
+        for weight in self.weights:
+            found.append(number * weight // left)
+            number, left = number - found[-1], left - weight
         return found
 
     def most_bytes(self, windows: int) -> int:

@@ -23,6 +23,7 @@ from pretrain.probe import Timing, pick, slots_of
 from pretrain.world import World
 
 _HOUR, _DAY = 3600, 86_400
+_DOCUMENT_TOKENS = 256  # of an isolated document where no snapshot tells; a guess
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def describe_run(recipe: Recipe, question: Question) -> tuple[dict[str, Any], Mo
         shape = _shape_without_store(recipe, has_pairs)
     # Which rows a step takes depends on the snapshot, how many it takes does not.
     sequences = plan_over(config, "").batch_of(config.max_steps).first
-    row = row_flops(shape, config.mask_prob * shape.sequence_length)
+    document_tokens = _document_tokens(recipe, shape, snapshot)
+    row = row_flops(shape, config.mask_prob * shape.sequence_length, document_tokens)
     found = {
         "model": {
             "preset": config.preset,
@@ -62,6 +64,7 @@ def describe_run(recipe: Recipe, question: Question) -> tuple[dict[str, Any], Mo
             "labels_per_step": round(
                 config.batch_sequences * shape.sequence_length * config.mask_prob
             ),
+            "document_tokens": document_tokens,
             "flops_per_step": round(config.batch_sequences * row),
             "flops": sequences * row,
         },
@@ -85,6 +88,17 @@ def _shape_without_store(recipe: Recipe, has_pairs: bool) -> ModelShape:
         )
     vocabulary, length = recipe.tokenizer.vocab_size, recipe.pack.sequence_length
     return fit_preset(recipe.pretrain.preset, vocabulary, length, has_pairs)
+
+
+def _document_tokens(recipe: Recipe, shape: ModelShape, snapshot: Snapshot | None) -> int | None:
+    """Say how long isolated documents are: the snapshot's mean; None where none are isolated."""
+    if not recipe.pretrain.isolate_documents or recipe.pack.format in PAIRED:
+        return None  # the halves of a pair attend to each other
+    counts = snapshot.counts if snapshot else None
+    if counts is None or not counts.documents_kept:
+        return min(_DOCUMENT_TOKENS, shape.sequence_length)
+    mean = round(counts.tokens / counts.documents_kept)
+    return max(1, min(mean, shape.sequence_length))
 
 
 def _count_rows(snapshot: Snapshot, split: str) -> int:
@@ -219,7 +233,8 @@ def show_plan(plan: dict[str, Any]) -> str:
         f"run         {run['steps']:,} steps, {run['sequences']:,} sequences, "
         f"{run['tokens']:.3g} tokens, {run['flops']:.3g} operations",
         f"step        {run['batch_sequences']:,} sequences, {run['tokens_per_step']:,} tokens, "
-        f"about {run['labels_per_step']:,} labels, {run['flops_per_step']:.3g} operations",
+        f"about {run['labels_per_step']:,} labels, {run['flops_per_step']:.3g} operations"
+        f"{_show_documents(run['document_tokens'])}",
         f"data        {_show_data(data)}",
         *(f"warning     {text}" for text in plan["warnings"]),
         "",
@@ -244,6 +259,10 @@ def _show_data(data: dict[str, Any] | None) -> str:
         f"snapshot {data['snapshot']}: {data['rows']:,} rows, {data['tokens']:,} tokens "
         f"({data['fill']:.1%} full), {data['passes']:,} passes over them"
     )
+
+
+def _show_documents(tokens: int | None) -> str:
+    return "" if tokens is None else f", isolated documents taken as {tokens:,} tokens long"
 
 
 def _show_probe(plan: dict[str, Any]) -> list[str]:

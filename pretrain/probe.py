@@ -3,7 +3,9 @@
 Each size runs in a real engine with two microbatches a step: the first is a microbatch alone, the
 second has the update too, so their difference is the update. Sizes double until one does not fit
 the memory, until two in a row bring nothing, or until the time is over. Rows are made up (random
-tokens, full rows), because no store is needed for it; real rows are as long.
+tokens, full rows), because no store is needed for it; real rows are as long. Where the recipe
+isolates documents or asks for next sentences, made-up rows have documents, of equal length, and
+pairs.
 
 It measures one device alone. What ranks say to each other, reading data, validation and checkpoints
 are not in it.
@@ -21,10 +23,10 @@ import torch
 
 from corpus.tokenizer import UNK_ID
 from corpus.training import Pretrain
-from pretrain.batches import Batch
+from pretrain.batches import LEAST_STARTS, Batch
 from pretrain.config import ModelShape, plan_over
 from pretrain.dataset import Shares
-from pretrain.engine import Engine
+from pretrain.engine import Engine, pair_count
 from pretrain.masking import mask_rule
 from pretrain.memory import activation_bytes, parameter_count, single_moments, state_bytes
 from pretrain.model import make_model
@@ -51,12 +53,20 @@ class Timing:
         return self.rows / self.microbatch_seconds
 
 
-def probe(shape: ModelShape, config: Pretrain, world: World, seconds: float) -> list[Timing]:
-    """Time microbatches of 1, 2, 4, ... rows for about so many seconds, engines' starts aside."""
+def probe(
+    shape: ModelShape, config: Pretrain, world: World, seconds: float,
+    document_tokens: int | None = None,
+) -> list[Timing]:  # fmt: skip
+    """Time microbatches of 1, 2, 4, ... rows for about so many seconds, engines' starts aside.
+
+    `document_tokens` is how long documents are, where they are isolated; None: as long as rows.
+    """
     timings: list[Timing] = []
     spent = 0.0
     for rows in _sizes(config.batch_sequences):
-        timing = _time(shape, config, world, rows) if _may_fit(shape, config, rows, world) else None
+        if not _may_fit(shape, config, rows, world):
+            break
+        timing = _time(shape, config, world, made_up(shape, config, rows, document_tokens))
         if timing is None:
             break
         timings.append(timing)
@@ -103,8 +113,9 @@ def _may_fit(shape: ModelShape, config: Pretrain, rows: int, world: World) -> bo
     return bool(needed < _SHARE_OF_MEMORY * psutil.virtual_memory().available)
 
 
-def _time(shape: ModelShape, config: Pretrain, world: World, rows: int) -> Timing | None:
+def _time(shape: ModelShape, config: Pretrain, world: World, batch: Batch) -> Timing | None:
     """Time one size; None where it does not fit the device."""
+    rows = len(batch.rows)
     is_gpu = world.device.type == "cuda"
     if is_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -112,7 +123,7 @@ def _time(shape: ModelShape, config: Pretrain, world: World, rows: int) -> Timin
     try:
         model = make_model(shape, config)
         engine = Engine(model, config, Shares(2 * rows, 1, rows), world)
-        alone, updating = _time_steps(engine, made_up(shape, config, rows), world)
+        alone, updating = _time_steps(engine, batch, world)
     except torch.OutOfMemoryError:
         return None
     finally:
@@ -129,11 +140,11 @@ def _time(shape: ModelShape, config: Pretrain, world: World, rows: int) -> Timin
 def _time_steps(engine: Engine, batch: Batch, world: World) -> tuple[float, float]:
     """Give the seconds of a microbatch without and with the update: medians of a few."""
     engine.set_learning_rate(0.0)
-    labels = 2 * batch.label_count
+    labels, pairs = 2 * batch.label_count, 2 * pair_count(batch)
     times: tuple[list[float], list[float]] = ([], [])
     for at in range(2 * (_TIMES + 1)):
         start = time.perf_counter()
-        engine.train(batch, labels, at)
+        engine.train(batch, labels, at, pairs)
         if world.device.type == "cuda":
             torch.cuda.synchronize()
         times[at % 2].append(time.perf_counter() - start)
@@ -141,12 +152,19 @@ def _time_steps(engine: Engine, batch: Batch, world: World) -> tuple[float, floa
     return alone, updating
 
 
-def made_up(shape: ModelShape, config: Pretrain, rows: int) -> Batch:
+def made_up(
+    shape: ModelShape, config: Pretrain, rows: int, document_tokens: int | None = None
+) -> Batch:
     """Make full rows of random tokens with as many labels as they have slots."""
     generator = np.random.default_rng(0)
     length, slots = shape.sequence_length, slots_of(config, shape)
     tokens = generator.integers(UNK_ID + 1, shape.vocab_size - 1, (rows, length))
     places = np.sort(np.argsort(generator.random((rows, length)), 1)[:, :slots], 1)
+    starts = next_sentence = None
+    if config.isolate_documents:
+        starts = _starts(length, document_tokens or length).repeat(rows, 1)
+    if shape.next_sentence:
+        next_sentence = torch.arange(rows) % 2
     return Batch(
         numbers=np.arange(rows),
         rows=np.arange(rows),
@@ -154,4 +172,18 @@ def made_up(shape: ModelShape, config: Pretrain, rows: int) -> Batch:
         lengths=torch.full((rows,), length, dtype=torch.int32),
         slots=torch.from_numpy(places),
         labels=torch.from_numpy(np.take_along_axis(tokens, places, 1)),
+        starts=starts,
+        next_sentence=next_sentence,
     )
+
+
+def _starts(length: int, document_tokens: int) -> torch.Tensor:
+    """Say where the documents of a row begin, with room as in `pretrain.batches`.
+
+    Length 10, documents of 4 -> 0, 4, 8, then 10 five times
+    """
+    begins = torch.arange(0, length, document_tokens, dtype=torch.int32)
+    starts = torch.full((max(LEAST_STARTS, 1 << (len(begins) - 1).bit_length()),), length)
+    starts = starts.to(torch.int32)
+    starts[: len(begins)] = begins
+    return starts

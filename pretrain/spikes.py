@@ -24,7 +24,7 @@ loss that lies so near the limit could be judged otherwise there.
 import logging
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import orjson
@@ -33,14 +33,22 @@ from pydantic import Field
 from corpus.files import write_bytes
 from corpus.section import Section
 from corpus.training import Pretrain
-from pretrain.checkpoints import list_checkpoints, read_state, remove_checkpoint
+from pretrain.checkpoints import (
+    SKIPPED,
+    CheckpointState,
+    checkpoint_home,
+    list_checkpoints,
+    newest_checkpoint,
+    read_carried,
+    read_state,
+    remove_checkpoint,
+)
 from pretrain.config import DataPlan
 from pretrain.metrics import read_metrics
 from pretrain.world import World
 
 logger = logging.getLogger(__name__)
 
-SKIPPED = "skipped.json"
 _MICRO = 10**6  # micro-nats of a nat
 # Makes the MAD of normally distributed numbers their standard deviation: 1 / 0.6745.
 _MAD_TO_SIGMA = 1.4826
@@ -57,13 +65,28 @@ class Spike(Section):
     plan: DataPlan = Field(description="what the run was made of then")
 
 
+class WorstRow(Section):
+    """A row of the batch whose loss leapt, judged alone by the weights gone back to."""
+
+    sequence: int = Field(description="its number in the run")
+    shard: str = Field(description="path of its shard in the store")
+    row: int = Field(description="row of the shard")
+    loss: float | None = Field(description="nats a label; null where it is no number")
+
+
 class Rollback(Section):
     """A spike and what was done about it: an entry of skipped.json."""
 
     step: int = Field(description="step that went wrong, counted from 0")
     reason: str = Field(description="what was wrong")
     batches: tuple[int, ...] = Field(description="numbers of the batches left out since")
+    sequences: tuple[tuple[int, int], ...] = Field(
+        (), description="first and last sequence number of each of these batches"
+    )
     went_back_to: int = Field(description="step that was taken next")
+    worst: tuple[WorstRow, ...] = Field(
+        (), description="rows of the last of these batches with the largest losses (guilty.py)"
+    )
 
 
 class LossWatch:
@@ -124,6 +147,36 @@ def listed_batches(run: str) -> tuple[int, ...]:
     return tuple(sorted({one for rollback in read_rollbacks(run) for one in rollback.batches}))
 
 
+def left_out_batches(run: str) -> tuple[int, ...]:
+    """List what a run left out, wherever it is told: here, in its newest checkpoint, by its steps.
+
+    Of two steps in a row the second takes a batch after the next one where those between are left
+    out.
+    """
+    newest = newest_checkpoint(checkpoint_home(run))
+    found = {*listed_batches(run), *(newest[1].identity.plan.skipped_batches if newest else ())}
+    taken: dict[int, int] = {-1: -1} | {line["step"]: line["batch"] for line in read_metrics(run)}
+    for step, batch in taken.items():
+        found |= {*range(taken.get(step - 1, batch) + 1, batch)}
+    return tuple(sorted(found))
+
+
+def restore_rollbacks(checkpoint: str, state: CheckpointState, run: str) -> None:
+    """Fill up skipped.json in the run's directory with what a checkpoint says of it."""
+    own = read_rollbacks(run)
+    carried = _parse(read_carried(checkpoint, state, SKIPPED) or b"[]")
+    entries = [*carried, *(entry for entry in own if entry not in carried)]
+    told = {batch for entry in entries for batch in entry.batches}
+    if missing := sorted({*state.identity.plan.skipped_batches} - told):
+        reason = f"not known: the checkpoint of step {state.step} names the batches alone"
+        lost = Rollback(
+            step=state.step, reason=reason, batches=tuple(missing), went_back_to=state.step
+        )
+        entries.insert(0, lost)
+    if tuple(entries) != own:
+        write_rollbacks(run, entries)
+
+
 def _share(numbers: Sequence[float], world: World) -> list[float]:
     """Give every rank the first one's numbers: run directories of other nodes may hold none."""
     count = int(world.sum_floats(len(numbers) if world.is_first else 0)[0])
@@ -136,7 +189,17 @@ def read_rollbacks(run: str) -> tuple[Rollback, ...]:
     path = Path(run) / SKIPPED
     if not path.exists():
         return ()
-    return tuple(Rollback.model_validate(entry) for entry in orjson.loads(path.read_bytes()))
+    return _parse(path.read_bytes())
+
+
+def _parse(data: bytes) -> tuple[Rollback, ...]:
+    return tuple(Rollback.model_validate(entry) for entry in orjson.loads(data))
+
+
+def write_rollbacks(run: str, rollbacks: Iterable[Rollback]) -> None:
+    """Write skipped.json anew."""
+    entries = [entry.model_dump() for entry in rollbacks]
+    write_bytes(str(Path(run) / SKIPPED), orjson.dumps(entries, option=orjson.OPT_INDENT_2))
 
 
 def stop_message(run: str, spike: Spike) -> str:
@@ -168,16 +231,25 @@ def roll_back(run: str, root: str, config: Pretrain, spike: Spike) -> Rollback:
     for path, step in zip(checkpoints, steps, strict=True):
         if step > target:
             remove_checkpoint(path)
-    guilty = range(max(first_guilty, target), spike.step + 1)
+    steps_left_out = range(max(first_guilty, target), spike.step + 1)
+    guilty = [spike.plan.batch_of(step) for step in steps_left_out]
     rollback = Rollback(
         step=spike.step,
         reason=spike.reason,
-        batches=tuple(spike.plan.batch_of(step).number for step in guilty),
+        batches=tuple(place.number for place in guilty),
+        sequences=tuple((place.first, place.first + place.sequences - 1) for place in guilty),
         went_back_to=target,
     )
-    entries = [entry.model_dump() for entry in (*earlier, rollback)]
-    write_bytes(str(Path(run) / SKIPPED), orjson.dumps(entries, option=orjson.OPT_INDENT_2))
+    write_rollbacks(run, (*earlier, rollback))
     return rollback
+
+
+def note_worst(run: str, rows: tuple[WorstRow, ...]) -> None:
+    """Write into the last entry of skipped.json which rows are suspected; called by one rank."""
+    *earlier, last = read_rollbacks(run)
+    write_rollbacks(run, [*earlier, last.model_copy(update={"worst": rows})])
+    shown = (f"sequence {each.sequence} ({each.loss or math.nan:.3f})" for each in rows)
+    logger.warning("largest losses in nats a label, row by row: %s", ", ".join(shown))
 
 
 def answer_spike(run: str, root: str, config: Pretrain, spike: Spike, world: World) -> None:

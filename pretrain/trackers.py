@@ -8,12 +8,15 @@ report about their own use is switched off. Keys and passwords are theirs to rea
 environment. Of the recipe they get numbers and plain words, no path and no URL, which may hold a
 key.
 
-A run that goes on keeps its identifier there. Steps that are taken again are written again:
-TensorBoard drops the earlier ones, the others show the later.
+What fails there while a run goes on is told once and costs the tracker some steps, the run nothing:
+metrics.jsonl has all of them. A run that goes on keeps its identifier there. Steps that are taken
+again are written again: TensorBoard drops the earlier ones, the others show the later.
 """
 
 import importlib
+import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +26,12 @@ import orjson
 
 from corpus.training import Pretrain
 
+logger = logging.getLogger(__name__)
+
 _PROJECT = "maskline"
+# For so long a tracker that failed is left in peace: a server that does not answer can hold up each
+# call until its client gives up. A guess.
+_PAUSE_SECONDS = 60.0
 
 
 class Tracker(Protocol):
@@ -34,6 +42,43 @@ class Tracker(Protocol):
 
     def close(self) -> None:
         """Write what is left and end."""
+
+
+class Patient:
+    """Another tracker, whose failures do not end a run."""
+
+    def __init__(self, name: str, tracker: Tracker) -> None:
+        """Take a tracker over."""
+        self._name, self._tracker = name, tracker
+        self._has_failed, self._resting_until = False, 0.0
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Take the numbers of a step, or lose them."""
+        if time.monotonic() < self._resting_until:
+            return
+        try:
+            self._tracker.log(step, numbers)
+        except Exception as error:  # noqa: BLE001 - each package and its transport have their own
+            self._tell(error)
+            self._resting_until = time.monotonic() + _PAUSE_SECONDS
+
+    def close(self) -> None:
+        """Write what is left and end."""
+        try:
+            self._tracker.close()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
+        """Say it once; the message of an error may show an address and a password."""
+        if not self._has_failed:
+            self._has_failed = True
+            logger.warning(
+                "tracker %s failed (%s): training goes on, it may lack steps; metrics.jsonl has "
+                "all of them",
+                self._name,
+                type(error).__name__,
+            )
 
 
 class TensorBoard:
@@ -96,6 +141,7 @@ class MLflow:
         """Start the run, or go on with it."""
         here = Path(run).absolute()
         chosen = os.environ.get("MLFLOW_TRACKING_URI")
+        self._metric = module.entities.Metric
         try:
             self._client = module.MlflowClient(tracking_uri=chosen or f"sqlite:///{here}/mlflow.db")
             self._id = self._open(here, None if chosen else f"{here}/mlflow-artifacts")
@@ -124,9 +170,10 @@ class MLflow:
         return made
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Log every number with its step."""
-        for name, value in numbers.items():
-            self._client.log_metric(self._id, name, value, step=step)
+        """Log all numbers with their step in one call."""
+        now = time.time_ns() // 10**6  # it wants milliseconds
+        metrics = [self._metric(name, value, now, step) for name, value in numbers.items()]
+        self._client.log_batch(self._id, metrics=metrics)
 
     def close(self) -> None:
         """Mark the run as ended."""
@@ -146,12 +193,14 @@ def open_trackers(config: Pretrain, run: str, first_step: int) -> list[Tracker]:
     opened: list[Tracker] = []
     for name in config.trackers:
         module = _import(name)
+        tracker: Tracker
         if name == "tensorboard":
-            opened.append(TensorBoard(module, run, first_step))
+            tracker = TensorBoard(module, run, first_step)
         elif name == "wandb":
-            opened.append(WeightsAndBiases(module, run, settings))
+            tracker = WeightsAndBiases(module, run, settings)
         else:
-            opened.append(MLflow(module, run, settings))
+            tracker = MLflow(module, run, settings)
+        opened.append(Patient(name, tracker))
     return opened
 
 

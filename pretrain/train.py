@@ -38,6 +38,7 @@ from pretrain.config import DataPlan, Identity, data_plan, learning_rate_at, mod
 from pretrain.dataset import Shares, derive_keys, verify_shards
 from pretrain.engine import Engine, deepspeed_config, pair_count
 from pretrain.flops import attended_pairs, device_name, peak_flops, train_flops
+from pretrain.guilty import worst_rows
 from pretrain.initial import fingerprint_start, read_start
 from pretrain.metrics import Reporter, perplexity
 from pretrain.model import is_exported, make_model
@@ -48,6 +49,9 @@ from pretrain.spikes import (
     answer_spike,
     listed_batches,
     log_skipped,
+    note_worst,
+    read_rollbacks,
+    restore_rollbacks,
     skipped_batches,
     watch_losses,
 )
@@ -125,16 +129,27 @@ def train(recipe: Recipe, world: World, notice: Notice) -> None:
     """Train until the last step or a notice, from the newest checkpoint if there is one."""
     run = run_directory(recipe)
     with _sole_user(run, world):
-        while spike := _train_until_spike(recipe, world, notice):
+        spike = None
+        while spike := _train_until_spike(recipe, world, notice, spike):
             answer_spike(run, checkpoint_root(recipe), recipe.pretrain, spike, world)
         if world.is_first:
             log_skipped(run)
 
 
-def _train_until_spike(recipe: Recipe, world: World, notice: Notice) -> Spike | None:
-    """Go on to the last step, or to one that goes wrong; nothing is held in memory afterwards."""
+def _train_until_spike(
+    recipe: Recipe, world: World, notice: Notice, last: Spike | None
+) -> Spike | None:
+    """Go on to the last step, or to one that goes wrong; nothing is held in memory afterwards.
+
+    `last` is what the run has just gone back from.
+    """
     session, first_step = _open_session(recipe, world)
     try:
+        if last is not None:
+            size = session.config.microbatch_sequences
+            rows = worst_rows(session.engine, session.stream, world, last, size)
+            if world.is_first:
+                note_worst(run_directory(recipe), rows)
         spike = _take_steps(session, first_step, notice)
     finally:
         if session.writer:
@@ -149,6 +164,7 @@ def _take_steps(session: Session, first_step: int, notice: Notice) -> Spike | No
     active, peak = session.world.is_first, _peak(session)
     trackers = open_trackers(config, run, first_step) if active else []
     watch = watch_losses(run, config, first_step, session.world)
+    rollbacks = len(read_rollbacks(run)) if active else 0
     with (
         Reporter(run, first_step, config.max_steps, active, peak, trackers) as reporter,
         closing(Prefetch(partial(_draw, session), config.max_steps)) as drawn,
@@ -160,7 +176,7 @@ def _take_steps(session: Session, first_step: int, notice: Notice) -> Spike | No
                 return Spike(step=step, reason=reason, plan=session.identity.plan)
             if _is_due(config, step, config.validate_every_steps):
                 values |= _validate(session)
-            reporter.report(step, values)
+            reporter.report(step, values | {"rollbacks": rollbacks})
             told = step + 1 < config.max_steps and notice.arrives(session.world)
             if told or _is_due(config, step, config.checkpoint_every_steps):
                 reporter.note(_checkpoint(session, step + 1))
@@ -318,6 +334,7 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
         writer = CheckpointWriter(root, config, recipe.model_dump(mode="json"))
         if newest:
             restore_metrics(*newest, run)
+            restore_rollbacks(*newest, run)
     model = make_model(identity.model, config)
     state = load_training_state(*newest) if newest else None
     if state:

@@ -2,26 +2,41 @@
 
 A step is held up only while the state is gathered by name into memory (12 bytes a parameter with
 AdamW, on the first rank); the thread then writes, commits and prunes. At most one is under way: the
-next waits for it, before it gathers, and says how long. An error surfaces at the next step, and the
-end of the run waits for the last checkpoint. A killed run loses the one that was being written.
+next waits for it, before it gathers, and says how long. A write to an object store that fails is
+tried again, with growing pauses; then an error surfaces at the next step. The end of the run waits
+for the last checkpoint. A killed run loses the one that was being written.
 
 Who opens a root takes it over: of two first ranks (the old one of a machine that was cut off and
 the new one that Ray started) the older stops at its next checkpoint and deletes nothing. Between
 that check and the commit there is a moment in which nothing is checked.
 """
 
+import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from corpus.files import exists, join, open_reader, read_bytes, size_bytes, write_bytes
+from corpus.files import (
+    exists,
+    is_remote,
+    join,
+    open_reader,
+    read_bytes,
+    size_bytes,
+    write_bytes,
+)
 from corpus.training import Pretrain
-from pretrain.checkpoints import TrainingState, prune_checkpoints, save_checkpoint
+from pretrain.checkpoints import SKIPPED, TrainingState, prune_checkpoints, save_checkpoint
 from pretrain.config import Identity
+from pretrain.metrics import METRICS
+
+logger = logging.getLogger(__name__)
 
 _OWNER = "owner"
+# Guesses: 85 seconds together outlast throttling and a restart of a proxy, not an outage.
+_PAUSES_SECONDS = (1.0, 4.0, 20.0, 60.0)
 
 
 class CheckpointFailedError(RuntimeError):
@@ -48,8 +63,7 @@ class CheckpointWriter:
     def save_checkpoint(self, step: int, identity: Identity, state: TrainingState) -> None:
         """Begin to write a checkpoint; `state` must not be changed any more."""
         self.wait_for_checkpoint()
-        metrics_bytes = self._metrics_bytes()
-        task = self._thread.submit(self._commit, step, identity, state, metrics_bytes)
+        task = self._thread.submit(self._commit, step, identity, state, self._carried_bytes())
         self._pending, self._begun = (step, task), time.monotonic()
 
     def news(self, wait: bool = False) -> str | None:
@@ -83,29 +97,51 @@ class CheckpointWriter:
             self._thread.shutdown()
 
     def _commit(
-        self, step: int, identity: Identity, state: TrainingState, metrics_bytes: int | None
+        self, step: int, identity: Identity, state: TrainingState, carried_bytes: Mapping[str, int]
     ) -> None:
-        self._check_owner()
-        metrics = None if metrics_bytes is None else self._read_metrics(metrics_bytes)
-        save_checkpoint(self._root, step, identity, self._recipe, state, metrics)
-        self._check_owner()
-        prune_checkpoints(
-            self._root, self._config.keep_checkpoints, self._config.keep_checkpoint_every_steps
-        )
+        config, root = self._config, self._root
+        carried = {name: self._read_run(name, size) for name, size in carried_bytes.items()}
+
+        def save() -> None:
+            self._check_owner()
+            save_checkpoint(root, step, identity, self._recipe, state, carried)
+
+        def prune() -> None:
+            self._check_owner()
+            prune_checkpoints(root, config.keep_checkpoints, config.keep_checkpoint_every_steps)
+
+        for task in (save, prune):
+            _repeat(task, _PAUSES_SECONDS if is_remote(root) else ())
 
     def _check_owner(self) -> None:
         if read_bytes(join(self._root, _OWNER)) != self._token:
             raise ValueError("another process has taken over this run")
 
-    def _metrics_bytes(self) -> int | None:
-        """Tell how much of the metrics belongs to this checkpoint; None: they stay at home."""
-        run = self._config.run
-        if run is None or self._config.checkpoint_root is None:
-            return None
-        path = join(run, "metrics.jsonl")
-        return size_bytes(path) if exists(path) else None
+    def _carried_bytes(self) -> dict[str, int]:
+        """Tell which files of the run belong to this checkpoint, and how much of each.
 
-    def _read_metrics(self, length: int) -> bytes:
+        Metrics stay at home where the checkpoints are.
+        """
+        run = self._config.run
+        names = (METRICS, SKIPPED) if self._config.checkpoint_root else (SKIPPED,)
+        if run is None:
+            return {}
+        return {name: size_bytes(join(run, name)) for name in names if exists(join(run, name))}
+
+    def _read_run(self, name: str, length: int) -> bytes:
         assert self._config.run is not None
-        with open_reader(join(self._config.run, "metrics.jsonl")) as stream:
+        with open_reader(join(self._config.run, name)) as stream:
             return stream.read(length)
+
+
+def _repeat(task: Callable[[], None], pauses: Sequence[float]) -> None:
+    """Do something that may be done twice, again after each pause where it fails."""
+    for pause in pauses:
+        try:
+            return task()
+        except ValueError:
+            raise
+        except Exception as error:  # noqa: BLE001 - each file system has errors of its own
+            logger.warning("a checkpoint is tried again in %g s: %s", pause, error)
+        time.sleep(pause)
+    return task()

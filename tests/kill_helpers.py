@@ -295,6 +295,26 @@ def _metrics_file(run: Path) -> int:
     return path.stat().st_ino if path.exists() else 0
 
 
+def train_together(
+    recipes: Sequence[Recipe], size: int, context: ForkServerContext, meeting: Path
+) -> None:
+    """Train one recipe after another, each with real ranks; every rank begins once for all."""
+    given = [recipe.model_dump(mode="json") for recipe in recipes]
+    ranks: list[BaseProcess] = [
+        context.Process(target=be_rank_of_all, args=(given, rank, size, str(meeting)), daemon=True)
+        for rank in range(size)
+    ]
+    for rank in ranks:
+        rank.start()
+    _see_them_end(ranks, "done", meeting)
+
+
+def be_rank_of_all(recipes: list[dict[str, Any]], rank: int, size: int, meeting: str) -> None:
+    """Be one rank of several runs."""
+    for recipe in recipes:
+        be_rank(recipe, rank, size, meeting)
+
+
 def be_rank(recipe: dict[str, Any], rank: int, size: int, meeting: str) -> None:
     """Be one rank."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

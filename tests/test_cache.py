@@ -15,7 +15,15 @@ from corpus.snapshots import ShardEntry, Snapshot
 from corpus.training import Cache
 from pretrain import cache as cache_module
 from pretrain.batches import Stream, hash_batches, open_stream
-from pretrain.cache import ATTEMPTS, Copy, ShardCache, Wanted
+from pretrain.cache import (
+    ATTEMPTS,
+    Copy,
+    NoRoomError,
+    ShardCache,
+    ShardUnreadableError,
+    Wanted,
+    retried,
+)
 from pretrain.config import data_plan
 from pretrain.dataset import Shares, verify_shards
 
@@ -54,6 +62,7 @@ fsspec.register_implementation("unsteady", Unsteady, clobber=True)
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(cache_module, "_FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(cache_module, "_ROOM_PATIENCE_SECONDS", 0.0)
     yield
     Unsteady.store.clear()
     Unsteady.failures, Unsteady.damage = 0, False
@@ -72,7 +81,8 @@ def make_store(tmp_path: Path, url: str = "unsteady://store") -> Snapshot:
 
 def remote_stream(tmp_path: Path, snapshot: Snapshot, **changes: Any) -> Stream:  # noqa: ANN401
     config = {"directory": str(tmp_path / "cache"), "max_bytes": 10**9}
-    recipe = make_recipe(tmp_path, tmp_path, batch_sequences=10, **({"cache": config} | changes))
+    settings: dict[str, Any] = {"batch_sequences": 10, "cache": config} | changes
+    recipe = make_recipe(tmp_path, tmp_path, **settings)
     plan = data_plan(recipe.pretrain, snapshot)
     return open_stream("unsteady://store", snapshot, plan, recipe.pretrain)
 
@@ -167,6 +177,47 @@ def test_a_cache_that_is_too_small_is_refused(tmp_path: Path) -> None:
         remote_stream(tmp_path, snapshot, cache=cache)
 
 
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_batch_over_many_windows_needs_no_more_room_than_two(tmp_path: Path, ranks: int) -> None:
+    snapshot = make_store(tmp_path)
+    sizes = sorted((each.size_bytes for each in snapshot.shards), reverse=True)
+    bound = sizes[0] + sizes[1] + snapshot.shards[-1].size_bytes
+    cache = {"directory": str(tmp_path / "cache"), "max_bytes": bound}
+    settings: dict[str, Any] = {"shuffle_shards": 1, "batch_sequences": 90, "masking": "span"}
+    remote = remote_stream(tmp_path, snapshot, cache=cache, **settings)
+    local = open_stream(str(tmp_path / "local"), snapshot, remote.plan)
+    shares = Shares(90, ranks, 90)
+    for step in range(4):
+        for rank in range(ranks):
+            found, expected = (
+                hash_batches(each.train_batches(shares, step, rank)) for each in (remote, local)
+            )
+            assert found == expected
+            assert sum(sizes_below(tmp_path / "cache")) <= bound
+    remote.close()
+    # 360 rows are three passes over the shards and a stretch; each is fetched once a pass, or again
+    # where the next batch begins.
+    assert len(Unsteady.opened) <= 3 * 6 * ranks
+
+
+def test_the_refusal_asks_for_no_fewer_shards_than_one(tmp_path: Path) -> None:
+    snapshot = make_store(tmp_path)
+    cache = {"directory": str(tmp_path / "cache"), "max_bytes": 9000}
+    with pytest.raises(ValueError, match=r"of validation take [\d,]+: raise it$"):
+        remote_stream(tmp_path, snapshot, cache=cache, shuffle_shards=1)
+
+
+def test_room_that_others_take_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, files = small(tmp_path, 100)
+    held = cache.fetch(files[0])
+    monkeypatch.setattr(cache_module, "_ROOM_PATIENCE_SECONDS", 60.0)
+    # The pause is where another rank takes its next step.
+    monkeypatch.setattr("time.sleep", lambda _: held.close())
+    assert content(cache.fetch(files[1])) == bytes([1]) * 100
+
+
 def test_a_second_run_downloads_nothing(tmp_path: Path) -> None:
     snapshot = make_store(tmp_path)
     first = remote_stream(tmp_path, snapshot)
@@ -193,7 +244,7 @@ def test_verifying_a_remote_store_tries_again_and_names_the_shard(tmp_path: Path
     verify_shards("unsteady://store", snapshot, 0, 1)
     Unsteady.failures = 1000
     message = rf"books/train-00000.arrow could not be read in {ATTEMPTS} attempts: reset by peer"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ShardUnreadableError, match=message):
         verify_shards("unsteady://store", snapshot, 0, 1)
     Unsteady.failures, Unsteady.damage = 0, True
     with pytest.raises(ValueError, match=r"train-00000\.arrow has checksum .*, its manifest says"):
@@ -212,7 +263,7 @@ def test_a_store_that_stays_away_is_an_error_that_names_the_shard(tmp_path: Path
     cache, (first, *_) = small(tmp_path, 1000)
     Unsteady.failures = 1000
     message = f"shard unsteady://shards/0 could not be read in {ATTEMPTS} attempts: reset by peer"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ShardUnreadableError, match=message):
         cache.fetch(first)
     assert names(tmp_path) == set()
     Unsteady.failures = 0
@@ -222,7 +273,7 @@ def test_a_store_that_stays_away_is_an_error_that_names_the_shard(tmp_path: Path
 def test_a_download_that_comes_damaged_is_never_used(tmp_path: Path) -> None:
     cache, (first, *_) = small(tmp_path, 1000)
     Unsteady.damage = True
-    with pytest.raises(ValueError, match=r"shards/0 could not be .* its checksum is .*, its mani"):
+    with pytest.raises(ShardUnreadableError, match=r"shards/0 could .* its checksum is .*, its"):
         cache.fetch(first)
     assert names(tmp_path) == set()
 
@@ -233,6 +284,43 @@ def test_a_missing_shard_is_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="shard unsteady://shards/9 is missing"):
         cache.fetch(gone)
     assert len(Unsteady.opened) == 1
+
+
+def test_a_store_that_only_does_not_answer_has_not_lost_the_shard() -> None:
+    """A web server out of order: fsspec tells every answer but 200 as a missing file."""
+    answers: list[BaseException | None] = [OSError(), None]
+
+    class Refused(Exception):
+        status = 503
+
+    def read() -> str:
+        error = answers.pop(0)
+        if error is None:
+            return "read"
+        raise FileNotFoundError("gone") from Refused()
+
+    assert retried("unsteady://shards/7", read) == "read"
+
+
+def test_a_shard_that_is_there_after_all_is_read_again(tmp_path: Path) -> None:
+    _, (first, *_) = small(tmp_path, 1000)
+    answers = [FileNotFoundError("no such key"), TimeoutError(), RuntimeError("client: closed")]
+
+    def read() -> str:
+        if answers:
+            raise answers.pop(0)
+        return "read"
+
+    assert retried(first.url, read) == "read"
+    assert answers == []
+
+
+def test_errors_of_any_client_are_told_with_the_shard() -> None:
+    def read() -> None:
+        raise RuntimeError  # without a word
+
+    with pytest.raises(OSError, match="shard a could not be read in 5 attempts: RuntimeError"):
+        retried("a", read)
 
 
 def test_what_was_needed_longest_ago_goes_first(tmp_path: Path) -> None:
@@ -250,8 +338,8 @@ def test_what_is_in_use_stays(tmp_path: Path) -> None:
         cache.fetch(each).close()
     assert files[0].name in names(tmp_path)
     held.append(cache.fetch(files[1]))
-    message = r"may hold 200 bytes, shards in use take 200 and the next one 100: raise pretrain"
-    with pytest.raises(ValueError, match=message):
+    message = r"may hold 200 bytes, shards in use, .*, take 200 and the next one 100: raise pretr"
+    with pytest.raises(NoRoomError, match=message):
         cache.fetch(files[2])
     held[0].close()
     cache.fetch(files[2])

@@ -16,6 +16,7 @@ from pretrain.checkpoints import (
     save_checkpoint,
 )
 from pretrain.config import DataPlan, Identity, ModelShape
+from pretrain.metrics import read_metrics
 
 IDENTITY = Identity(
     snapshot_label="one",
@@ -151,8 +152,9 @@ def test_a_rewritten_checkpoint_leaves_nothing_of_the_killed_one(tmp_path: Path)
 
 def test_remote_checkpoints_are_the_same(tmp_path: Path) -> None:
     root = f"memory://{tmp_path.name}/run"
+    carried = {"metrics.jsonl": b'{"step":0}\n'}
     for step in (1, 2, 3):
-        save_checkpoint(root, step, IDENTITY, {"store": "s"}, STATE, b'{"step":0}\n')
+        save_checkpoint(root, step, IDENTITY, {"store": "s"}, STATE, carried)
     prune_checkpoints(root, keep=2)
     found = newest_checkpoint(root)
     assert found is not None
@@ -174,16 +176,55 @@ def test_remote_checkpoints_are_the_same(tmp_path: Path) -> None:
         load_weights(*found)
 
 
-def test_metrics_that_are_there_stay_and_damaged_ones_are_refused(tmp_path: Path) -> None:
+def metrics_of(steps: range, loss: float) -> bytes:
+    return b"".join(b'{"step":%d,"loss":%.1f}\n' % (step, loss) for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (None, [1.0] * 10),
+        (range(6), [1.0] * 10),  # that of a machine that stopped at step 6
+        (range(10), [1.0] * 10),  # what the checkpoint says goes before
+        (range(13), [1.0] * 10 + [2.0] * 3),
+        (range(8, 13), [1.0] * 10 + [2.0] * 3),
+    ],
+)
+def test_metrics_are_filled_up_with_those_of_the_checkpoint(
+    tmp_path: Path, own: range | None, expected: list[float]
+) -> None:
     root, run = tmp_path / "root", tmp_path / "run"
-    save_checkpoint(str(root), 1, IDENTITY, {}, STATE, b"carried\n")
+    carried = {"metrics.jsonl": metrics_of(range(10), 1.0)}
+    save_checkpoint(str(root), 10, IDENTITY, {}, STATE, carried)
     found = newest_checkpoint(str(root))
     assert found is not None
-    write_bytes(str(run / "metrics.jsonl"), b"own\n")
+    if own is not None:
+        cut_short = b'{"step":99,"lo'
+        write_bytes(str(run / "metrics.jsonl"), metrics_of(own, 2.0) + cut_short)
     restore_metrics(*found, str(run))
-    assert (run / "metrics.jsonl").read_bytes() == b"own\n"
+    lines = read_metrics(str(run))
+    assert [line["step"] for line in lines] == list(range(len(expected)))
+    assert [line["loss"] for line in lines] == expected
+
+
+def test_metrics_without_any_in_the_checkpoint_stay(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    found = newest_checkpoint(str(tmp_path))
+    assert found is not None
+    write_bytes(str(tmp_path / "metrics.jsonl"), b"own\n")
+    restore_metrics(*found, str(tmp_path))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"own\n"
+
+
+def test_damaged_and_missing_metrics_are_refused(tmp_path: Path) -> None:
+    save_checkpoint(str(tmp_path), 1, IDENTITY, {}, STATE, {"metrics.jsonl": b""})
+    found = newest_checkpoint(str(tmp_path))
+    assert found is not None
     write_bytes(f"{found[0]}/metrics.jsonl", b"other\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl has checksum"):
+        restore_metrics(*found, str(tmp_path / "elsewhere"))
+    Path(f"{found[0]}/metrics.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is missing, state.json lists it"):
         restore_metrics(*found, str(tmp_path / "elsewhere"))
 
 

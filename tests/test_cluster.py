@@ -5,9 +5,11 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -22,6 +24,9 @@ from pretrain_helpers import (
 )
 from ray_helpers import two_nodes
 
+from pretrain.cache import ShardUnreadableError
+from pretrain.checkpoints import checkpoint_home
+from pretrain.explain import open_recipe
 from pretrain.launch import run_training
 from pretrain.metrics import read_metrics
 from pretrain.world import World
@@ -131,6 +136,71 @@ def test_a_mistake_is_one_line_and_not_tried_again(
     assert "error: " in out.splitlines()[-1]
     assert "data plan seed 7, the recipe gives 8" in out.splitlines()[-1]
     assert group_sizes(out) == [1]
+
+
+def test_what_is_waited_for_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = importlib.import_module("pretrain.cluster")
+    recipe = make_recipe(tmp_path, tmp_path, ray_workers=(4, 8), ray_worker_cpus=3)
+    assert (
+        "wants 4 ranks at least, each with 3 CPU on one machine, and the cluster has 2 of 8 "
+        in (cluster.wanted_room(recipe, {"CPU": 8.0}, {"CPU": 2.0}))
+    )
+    room = cluster.wanted_room(recipe, {"CPU": 8.0, "GPU": 4.0}, {"GPU": 2.0})
+    assert "each with 3 CPU and 1 GPU on one machine" in room
+    assert "0 of 8 CPU free, 2 of 4 GPU free" in room
+    begun = iter([False, True])
+    fake = SimpleNamespace(
+        get=lambda answer: answer,
+        cluster_resources=lambda: {"CPU": 2.0},
+        available_resources=lambda: {"CPU": 2.0},
+    )
+    box = SimpleNamespace(has_begun=SimpleNamespace(remote=lambda: next(begun)))
+    monkeypatch.setattr(cluster, "ray", fake)
+    monkeypatch.setattr(cluster, "_SILENCE_SECONDS", 0.0)
+    for _ in range(2):
+        with cluster._telling_of_room(box, recipe):
+            for thread in threading.enumerate():
+                if thread.name == "room":
+                    thread.join()
+    assert len(caplog.messages) == 1
+    monkeypatch.setattr(cluster, "_SILENCE_SECONDS", 60.0)
+    with cluster._telling_of_room(box, recipe):
+        pass  # ended before: nothing is asked
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [(ValueError("seed 7"), ["seed 7"]), (ShardUnreadableError("503"), []), (OSError("reset"), [])],
+)
+def test_only_mistakes_end_all_restarts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kept: list[str]
+) -> None:
+    cluster, box = importlib.import_module("pretrain.cluster"), list[str]()
+
+    def fail(*_: Any) -> None:  # noqa: ANN401
+        raise error
+
+    monkeypatch.setattr(cluster, "ray", SimpleNamespace(get=lambda answer: answer))
+    monkeypatch.setattr(cluster, "_join", lambda: World(0, 1, torch.device("cpu")))
+    monkeypatch.setattr(cluster, "train", fail)
+    actor = SimpleNamespace(
+        begin=SimpleNamespace(remote=lambda: None), put=SimpleNamespace(remote=box.append)
+    )
+    recipe = make_recipe(tmp_path, tmp_path).model_dump(mode="json")
+    with pytest.raises(type(error)):
+        cluster.be_rank({"box": actor, "recipe": recipe})
+    assert box == kept
+
+
+def test_the_recipe_is_left_where_the_command_was_given(tmp_path: Path) -> None:
+    cluster = importlib.import_module("pretrain.cluster")
+    recipe = make_recipe(tmp_path, tmp_path / "run", checkpoint_root="memory://elsewhere")
+    cluster._leave_recipe(recipe)
+    assert checkpoint_home(str(tmp_path / "run")) == "memory://elsewhere"
+    assert open_recipe(str(tmp_path / "run")) == recipe
 
 
 def test_ray_is_asked_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

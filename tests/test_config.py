@@ -92,6 +92,11 @@ def make_plan(**changes: Any) -> DataPlan:  # noqa: ANN401
     return DataPlan.model_validate(values | changes)
 
 
+def test_static_masks_of_a_changing_rate_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"mask_copies with mask_ramp: .* take one of the two"):
+        Pretrain.model_validate({"mask_copies": 10, "mask_ramp": {"from_prob": 0.3, "steps": 9}})
+
+
 def test_new_fields_do_not_change_old_plan_hashes() -> None:
     plain = make_plan()
     values = {

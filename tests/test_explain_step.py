@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from chain_helpers import Chain, Delivery, prepare
 from packed_helpers import FORMATS, write_packed
 from pretrain_helpers import make_recipe, write_snapshot
+from test_checkpoints import IDENTITY, STATE
 
 from corpus.recipe import Recipe
 from corpus.shards import PAIRED, REORDERED
@@ -16,10 +18,12 @@ from corpus.snapshots import open_snapshot
 from pipeline.__main__ import main as pipeline
 from pipeline.forget import Request
 from pretrain.__main__ import main as command_line
-from pretrain.batches import open_stream
+from pretrain.batches import hash_batches, open_stream
+from pretrain.checkpoints import save_checkpoint
 from pretrain.config import data_plan
 from pretrain.dataset import Shares
-from pretrain.explain import explain_step, show_place
+from pretrain.explain import explain_batch, explain_step, show_place
+from pretrain.metrics import read_metrics, write_metrics
 
 
 def explain(store: Path, step: int, **changes: Any) -> tuple[list[str], Recipe]:  # noqa: ANN401
@@ -46,10 +50,16 @@ def test_masks_and_ramps_are_those_of_the_step(tmp_path: Path) -> None:
         "batch_ramp": {"from_sequences": 2, "batches": 4},
         "mask_ramp": {"from_prob": 0.35, "steps": 4},
     }
-    lines, _ = explain(tmp_path, 2, masking="span", mask_copies=10, **ramps)
+    lines, _ = explain(tmp_path, 2, masking="span", **ramps)
     # 2, 4 and 6 sequences; 35 % and two of four steps to 15 %.
     assert "sequences   6 to 11, pass 0 of 97 rows" in lines
-    assert "masks       span, 25.00% of real tokens, 10 static copies" in lines
+    assert "masks       span, 25.00% of real tokens" in lines
+
+
+def test_static_masks_are_told(tmp_path: Path) -> None:
+    write_snapshot(tmp_path)
+    lines, _ = explain(tmp_path, 2, mask_copies=10)
+    assert "masks       fixed, 15.00% of real tokens, 10 static copies" in lines
 
 
 def test_as_many_rows_are_shown_as_asked(tmp_path: Path) -> None:
@@ -124,6 +134,59 @@ def test_rows_name_their_documents(tmp_path: Path, packing: str) -> None:
             assert starts == pieces.starts[here].tolist()[int(first) :]
     halves = Counter(line for line in lines if line.startswith("second half: "))
     assert halves.total() == (3 if packing in PAIRED else 0)
+
+
+def write_run(root: Path, left_out: tuple[int, ...], steps: int) -> list[str]:
+    """Write the metrics of a run that took steps without some batches; give their hashes."""
+    snapshot, run = write_snapshot(root), root / "run"
+    run.mkdir()
+    recipe = make_recipe(root, run, max_steps=9, batch_sequences=4)
+    (run / "recipe.json").write_text(recipe.model_dump_json())
+    plan = data_plan(recipe.pretrain, snapshot, left_out)
+    stream = open_stream(str(root), snapshot, plan)
+    lines: list[dict[str, Any]] = []
+    for step in range(steps):
+        (batch,) = stream.train_batches(Shares(4, 1, 4), step, 0)
+        found = {"batch": plan.batch_of(step).number, "batch_hash": f"{hash_batches([batch]):064x}"}
+        lines.append({"step": step, "loss": 1.0} | found)
+    write_metrics(str(run), lines)
+    return [line["batch_hash"] for line in lines]
+
+
+def test_a_lost_list_of_batches_left_out_is_found_again_in_the_metrics(tmp_path: Path) -> None:
+    hashes = write_run(tmp_path, (0, 2), 5)
+    run = str(tmp_path / "run")
+    for step, expected in enumerate(hashes):
+        assert f"{expected} (what the ranks trained on)" in explain_step(run, step)
+    assert "batch       6, left out before it: [0, 2]" in explain_step(run, 4)
+    assert "(the run left this batch out)" in explain_batch(run, 2)
+    assert "(the run has not taken this batch)" in explain_batch(run, 7)
+    # Only lines of steps in a row tell: of those far apart nobody knows what is between.
+    write_metrics(run, [line for line in read_metrics(run) if line["step"] in {1, 4}])
+    message = r"step 4 took batch 6 by .*, but what is known to be left out before it is nothing"
+    with pytest.raises(ValueError, match=message):
+        explain_step(run, 4)
+
+
+def test_a_step_that_is_to_be_taken_again_is_shown_as_it_was_taken(tmp_path: Path) -> None:
+    hashes = write_run(tmp_path, (), 5)
+    run = tmp_path / "run"
+    entry = {"step": 5, "reason": "leap", "batches": [4, 5], "went_back_to": 3}
+    (run / "skipped.json").write_bytes(orjson.dumps([entry]))  # and killed before going on
+    assert f"{hashes[4]} (what the ranks trained on)" in explain_step(str(run), 4)
+    assert "batch       8, left out before it: [4, 5]" in explain_step(str(run), 6)
+
+
+def test_a_root_of_checkpoints_is_as_good_as_a_run(tmp_path: Path) -> None:
+    snapshot = write_snapshot(tmp_path)
+    recipe = make_recipe(tmp_path, tmp_path / "run", max_steps=9)
+    plan = data_plan(recipe.pretrain, snapshot, (1,))
+    identity = IDENTITY.model_copy(update={"plan": plan})
+    root = f"memory://{tmp_path.name}"
+    save_checkpoint(root, 2, identity, recipe.model_dump(mode="json"), STATE)
+    shown = explain_step(root, 1)
+    assert "batch       2, left out before it: [1]" in shown
+    assert "(there is no metrics.jsonl here)" in shown
 
 
 def test_batches_left_out_are_named(tmp_path: Path) -> None:

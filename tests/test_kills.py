@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kill_helpers import (
@@ -16,10 +17,14 @@ from kill_helpers import (
     recipe_of,
     simulate,
     suffer,
+    train_together,
 )
-from pretrain_helpers import column
+from pretrain_helpers import check_same_steps, column
 
+from corpus.recipe import Recipe
 from pretrain.launch import run_training
+
+WHOLE_TENSORS: dict[str, Any] = {"zero_stage": 0, "max_steps": 5, "checkpoint_every_steps": 5}
 
 
 def test_random_schedules_leave_every_batch_as_it_was(store: Path, tmp_path: Path) -> None:
@@ -51,6 +56,20 @@ def test_ranks_are_forked_from_a_process_that_is_ready() -> None:
     process.start()
     process.join()
     assert process.exitcode == 0
+
+
+@pytest.mark.slow
+def test_two_ranks_train_by_every_optimizer_as_one_does(store: Path, tmp_path: Path) -> None:
+    recipes: dict[str, list[Recipe]] = {}
+    for world in ("one", "two"):
+        recipes[world] = [
+            recipe_of(store, tmp_path / world / name, 3, optimizer=name, **WHOLE_TENSORS)
+            for name in ("muon", "lamb", "stableadamw")
+        ]
+    train_together(recipes["two"], 2, prepare_ranks(), tmp_path / "meeting")
+    for recipe, other in zip(*recipes.values(), strict=True):
+        run_training(recipe)
+        check_same_steps(Path(str(recipe.pretrain.run)), Path(str(other.pretrain.run)))
 
 
 @pytest.mark.slow

@@ -85,6 +85,19 @@ def test_skipped_steps_are_told_where_there_are_any(
     assert "200 tokens/s, 2 steps skipped, 0:00:0" in two
 
 
+def test_what_was_left_out_is_told_where_there_is_any(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="pretrain.metrics")
+    for batches, rollbacks in ((0, 0), (1, 1), (6, 3)):
+        found = VALUES | {"skipped_batches": batches, "rollbacks": rollbacks}
+        Reporter(str(tmp_path / str(batches)), 0, 5, active=True).report(0, found)
+    none, one, many = caplog.messages
+    assert "left out" not in none
+    assert "200 tokens/s, 1 batch left out in 1 rollback, 0:00:0" in one
+    assert "200 tokens/s, 6 batches left out in 3 rollbacks, 0:00:0" in many
+
+
 def test_the_bar_tells_of_skipped_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Console(file=io.StringIO(), force_terminal=True)
     monkeypatch.setattr("pretrain.metrics.Console", lambda **_: terminal)

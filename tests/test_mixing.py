@@ -100,7 +100,7 @@ def test_windows_hold_whole_shards_and_every_row_comes_once(
             for place in range(count)
         )
         assert open_at_once <= window
-    needed = order.shards_from(at, windows=1)
+    needed = order.shards_from(at, at, windows=1)
     homes = np.searchsorted(ends, order.places(np.array([at])).rows, side="right")
     assert homes[0] in needed
     assert len(needed) <= window
@@ -113,8 +113,28 @@ def test_the_shards_that_are_next_are_known_across_passes() -> None:
     for number in range(40):
         ahead = order.places(np.arange(number, number + 3)).rows  # at most the next window
         homes = np.searchsorted(ends, ahead, side="right")
-        assert set(homes.tolist()) <= set(order.shards_from(number, windows=2))
+        assert set(homes.tolist()) <= set(order.shards_from(number, number, windows=2))
+        batch = order.places(np.arange(number, number + 20)).rows
+        homes = np.searchsorted(ends, batch, side="right")
+        found = order.shards_from(number, number + 19, windows=2)
+        assert set(homes.tolist()) <= set(found)
+        # Its own windows and one more: those of each pass are 2 + 2 + 1 shards.
+        assert found[-len(order.shards_from(number + 19, number + 19, windows=2)) :] == (
+            order.shards_from(number + 19, number + 19, windows=2)
+        )
     assert order.most_bytes(2) == 4 * 300
+
+
+def test_the_shards_of_a_stretch_are_those_of_its_sources() -> None:
+    mixing, window = (("books", 2), ("wiki", 1)), 1
+    entries = make_entries(("books", 3), ("wiki", 4), ("books", 5), ("wiki", 2), ("books", 4))
+    order = Order(make_plan(mixing=mixing, shuffle_shards=window), entries)
+    ends = np.cumsum([entry.rows for entry in entries])
+    for first in range(30):
+        for size in (1, 2, 7, 30):
+            rows = order.places(np.arange(first, first + size)).rows
+            homes = set(np.searchsorted(ends, rows, side="right").tolist())
+            assert homes <= set(order.shards_from(first, first + size - 1, windows=1))
 
 
 def test_weights_must_name_the_sources() -> None:

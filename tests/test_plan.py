@@ -11,9 +11,12 @@ from corpus_helpers import RECIPES, REPOSITORY
 from pretrain_helpers import SHARDS, make_recipe, write_recipe, write_snapshot
 
 from corpus.recipe import load_recipe
+from corpus.snapshots import open_snapshot
 from pretrain.__main__ import main
+from pretrain.config import model_shape
+from pretrain.flops import row_flops
 from pretrain.launch import join
-from pretrain.plan import Question, describe_run, forecast, make_plan, show_plan
+from pretrain.plan import Question, _document_tokens, describe_run, forecast, make_plan, show_plan
 from pretrain.probe import Timing
 from pretrain.world import World
 
@@ -84,6 +87,26 @@ def test_a_snapshot_gives_rows_and_passes(store: Path) -> None:
     assert found["data"]["validation_rows"] == 17
     assert 0.5 < found["data"]["fill"] <= 1
     assert shape.vocab_size == 267
+
+
+def test_isolated_documents_are_fewer_operations(store: Path) -> None:
+    def found(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
+        recipe = make_recipe(store, store / "run", **changes)
+        run: dict[str, Any] = describe_run(recipe, Question())[0]["run"]
+        return run
+
+    whole, isolated = found(), found(isolate_documents=True)
+    assert (whole["document_tokens"], isolated["document_tokens"]) == (None, 64)
+    assert whole["flops"] == isolated["flops"]
+    # Of a known mean: 640 documents of 6,400 tokens. Rows of 64 are 6 documents of 10 and one of 4.
+    snapshot = open_snapshot(str(store))
+    counts = snapshot.counts.model_copy(update={"documents_kept": 640, "tokens": 6400})
+    recipe = make_recipe(store, store / "run", isolate_documents=True)
+    shape = model_shape("tiny", snapshot)
+    known = snapshot.model_copy(update={"counts": counts})
+    assert _document_tokens(recipe, shape, known) == 10
+    fewer = row_flops(shape, 0, None) - row_flops(shape, 0, 10)
+    assert fewer == 2 * 3 * 2 * shape.layers * shape.width * (64**2 - 6 * 10**2 - 4**2)
 
 
 def test_a_ramp_counts_its_own_sequences(store: Path) -> None:

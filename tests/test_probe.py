@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from corpus.training import Pretrain
 from pretrain import probe as module
+from pretrain.batches import Batch
 from pretrain.config import ModelShape
+from pretrain.flops import attended_pairs
 from pretrain.launch import join
 from pretrain.masking import IGNORED, bernoulli_slots
 from pretrain.probe import Timing, made_up, pick, probe, slots_of
@@ -29,7 +31,8 @@ def fake_times(monkeypatch: pytest.MonkeyPatch, speeds: dict[int, float]) -> lis
     """Let a size of r rows run at speeds[r] rows a second, or not fit where it has none."""
     tried = []
 
-    def timed(shape: Any, config: Any, world: Any, rows: int) -> Timing | None:  # noqa: ANN401
+    def timed(shape: Any, config: Any, world: Any, batch: Batch) -> Timing | None:  # noqa: ANN401
+        rows = len(batch.rows)
         tried.append(rows)
         return Timing(rows, rows / speeds[rows], 0.0, None) if rows in speeds else None
 
@@ -93,6 +96,32 @@ def test_made_up_rows_are_full_and_have_all_their_labels() -> None:
     assert not (batch.labels == IGNORED).any()
     assert (batch.inputs.gather(1, batch.slots) == batch.labels).all()
     assert int(batch.inputs.max()) < 299
+
+
+def test_made_up_rows_have_documents_and_pairs_as_the_recipe_says() -> None:
+    plain = made_up(SHAPE, make_config(), 3)
+    assert plain.starts is plain.next_sentence is None
+    isolated = made_up(SHAPE, make_config(isolate_documents=True), 3, 12)
+    assert isolated.starts is not None
+    assert isolated.starts.tolist() == [[0, 12, 24, 32, 32, 32, 32, 32]] * 3
+    assert attended_pairs(isolated) == 3 * (144 + 144 + 64)
+    whole = made_up(SHAPE, make_config(isolate_documents=True), 1)
+    assert whole.starts is not None
+    assert whole.starts.tolist() == [[0] + [32] * 7]
+    many = made_up(SHAPE, make_config(isolate_documents=True), 1, 2)
+    assert many.starts is not None
+    assert many.starts.tolist() == [list(range(0, 32, 2))]
+    shape = SHAPE.model_copy(update={"next_sentence": True})
+    pairs = made_up(shape, make_config(), 3).next_sentence
+    assert pairs is not None
+    assert pairs.tolist() == [0, 1, 0]
+
+
+def test_a_real_engine_with_documents_and_pairs_is_timed() -> None:
+    shape = SHAPE.model_copy(update={"next_sentence": True})
+    config = make_config(isolate_documents=True, batch_sequences=1)
+    (timing,) = probe(shape, config, join(0, 1, 0), 1e9, document_tokens=12)
+    assert timing.microbatch_seconds > 0
 
 
 def test_a_real_engine_is_timed() -> None:

@@ -11,18 +11,30 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pretrain_helpers import column, make_recipe, start_training
+from test_checkpoints import IDENTITY, STATE
 from torch import Tensor
 
 from corpus.snapshots import open_snapshot
 from corpus.training import Pretrain
 from pretrain.batches import open_stream
-from pretrain.checkpoints import list_checkpoints, read_state
+from pretrain.checkpoints import list_checkpoints, newest_checkpoint, read_state
 from pretrain.config import data_plan
 from pretrain.dataset import Shares
 from pretrain.explain import explain_batch, explain_step
 from pretrain.launch import run_training
 from pretrain.model import MaskedLanguageModel
-from pretrain.spikes import LossWatch, listed_batches, loss_limit, read_rollbacks
+from pretrain.spikes import (
+    LossWatch,
+    Rollback,
+    Spike,
+    listed_batches,
+    loss_limit,
+    read_rollbacks,
+    restore_rollbacks,
+    roll_back,
+    write_rollbacks,
+)
+from pretrain.writer import CheckpointWriter
 
 STEPS = 24
 SETTINGS: dict[str, Any] = {
@@ -141,16 +153,25 @@ def test_the_guilty_batch_is_left_out_and_the_rest_is_as_if_it_never_was(
     (rollback,) = read_rollbacks(str(tmp_path))
     assert (rollback.step, rollback.batches, rollback.went_back_to) == (20, (POISONED,), 18)
     assert "going back to step 18 without batches 20" in caplog.text
+    guilty, *others = rollback.worst
+    assert guilty.sequence == 6 * POISONED  # `poison` knows the batch by its first row
+    assert len(others) == 2
+    assert how is leap or guilty.loss is None
+    assert all(each.loss is not None and 3 < each.loss < 8 for each in others)
     assert "1 batches were left out" in caplog.text
     for name in ("batch_hash", "loss", "gradient_norm", "batch"):
         assert column(tmp_path, name) == column(clean, name), name
     assert column(tmp_path, "batch") == [*range(POISONED), *range(POISONED + 1, STEPS + 1)]
     assert column(tmp_path, "skipped_batches") == [0] * 18 + [1] * 6
+    assert column(tmp_path, "rollbacks") == [0] * 18 + [1] * 6
     assert "what the ranks trained on" in explain_step(str(tmp_path), 22)
     assert explain_batch(str(tmp_path), POISONED + 1) == explain_step(str(tmp_path), POISONED)
     left_out = explain_batch(str(tmp_path), POISONED)
     assert f"step {POISONED} of" in left_out
     assert "(the run left this batch out)" in left_out
+    assert f"among the largest losses: sequence {6 * POISONED}, " in left_out
+    name = guilty.shard.removeprefix("shards/").removesuffix(".arrow")
+    assert f"their ids: python -m pipeline show {store} --snapshot one --row {name}:" in left_out
     assert f"sequences   {6 * POISONED} to {6 * POISONED + 5}, pass 1 of 97 rows" in left_out
     message = f"batch {STEPS + 1} is not in this run: its {STEPS} steps took, or left out"
     with pytest.raises(ValueError, match=message):
@@ -173,12 +194,55 @@ def test_a_resumed_run_knows_what_it_leaves_out(
     poison(monkeypatch, store, no_number, POISONED)
     settings = SETTINGS | {"warmup_steps": 0, "max_steps": 21}
     run_training(make_recipe(store, tmp_path, **settings))
-    # Even without the file: the checkpoint's plan says it too.
+    # Even without the file: the checkpoint says it too, and the file comes back.
+    told = (tmp_path / "skipped.json").read_bytes()
     (tmp_path / "skipped.json").unlink()
+    assert "(the run left this batch out)" in explain_batch(str(tmp_path), POISONED)
     run_training(make_recipe(store, tmp_path, **settings | {"max_steps": STEPS}))
     assert column(tmp_path, "batch") == [*range(POISONED), *range(POISONED + 1, STEPS + 1)]
     newest = read_state(list_checkpoints(str(tmp_path))[-1])
     assert newest.identity.plan.skipped_batches == (POISONED,)
+    assert (tmp_path / "skipped.json").read_bytes() == told
+
+
+def rollback(*batches: int) -> Rollback:
+    return Rollback(step=batches[-1], reason="leap", batches=batches, went_back_to=batches[0])
+
+
+@pytest.mark.parametrize(
+    ("carried", "own", "expected"),
+    [
+        ([], [], [(1, 2, 5)]),  # an older checkpoint, which has the numbers alone
+        ([rollback(1, 2), rollback(5)], [], [(1, 2), (5,)]),
+        ([rollback(1, 2), rollback(5)], [rollback(1, 2)], [(1, 2), (5,)]),
+        ([rollback(1, 2)], [rollback(1, 2), rollback(5)], [(1, 2), (5,)]),
+        ([rollback(1, 2), rollback(5)], [rollback(7)], [(1, 2), (5,), (7,)]),
+    ],
+)
+def test_what_was_left_out_is_filled_up_by_the_checkpoint(
+    tmp_path: Path,
+    carried: list[Rollback],
+    own: list[Rollback],
+    expected: list[tuple[int, ...]],
+) -> None:
+    plan = IDENTITY.plan.model_copy(update={"skipped_batches": (1, 2, 5)})
+    identity = IDENTITY.model_copy(update={"plan": plan})
+    config = Pretrain(run=str(tmp_path))
+    writer = CheckpointWriter(str(tmp_path), config, {})
+    if carried:
+        write_rollbacks(str(tmp_path), carried)
+    writer.save_checkpoint(10, identity, STATE)
+    writer.close()
+    write_rollbacks(str(tmp_path), own)
+    found = newest_checkpoint(str(tmp_path))
+    assert found is not None
+    restore_rollbacks(*found, str(tmp_path))
+    assert [one.batches for one in read_rollbacks(str(tmp_path))] == expected
+    # Rollbacks are counted on, not anew.
+    config = config.model_copy(update={"max_rollbacks": len(expected)})
+    spike = Spike(step=12, reason="leap", plan=plan)
+    with pytest.raises(ValueError, match=rf"rolled back {len(expected)} times already"):
+        roll_back(str(tmp_path), str(tmp_path), config, spike)
 
 
 def test_the_batch_before_and_what_was_saved_of_it_go_too(
@@ -190,6 +254,7 @@ def test_the_batch_before_and_what_was_saved_of_it_go_too(
     run_training(make_recipe(store, tmp_path, **settings))
     (rollback,) = read_rollbacks(str(tmp_path))
     assert (rollback.step, rollback.batches, rollback.went_back_to) == (7, (6, 7), 6)
+    assert rollback.sequences == ((36, 41), (42, 47))
     assert column(tmp_path, "batch") == [*range(6), *range(8, STEPS + 2)]
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from pretrain_helpers import make_recipe, write_snapshot
 from corpus.training import Pretrain
 from pretrain.launch import run_training
 from pretrain.metrics import read_metrics
-from pretrain.trackers import check_trackers, open_trackers, shown_settings
+from pretrain.trackers import Patient, check_trackers, open_trackers, shown_settings
 
 
 class FakeTensorBoard(ModuleType):
@@ -65,6 +66,8 @@ class FakeMlflow(ModuleType):
     def __init__(self, is_broken: bool = False) -> None:
         super().__init__("mlflow")
         self.exceptions = SimpleNamespace(MlflowException=MlflowError)
+        self.entities = SimpleNamespace(Metric=lambda *values: values)
+        self.calls = 0
         self.is_broken = is_broken
         self.uris: list[str] = []
         self.experiments: dict[str, str] = {}
@@ -94,8 +97,9 @@ class FakeMlflow(ModuleType):
     def set_tag(self, run: str, name: str, value: Any) -> None:  # noqa: ANN401
         self.tags[name] = value
 
-    def log_metric(self, run: str, name: str, value: float, step: int) -> None:
-        self.numbers.append((run, name, value, step))
+    def log_batch(self, run: str, metrics: list[tuple[str, float, int, int]]) -> None:
+        self.calls += 1
+        self.numbers += [(run, name, value, step) for name, value, _, step in metrics]
 
     def set_terminated(self, run: str) -> None:
         self.ended.append(run)
@@ -165,6 +169,58 @@ def test_mlflow_writes_under_the_run_and_keeps_its_run(
     assert fake.numbers == [("run 1", "loss", 2.0, 0), ("run 1", "loss", 2.0, 5)]
     assert fake.ended == ["run 1", "run 1"]
     assert fake.tags["preset"] == "base"
+
+
+def test_mlflow_gets_a_step_in_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = put(monkeypatch, FakeMlflow())
+    (tracker,) = open_trackers(Pretrain(trackers=("mlflow",)), str(tmp_path), 0)
+    tracker.log(3, {"loss": 2.0, "tokens": 5.0})
+    assert fake.calls == 1
+    assert fake.numbers == [("run 1", "loss", 2.0, 3), ("run 1", "tokens", 5.0, 3)]
+
+
+class Unsteady:
+    """A tracker whose calls fail while it is down."""
+
+    def __init__(self) -> None:
+        self.is_down, self.steps, self.calls = False, list[int](), 0
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        self.calls += 1
+        self._answer()
+        self.steps.append(step)
+
+    def close(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        if self.is_down:
+            raise MlflowError("https://me:secret@host answers 503")
+
+
+def test_a_tracker_that_fails_is_named_once_and_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pretrain.trackers._PAUSE_SECONDS", 0.0)
+    unsteady = Unsteady()
+    tracker = Patient("mlflow", unsteady)
+    for step in range(6):
+        unsteady.is_down = step in {2, 3}
+        tracker.log(step, {"loss": 1.0})
+    assert unsteady.steps == [0, 1, 4, 5]
+    unsteady.is_down = True
+    tracker.close()
+    (message,) = caplog.messages
+    assert message.startswith("tracker mlflow failed (MlflowError): training goes on")
+
+
+def test_a_tracker_that_failed_is_left_in_peace_for_a_while() -> None:
+    unsteady = Unsteady()
+    unsteady.is_down = True
+    tracker = Patient("mlflow", unsteady)
+    for step in range(6):
+        tracker.log(step, {"loss": 1.0})
+    assert unsteady.calls == 1
 
 
 def test_an_address_with_a_password_stays_out_of_the_error(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from test_checkpoints import IDENTITY, STATE
 
 from corpus.files import read_bytes
@@ -85,6 +86,46 @@ def test_an_error_surfaces_at_the_next_step_and_once(
     with pytest.raises(CheckpointFailedError, match="checkpoint of step 7 could not be written"):
         writer.news()
     assert writer.news() is None
+
+
+@pytest.fixture
+def fails(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
+    """What the next puts into an object store end with; there are no pauses between attempts."""
+    coming: list[Exception] = []
+    healthy = MemoryFileSystem.put_file
+
+    def put_file(self: MemoryFileSystem, *arguments: Any, **settings: Any) -> None:  # noqa: ANN401
+        if coming:
+            raise coming.pop(0)
+        healthy(self, *arguments, **settings)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", put_file)
+    monkeypatch.setattr(writer_module, "_PAUSES_SECONDS", (0.0,) * 4)
+    return coming
+
+
+def test_a_failed_put_of_a_checkpoint_is_tried_again(
+    tmp_path: Path, fails: list[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    root = f"memory://{tmp_path.name}"
+    writer = CheckpointWriter(root, Pretrain(checkpoint_root=root), {})
+    fails += [OSError("503 slow down"), RuntimeError("client: reset")]
+    writer.save_checkpoint(1, IDENTITY, STATE)
+    writer.close()
+    found = newest_checkpoint(root)
+    assert found is not None
+    assert set(load_training_state(*found)) == set(STATE)
+    assert "a checkpoint is tried again in 0 s: 503 slow down" in caplog.messages
+
+
+def test_puts_that_keep_failing_end_the_run(tmp_path: Path, fails: list[Exception]) -> None:
+    root = f"memory://{tmp_path.name}"
+    writer = CheckpointWriter(root, Pretrain(checkpoint_root=root), {})
+    fails += [OSError("503 slow down")] * 5
+    writer.save_checkpoint(1, IDENTITY, STATE)
+    with pytest.raises(CheckpointFailedError, match=r"step 1 could not be written .*: 503 slow"):
+        writer.close()
+    assert fails == []
 
 
 def test_the_end_waits_and_shows_an_error(
