@@ -1,11 +1,11 @@
 """Ends of sentences: how many are found, and how fast, beside other splitters in the same run.
 
-`python -m benchmarks.sentences MRPC GSD [--questions XQUAD...] [--peers PYTHON]` takes the distinct sentences of the
-Microsoft Research Paraphrase Corpus (tab-separated, the last two columns) and of the Chinese GSD
-treebank (JSON lines with a `text`) that end with a stop, joins them by tens, with a space where the
-language writes them, and lets every splitter find the nine ends within each text. It prints
-precision, recall and F1 of the ends, and MB/s (10^6 bytes of UTF-8 per CPU second). XQUAD are files
-`xquad.LANGUAGE.json.gz`, whose questions are such sentences in other languages and scripts.
+`python -m benchmarks.sentences MRPC GSD [--questions XQUAD...] [--peers PYTHON]` takes the distinct
+sentences of the Microsoft Research Paraphrase Corpus (tab-separated, the last two columns) and of
+the Chinese GSD treebank (JSON lines with a `text`) that end with a stop, joins them by tens, with a
+space where the language writes them, and lets every splitter find the nine ends within each text.
+It prints precision, recall and F1 of the ends, and MB/s (10^6 bytes of UTF-8 per CPU second). XQUAD
+are files `xquad.LANGUAGE.json.gz`, whose questions are such sentences in other languages.
 
 PYTHON is the interpreter of an environment with blingfire, syntok and pysbd; not every splitter
 knows every language. Not measured: texts with line ends, what a wrong cut costs a model.
