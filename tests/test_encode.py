@@ -243,6 +243,18 @@ DOCUMENTS += [Given("copy", DOCUMENTS[0].text), Given("copy2", DOCUMENTS[1].text
 CONFIG = Dedup(partitions=1)
 
 
+def test_a_document_of_ten_million_tokens() -> None:
+    line = "ab. a b a\n"
+    once = ENCODER.encode(cut_texts(*flat_texts([line]))).token_ids
+    times = 10_000_000 // len(once) + 1
+    found = ENCODER.encode(cut_texts(*flat_texts([line * times])))
+    assert found.token_offsets.tolist() == [0, len(once) * times]
+    assert (found.token_ids.reshape(times, -1) == once).all()
+    assert len(found.sentence_starts) == times
+    assert (np.diff(found.sentence_starts[1:]) == len(once)).all()
+    assert found.words == 4 * times
+
+
 @pytest.fixture
 def encoded(tmp_path: Path) -> tuple[list[str], dict[str, dict[str, object]], Tokenizer]:
     tree, store = Tree(str(tmp_path)), str(tmp_path / "store")
