@@ -22,7 +22,7 @@ from corpus.archives import (
 )
 from corpus.cursor import Cursor
 from corpus.delimited import read_delimited
-from corpus.records import Damage, ReadOptions, Record, invalid_utf8, record_of, too_long
+from corpus.records import Damage, ReadOptions, Record, bomb, invalid_utf8, record_of, too_long
 from corpus.tables import open_table, read_table
 from corpus.webarchives import read_webarchive
 from corpus.wikipedia import read_wikipedia
@@ -150,12 +150,7 @@ def until_broken(cursor: Cursor, records: Iterator[Record | Damage]) -> Iterator
     except CorruptArchiveError as error:
         yield Damage(cursor.position + 1, "corrupt_archive", str(error))
     except DecompressionBombError as error:
-        yield _bomb(cursor.position + 1, error)
-
-
-def _bomb(position: int, error: DecompressionBombError) -> Damage:
-    detail = "times its compressed size"
-    return Damage(position, "decompression_bomb", detail, error.ratio, MAX_RATIO)
+        yield bomb(cursor.position + 1, error.ratio, MAX_RATIO)
 
 
 def _whole_table(
@@ -167,7 +162,7 @@ def _whole_table(
         yield Damage(1, "corrupt_archive", str(error))
         return
     except DecompressionBombError as error:
-        yield _bomb(1, error)
+        yield bomb(1, error.ratio, MAX_RATIO)
         return
     with closing(data):
         yield from read_table(data, form, options, max_bytes)

@@ -56,6 +56,11 @@ def too_long(position: int, size: int, limit: int) -> Damage:
     return Damage(position, "record_too_long", "bytes", float(size), float(limit))
 
 
+def bomb(position: int, ratio: float, limit: float) -> Damage:
+    """Say that a file gives more text than its bytes can hold."""
+    return Damage(position, "decompression_bomb", "times its compressed size", ratio, limit)
+
+
 def invalid_utf8(position: int, error: UnicodeDecodeError) -> Damage:
     """Say where a record is no UTF-8."""
     return Damage(position, "invalid_utf8", f"{error.reason} at byte {error.start}")

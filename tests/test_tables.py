@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from corpus import tables
+from corpus import archives, tables
 from corpus.archives import InputFile
 from corpus.readers import read_records
 from corpus.records import Damage, ReadOptions, Record
@@ -204,3 +204,86 @@ def test_parquet_of_more_rows_than_its_bytes_can_hold(
     last = found[-1]
     assert isinstance(last, Damage)
     assert (last.rule, last.position) == ("decompression_bomb", len(found))
+
+
+LONG = "word " * 20_000
+_SAME = pa.array([0] * 640, pa.int32())
+BOMBS = {
+    "dictionary": pa.DictionaryArray.from_arrays(_SAME, pa.array([LONG])),
+    "views": pa.array([LONG] * 640).cast(pa.string_view()),
+    "runs": pa.RunEndEncodedArray.from_arrays([640], pa.array([LONG])),
+    "plain": pa.array([LONG] * 640),
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "kind", "options"),
+    [
+        ("parquet", "dictionary", {"store_schema": False}),
+        ("parquet", "dictionary", {}),
+        ("parquet", "dictionary", {"row_group_size": 5}),
+        ("parquet", "plain", {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"}),
+        ("arrow", "dictionary", {}),
+        ("arrow", "views", {}),
+        ("arrow", "runs", {}),
+        ("arrow", "plain", {}),
+    ],
+)
+def test_a_value_that_stands_once_for_many_rows_is_a_bomb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, kind: str, options: dict[str, Any]
+) -> None:
+    """What is given is counted against the file, and few rows are held while it is."""
+    monkeypatch.setattr(archives, "BOMB_BYTES", 2**20)
+    monkeypatch.setattr(tables, "_HELD_BYTES", 3 * len(LONG))
+    held: list[int] = []
+    rows = tables._rows
+
+    def noting_rows(batch: pa.RecordBatch, *rest: Any) -> Any:  # noqa: ANN401
+        held.append(len(batch))
+        return rows(batch, *rest)
+
+    monkeypatch.setattr(tables, "_rows", noting_rows)
+    target = io.BytesIO()
+    table = pa.table({"text": BOMBS[kind]})
+    if form == "parquet":
+        pq.write_table(table, target, compression="zstd", **options)
+    else:
+        codec = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_file(target, table.schema, options=codec) as writer:
+            writer.write_table(table)
+    data = target.getvalue()
+    path = tmp_path / "a"
+    path.write_bytes(data)
+    *records, last = read_records(InputFile(str(path)), form, 2**20)
+    given = max(2**20, 500 * len(data))
+    assert len(records) == given // len(LONG) < 640
+    assert all(isinstance(each, Record) and each.text == LONG for each in records)
+    assert last == Damage(
+        *(len(records) + 1, "decompression_bomb", "times its compressed size"),
+        *((len(records) + 1) * len(LONG) / len(data), 500.0),
+    )
+    assert 0 < max(held) <= 3
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize("shape", ["list", "struct"])
+def test_values_within_a_row_are_counted(tmp_path: Path, form: str, shape: str) -> None:
+    nulls = pa.ListArray.from_arrays([0, 3_000_000], pa.nulls(3_000_000, pa.int32()))
+    column = nulls if shape == "list" else pa.StructArray.from_arrays([nulls], names=["a"])
+    table = pa.table({"text": ["a"], "more": column})
+    data = parquet(table, compression="zstd") if form == "parquet" else b""
+    if form == "arrow":
+        target = io.BytesIO()
+        codec = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_file(target, table.schema, options=codec) as writer:
+            writer.write_table(table)
+        data = target.getvalue()
+    (found,) = read(tmp_path / "a", data, form)
+    assert isinstance(found, Damage)
+    assert (found.position, found.rule, found.threshold) == (1, "decompression_bomb", 500.0)
+
+
+def test_the_head_of_a_page_says_its_kind_and_size() -> None:
+    assert tables._page_header(bytes.fromhex("1504158890a10f15aa17")) == (2, 16_000_004)
+    assert tables._page_header(bytes.fromhex("15001590031500")) == (0, 200)
+    assert tables._page_header(b"") == tables._page_header(b"\x15") == (0, 0)
