@@ -8,7 +8,7 @@ disk or network is no property of the data and raises.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 
 import orjson
@@ -126,17 +126,19 @@ def read_from(
     max_bytes: int,
     options: ReadOptions,
     header: list[str] | None = None,
+    is_last: bool = True,
 ) -> Iterator[Record | Damage]:
-    """Give the records that follow a cursor; a CSV or TSV read from its middle needs its header."""
+    """Give the records that follow a cursor, which may be those of a part of a file.
+
+    A CSV or TSV that is read from its middle needs its header.
+    """
     if form in ("csv", "tsv"):
         delimiter = "," if form == "csv" else "\t"
         return read_delimited(cursor, delimiter, options, max_bytes, header)
-    readers: dict[str, Callable[[Cursor, int], Iterator[Record | Damage]]] = {
-        "warc": read_webarchive,
-        "wikipedia": read_wikipedia,
-    }
-    if form in readers:
-        return readers[form](cursor, max_bytes)
+    if form == "wikipedia":
+        return read_wikipedia(cursor, max_bytes, is_last)
+    if form == "warc":
+        return read_webarchive(cursor, max_bytes)
     own = {"jsonl": _read_lines, "paragraphs": _read_paragraphs, "text": _read_text}
     if form == "html":
         return _read_text(cursor, max_bytes, options.model_copy(update={"markup": "html"}))
