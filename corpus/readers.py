@@ -7,6 +7,7 @@ being held. A broken archive gives the records before the break and one `corrupt
 disk or network is no property of the data and raises.
 """
 
+import codecs
 import re
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,13 +23,21 @@ from corpus.archives import (
 )
 from corpus.cursor import Cursor
 from corpus.delimited import read_delimited
-from corpus.records import Damage, ReadOptions, Record, bomb, invalid_utf8, record_of, too_long
+from corpus.records import (
+    Damage,
+    ReadOptions,
+    Record,
+    bomb,
+    invalid_utf8,
+    record_of,
+    too_long,
+)
 from corpus.tables import open_table, read_table
 from corpus.webarchives import read_webarchive
 from corpus.wikipedia import read_wikipedia
 
 # Raised by hand when the same bytes give other records.
-VERSION = 4
+VERSION = 5
 
 PLAIN = ReadOptions()
 TABLES = ("parquet", "arrow")
@@ -70,6 +79,9 @@ _SNIFFED = (
     ),
     (re.compile(rb"(?:\xef\xbb\xbf)?\s*\{\s*\""), "jsonl"),
 )
+
+# UTF-16, and UTF-32 where it begins like it.
+_WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 
 
 def detect_format(name: str) -> str:
@@ -132,17 +144,27 @@ def read_from(
 
     A CSV or TSV that is read from its middle needs its header.
     """
+    if form == "html":
+        return _read_text(cursor, max_bytes, options.model_copy(update={"markup": "html"}))
     if form in ("csv", "tsv"):
         delimiter = "," if form == "csv" else "\t"
-        return read_delimited(cursor, delimiter, options, max_bytes, header)
+        return _if_utf8(cursor, read_delimited(cursor, delimiter, options, max_bytes, header))
     if form == "wikipedia":
         return read_wikipedia(cursor, max_bytes, is_last)
     if form == "warc":
         return read_webarchive(cursor, max_bytes)
     own = {"jsonl": _read_lines, "paragraphs": _read_paragraphs, "text": _read_text}
-    if form == "html":
-        return _read_text(cursor, max_bytes, options.model_copy(update={"markup": "html"}))
-    return own[form](cursor, max_bytes, options)
+    return _if_utf8(cursor, own[form](cursor, max_bytes, options))
+
+
+def _if_utf8(cursor: Cursor, records: Iterator[Record | Damage]) -> Iterator[Record | Damage]:
+    """Give the records, or one damage for a file that begins by saying it is UTF-16."""
+    if cursor.position == 0 and cursor.peek(4).startswith(_WIDE_MARKS):
+        cursor.rest()
+        cursor.position = 1
+        yield Damage(1, "invalid_utf8", "UTF-16 by its first bytes: convert it to UTF-8")
+        return
+    yield from records
 
 
 def until_broken(cursor: Cursor, records: Iterator[Record | Damage]) -> Iterator[Record | Damage]:
@@ -195,9 +217,16 @@ def _parse(line: bytes, position: int, options: ReadOptions) -> Record | Damage:
 
 
 def _hint(line: bytes, position: int) -> str:
-    """Say what to do where a file begins with an array: it is one JSON value, not JSON lines."""
-    is_array = position == 1 and line.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
-    return ": one JSON array: convert to JSON lines, an object a line" if is_array else ""
+    """Say what to do where a file begins with a value of many lines: it is no JSON lines."""
+    if position > 1:
+        return ""
+    line = line.removeprefix(b"\xef\xbb\xbf").strip()
+    if line.startswith(b"["):
+        return ": one JSON array: convert to JSON lines, an object a line"
+    is_open = line.startswith(b"{") and line.endswith((b"{", b"[", b","))
+    return (
+        ": an object of several lines: convert to JSON lines, an object a line" if is_open else ""
+    )
 
 
 def _read_paragraphs(

@@ -114,6 +114,23 @@ def test_csv_rows_may_be_quoted_and_broken_ones_are_drops(tmp_path: Path) -> Non
     ]
 
 
+@pytest.mark.parametrize(
+    ("form", "other", "said"), [("csv", ";", "';'"), ("csv", "\t", r"'\t'"), ("tsv", ",", "','")]
+)
+def test_another_delimiter_is_named(tmp_path: Path, form: str, other: str, said: str) -> None:
+    wanted = {"csv": ",", "tsv": "\t"}[form]
+    data = f"text{other}id\nhello{other}1\nhello{wanted} you{other}1\n"
+    hint = f": the header is one field with {said} in it: separate fields by {wanted!r}"
+    missing, fields = read(tmp_path / "a", data.encode(), form)
+    assert isinstance(missing, Damage)
+    assert isinstance(fields, Damage)
+    assert missing.rule == "invalid_record"
+    assert missing.detail.endswith(hint)
+    assert fields == Damage(3, "invalid_csv", f"fields{hint}", 2.0, 1.0)
+    (alone,) = read(tmp_path / "b", b"text\na;b\n", form)
+    assert isinstance(alone, Record)
+
+
 def test_a_quote_without_an_end_is_held_up_to_the_limit(tmp_path: Path) -> None:
     data = b'text\n"open\n' + b"line\n" * 300 + b"last\n"
     found = read(tmp_path / "a", data, "csv")
