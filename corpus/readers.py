@@ -85,8 +85,8 @@ _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 
 
 def detect_format(name: str) -> str:
-    """Tell the format by a file's name, in any case; `ValueError` where it does not say."""
-    found = _format_of(name)
+    """Tell the format by a file's name; `ValueError` where it does not say."""
+    found = format_by_name(name)
     if found is None:
         raise ValueError(
             f"cannot tell the format of {name} by its name ({', '.join(_FORMATS)}, each also "
@@ -95,7 +95,8 @@ def detect_format(name: str) -> str:
     return found
 
 
-def _format_of(name: str) -> str | None:
+def format_by_name(name: str) -> str | None:
+    """Return the format that a file's name says, in any case; None where it says none."""
     stem = name.rsplit("/", 1)[-1].lower()
     for suffix in SUFFIXES:
         stem = stem.removesuffix(suffix)
@@ -104,7 +105,7 @@ def _format_of(name: str) -> str | None:
 
 def sniff_format(path: str) -> str:
     """Tell the format of a file by its name, then by its first decompressed bytes."""
-    found = _format_of(path)
+    found = format_by_name(path)
     if found is not None:
         return found
     with closing(InputFile(path)) as file:
