@@ -172,12 +172,9 @@ def _guarded(
     damage = None
     try:
         for batch in batches:
-            batch.validate(full=True)
-            _check_values(position + _count_values(batch), table)
-            for part in _parts(batch):
-                for each in _rows(part, position, table):
-                    position += 1
-                    yield each
+            for each in _records(batch, position, table):
+                position += 1
+                yield each
     except _BROKEN as error:
         if table.data.failure is not None:
             raise table.data.failure from None
@@ -191,6 +188,15 @@ def _guarded(
     if damage is not None:
         yield damage
     return damage
+
+
+def _records(batch: pa.RecordBatch, position: int, table: _Table) -> Iterator[Record | Damage]:
+    """Give the rows of a batch, once it is known to be sound."""
+    batch.validate(full=True)
+    _check_values(position + _count_values(batch), table)
+    for part in _parts(batch):
+        yield from _rows(part, position, table)
+        position += len(part)
 
 
 def _check_values(count: int, table: _Table) -> None:
