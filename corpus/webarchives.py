@@ -45,18 +45,23 @@ class _Head(NamedTuple):
 def read_webarchive(cursor: Cursor, max_bytes: int) -> Iterator[Record | Damage]:
     """Give the documents of an archive, and a drop for every record that is none."""
     while (start := _next_start(cursor)) is not None:
+        found = _read_record(cursor, start, max_bytes)
+        # Not before: where the archive breaks, the record it breaks in was not given.
         cursor.position += 1
-        if not start:
-            size = _pass_garbage(cursor)
-            yield Damage(cursor.position, "invalid_record", f"{size} bytes between records")
-            continue
-        try:
-            head = _read_head(cursor)
-        except ValueError as error:
-            _pass_garbage(cursor)
-            yield Damage(cursor.position, "invalid_record", str(error))
-            continue
-        yield _read_body(cursor, head, max_bytes)
+        yield found
+
+
+def _read_record(cursor: Cursor, start: bool, max_bytes: int) -> Record | Damage:
+    position = cursor.position + 1
+    if not start:
+        size = _pass_garbage(cursor)
+        return Damage(position, "invalid_record", f"{size} bytes between records")
+    try:
+        head = _read_head(cursor)
+    except ValueError as error:
+        _pass_garbage(cursor)
+        return Damage(position, "invalid_record", str(error))
+    return _read_body(cursor, head, position, max_bytes)
 
 
 def _next_start(cursor: Cursor) -> bool | None:
@@ -113,8 +118,7 @@ def _length(value: str) -> int:
     return int(value)
 
 
-def _read_body(cursor: Cursor, head: _Head, max_bytes: int) -> Record | Damage:
-    position = cursor.position
+def _read_body(cursor: Cursor, head: _Head, position: int, max_bytes: int) -> Record | Damage:
     wanted = head.kind in ("response", "resource", "conversion") and head.length <= max_bytes
     body = cursor.read(head.length) if wanted else b""
     found = len(body) if wanted else cursor.skip(head.length)
