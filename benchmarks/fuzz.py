@@ -78,7 +78,7 @@ def seeds() -> dict[str, bytes]:
         "warc": warc_seed(),
         "wikipedia": wikipedia_seed(),
         "warc-arc": b"filedesc://x 0.0.0.0 20140216050221 text/plain 8\n1 0 Live\n\n"
-        b"http://e.com/ 1.2.3.4 20140216050221 text/html 35\n"
+        b"http://e.com/ 1.2.3.4 20140216050221 text/html 37\n"
         b"HTTP/1.1 200 OK\r\n\r\n<html>hello</html>\n",
     }
 

@@ -24,6 +24,8 @@ from corpus.records import Damage, Record, invalid_utf8, meta_of, too_long
 # No header of a crawler comes near; fastwarc and warcio stop at 16 to 64 KiB.
 _HEADER_BYTES = 2**16
 _START = re.compile(rb"WARC/\d|[a-z]+:\S* \S+ \d{8,14} (?:\S+ )+-?\d+ *\r?\n")
+# Enough for a WARC's first word, for most of ARC's headers, and for the longest URLs in them.
+_LOOKS = (6, 256, 4096)
 _HTML = ("text/html", "application/xhtml+xml")
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([^\s\"';,]+)", re.IGNORECASE)
 _LOOKS_LIKE_HTML = re.compile(
@@ -68,13 +70,21 @@ def _next_start(cursor: Cursor) -> bool | None:
     """Go past blank lines; tell whether a record starts here, None at the end."""
     while (head := cursor.peek(1)) in (b"\r", b"\n"):
         cursor.skip(1)
-    return _START.match(cursor.peek(4096)) is not None if head else None
+    return _starts(cursor) if head else None
+
+
+def _starts(cursor: Cursor) -> bool:
+    """Tell whether a record starts here, looking no further than it takes.
+
+    Where the archive breaks soon, what would be looked at in vain stands before the break.
+    """
+    return any(_START.match(cursor.peek(size)) for size in _LOOKS)
 
 
 def _pass_garbage(cursor: Cursor) -> int:
     """Go past lines that start no record; return how many bytes they have."""
     start = cursor.offset
-    while cursor.peek(1) and not _START.match(cursor.peek(4096)):
+    while cursor.peek(1) and not _starts(cursor):
         cursor.until(b"\n", _HEADER_BYTES)
     return cursor.offset - start
 

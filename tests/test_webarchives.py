@@ -113,6 +113,17 @@ def test_a_record_that_ends_early_says_how_much_there_is(tmp_path: Path) -> None
     assert rules(read(tmp_path / "a.warc", data)) == [(1, "truncated_record")]
 
 
+def test_a_break_soon_after_a_record_leaves_it(tmp_path: Path) -> None:
+    members = [gzip.compress(warc("conversion", b"some text", "text/plain"))] * 3
+    packed = b"".join(members)[:-5]
+    assert rules(read(tmp_path / "a.warc.gz", packed)) == [
+        (1, "kept"), (2, "kept"), (3, "kept"), (4, "corrupt_archive"),
+    ]  # fmt: skip
+    assert rules(read(tmp_path / "b.warc.gz", packed[: -len(members[0]) // 2])) == [
+        (1, "kept"), (2, "kept"), (3, "corrupt_archive"),
+    ]  # fmt: skip
+
+
 def test_a_break_is_told_in_the_place_of_the_record_it_lies_in(tmp_path: Path) -> None:
     data = warc("conversion", b"one", "text/plain") + warc("conversion", bytes(9999), "text/plain")
     packed = gzip.compress(data[:-5000])[:-9]
