@@ -225,10 +225,11 @@ def raise_hang(*_: Any) -> None:  # noqa: ANN401 - a signal's arguments
 
 
 def prepare() -> None:
-    """Compile, answer the alarm in this process, and take small bombs for such."""
+    """Compile, answer the alarm in this process, and take small bombs and tables for large."""
     text_of(Record(1, None, "", None, None, None, "html", b"<p>"))  # compiles, for some seconds
     signal.signal(signal.SIGPROF, raise_hang)
     archives.BOMB_BYTES = 2**24
+    tables._HELD_BYTES = 2**8  # small tables are read as large ones are
 
 
 if __name__ == "__main__":

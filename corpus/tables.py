@@ -159,22 +159,29 @@ def read_table(
         yield from _guarded(table, _all_batches(data, form), position)
         return
     for number in range(first, last):
-        damage = yield from _guarded(table, _batches(table, number), position)
+        end = position + rows[number]
+        damage = yield from _guarded(table, _batches(table, number), position, end)
         if damage is not None and damage.rule == "decompression_bomb":
             return
-        position += rows[number]
+        position = end
 
 
 def _guarded(
-    table: _Table, batches: Iterator[pa.RecordBatch], position: int
+    table: _Table, batches: Iterator[pa.RecordBatch], position: int, end: int = 0
 ) -> Generator[Record | Damage, None, Damage | None]:
-    """Give the rows of batches up to where they break or prove a bomb, and then that damage."""
+    """Give the rows of batches up to where they break or prove a bomb, and then that damage.
+
+    Rows that should be there, up to `end`, and are not are damage too.
+    """
     damage = None
     try:
         for batch in batches:
             for each in _records(batch, position, table):
                 position += 1
                 yield each
+        if position < end:
+            detail = f"the rows end, {end - position} before their group says"
+            damage = Damage(position + 1, "corrupt_file", detail)
     except _BROKEN as error:
         if table.data.failure is not None:
             raise table.data.failure from None
@@ -253,12 +260,14 @@ def _batches(table: _Table, number: int) -> Iterator[pa.RecordBatch]:
     if table.form == "parquet":
         file = pq.ParquetFile(data, pre_buffer=False, buffer_size=_BUFFER_BYTES)
         group = file.metadata.row_group(number)
-        columns = [group.column(each) for each in range(group.num_columns)]
-        _check_values(max([0, *(column.num_values for column in columns)]), table)
         check_ratio(group.total_byte_size, table.size)
         rows = _rows_at_once(group.num_rows, group.total_byte_size)
-        repeated = sum(_longest_repeated(data, column) for column in columns)
-        rows = min(rows, _rows_at_once(1, repeated))
+        if group.total_byte_size * _ROWS > _HELD_BYTES:
+            # What is broken raises here; asking for a broken column's metadata ends the process.
+            next(file.iter_batches(1, row_groups=[number], use_threads=False), None)
+            columns = [group.column(each) for each in range(group.num_columns)]
+            repeated = sum(_longest_repeated(data, column) for column in columns)
+            rows = min(rows, _rows_at_once(1, repeated))
         yield from file.iter_batches(rows, row_groups=[number], use_threads=False)
     else:
         yield pa.ipc.open_file(data).get_batch(number)
@@ -269,7 +278,7 @@ def _longest_repeated(data: Data, column: Any) -> int:  # noqa: ANN401 - a colum
     size = int(column.total_uncompressed_size)
     if _SHARED_PREFIX in column.encodings:
         return size
-    if size * _ROWS <= _HELD_BYTES or not _DICTIONARY & set(column.encodings):
+    if not _DICTIONARY & set(column.encodings):
         return 0
     first = min(column.dictionary_page_offset or column.data_page_offset, column.data_page_offset)
     data.seek(first)

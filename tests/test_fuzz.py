@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from stage_helpers import unhurried
 
 from benchmarks import fuzz
-from corpus import archives
+from corpus import archives, tables
 from corpus.readers import read_records
 from corpus.records import Damage, Record
 
@@ -25,6 +25,7 @@ from corpus.records import Damage, Record
 @pytest.fixture(autouse=True)
 def alarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(archives, "BOMB_BYTES", 2**24)
+    monkeypatch.setattr(tables, "_HELD_BYTES", 2**8)
     before = signal.signal(signal.SIGPROF, fuzz.raise_hang)
     yield
     signal.setitimer(signal.ITIMER_PROF, 0)

@@ -90,6 +90,25 @@ def test_a_broken_row_group_leaves_the_next_one(tmp_path: Path) -> None:
     assert [each.position for each in found[-200:]] == list(range(101, 301))
 
 
+def test_rows_that_a_group_claims_and_has_not_are_a_drop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = tables._batches
+
+    def without_last(table: Any, number: int) -> Any:  # noqa: ANN401
+        return (batch.slice(0, len(batch) - 1) for batch in batches(table, number))
+
+    monkeypatch.setattr(tables, "_batches", without_last)
+    found = read(
+        tmp_path / "a", parquet(pa.table({"text": list("abcd")}), row_group_size=2), "parquet"
+    )
+    short = "the rows end, 1 before their group says"
+    assert found == [
+        Record(1, None, "a", None, None, None), Damage(2, "corrupt_file", short),
+        Record(3, None, "c", None, None, None), Damage(4, "corrupt_file", short),
+    ]  # fmt: skip
+
+
 def test_a_failing_disk_is_no_property_of_the_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
