@@ -37,6 +37,12 @@ Format = Literal[
     "wikipedia",
 ]
 
+# One record of this size at the end of a full part leaves a cleaning task below 1.5 GB: it peaks at
+# 1,054 MiB with English text, 1,103 with Chinese, 1,067 with a page and 1,169 with one of as many
+# elements as pages may have (benchmarks.memory record, November 2026). With 64 MiB Chinese alone
+# took 1,839.
+MAX_RECORD_BYTES = 32 * 2**20
+
 
 class Source(Section):
     """Where documents of one kind come from."""
@@ -101,7 +107,7 @@ class Clean(Section):
         (), description="module:function, each a callable over Arrow batches, in order"
     )
     max_record_bytes: int = Field(
-        64 * 2**20, ge=1, description="a longer line, page or file becomes a drop record, bytes"
+        MAX_RECORD_BYTES, ge=1, description="a longer line, page or file becomes a drop, bytes"
     )
 
     @model_validator(mode="after")
