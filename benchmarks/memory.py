@@ -6,9 +6,9 @@ with all four sets of rules, documents and drops written: in a process of its ow
 without and once with the language. It prints the resident memory after the imports and the peak
 (Linux's VmRSS and VmHWM), and for languages alone what the library's tables take once used.
 
-`python -m benchmarks.memory record en|zh|page|tags [--mb N]` fills a part with documents of 5 KB and
-puts one record of N MiB behind them: random English or Chinese words, those in a page's paragraphs,
-or a page with as many tags as it may have.
+`python -m benchmarks.memory record en|zh|page|tags [--mb N]` fills a part with documents of 5 KB
+and cleans one record of N MiB behind them: random English or Chinese words, words in the paragraphs
+of a page, or a page with as many tags as it may have.
 """
 
 import argparse

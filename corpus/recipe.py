@@ -38,9 +38,9 @@ Format = Literal[
 ]
 
 # One record of this size at the end of a full part leaves a cleaning task below 1.5 GB: it peaks at
-# 1,054 MiB with English text, 1,103 with Chinese, 1,067 with a page and 1,169 with one of as many
-# elements as pages may have (benchmarks.memory record, November 2026). With 64 MiB Chinese alone
-# took 1,839.
+# 1,025 MiB with English text, 1,137 with Chinese, 1,019 with a page and 1,173 with one of as many
+# tags as pages may have (benchmarks.memory record, November 2026). With 64 MiB Chinese alone took
+# 1,839.
 MAX_RECORD_BYTES = 32 * 2**20
 
 
