@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corpus.archives import MAX_RATIO, DecompressionBombError, InputFile, check_ratio
+from corpus.claims import claimed_by_file, claimed_by_next
 from corpus.files import open_reader
 from corpus.records import Damage, ReadOptions, Record, bomb, record_of, too_long
 
@@ -103,17 +104,21 @@ def open_table(file: InputFile) -> Data:
 
 
 def groups_of(data: Data, form: str) -> list[int]:
-    """Return the rows of every row group or batch; none for a stream or a broken file."""
+    """Return the rows of every row group or batch; none for a stream, a bomb or a broken file."""
     try:
         if form == "parquet":
             metadata = pq.ParquetFile(data).metadata
             rows = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
             # A broken footer may count below zero; such a file is read as one group.
             return rows if min(rows, default=0) >= 0 and sum(rows) == metadata.num_rows else []
+        size = data.size()
         if not _is_arrow_file(data):
             return []
+        check_ratio(claimed_by_file(data), size)
         file = pa.ipc.open_file(data)
         return [len(file.get_batch(n)) for n in range(file.num_record_batches)]
+    except DecompressionBombError:
+        return []
     except _BROKEN:
         if data.failure is not None:
             raise data.failure from None
@@ -156,7 +161,7 @@ def read_table(
     table = _Table(data, form, options, max_bytes, data.size())
     first, last, position = groups or (0, len(rows), 0)
     if not rows:
-        yield from _guarded(table, _all_batches(data, form), position)
+        yield from _guarded(table, _all_batches(table), position)
         return
     for number in range(first, last):
         end = position + rows[number]
@@ -307,17 +312,32 @@ def _page_header(head: bytes) -> tuple[int, int]:
     return found[0], found[1]
 
 
-def _all_batches(data: Data, form: str) -> Iterator[pa.RecordBatch]:
-    """Read what has no groups: a stream, an empty file or a broken one."""
+def _all_batches(table: _Table) -> Iterator[pa.RecordBatch]:
+    """Read what has no groups: a stream, an empty file, a bomb or a broken file."""
+    data = table.data
     data.seek(0)
-    if form == "parquet":
+    if table.form == "parquet":
         file = pq.ParquetFile(data, pre_buffer=False, buffer_size=_BUFFER_BYTES)
         yield from file.iter_batches(_ROWS, use_threads=False)
     elif _is_arrow_file(data):
+        check_ratio(claimed_by_file(data), table.size)
         file = pa.ipc.open_file(data)
         yield from (file.get_batch(number) for number in range(file.num_record_batches))
     else:
-        yield from pa.ipc.open_stream(data)
+        yield from _stream(table)
+
+
+def _stream(table: _Table) -> Iterator[pa.RecordBatch]:
+    data = table.data
+    stream = pa.ipc.open_stream(data)
+    while True:
+        start = data.tell()
+        check_ratio(claimed_by_next(data, start), table.size)
+        data.seek(start)
+        try:
+            yield stream.read_next_batch()
+        except StopIteration:
+            return
 
 
 def _rows(batch: pa.RecordBatch, position: int, table: _Table) -> Iterator[Record | Damage]:
