@@ -10,7 +10,7 @@ Source: the Arrow columnar format, 1.5 (Message.fbs, File.fbs, "Serialization an
 
 import struct
 from collections.abc import Iterator
-from typing import IO
+from typing import Protocol
 
 _MAGIC = b"ARROW1"
 _CONTINUATION = b"\xff\xff\xff\xff"
@@ -22,7 +22,15 @@ _BLOCK = struct.Struct("<qi4xq")
 _BUFFER = struct.Struct("<qq")
 
 
-def claimed_by_file(data: IO[bytes]) -> int:
+class _File(Protocol):
+    """Bytes read at any place."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+
+
+def claimed_by_file(data: _File) -> int:
     """Return the most bytes that a batch or a dictionary of an Arrow file claims to become."""
     try:
         return max((_claim(data, start)[0] for start in _blocks(data)), default=0)
@@ -30,7 +38,7 @@ def claimed_by_file(data: IO[bytes]) -> int:
         return 0
 
 
-def claimed_by_next(data: IO[bytes], start: int) -> int:
+def claimed_by_next(data: _File, start: int) -> int:
     """Return what the next batch of a stream and the dictionaries before it claim to become."""
     most = 0
     try:
@@ -44,7 +52,7 @@ def claimed_by_next(data: IO[bytes], start: int) -> int:
         return most
 
 
-def _blocks(data: IO[bytes]) -> Iterator[int]:
+def _blocks(data: _File) -> Iterator[int]:
     """Give where the messages of dictionaries and batches start, as the footer says."""
     size = data.seek(0, 2)
     end = size - len(_MAGIC) - 4
@@ -59,7 +67,7 @@ def _blocks(data: IO[bytes]) -> Iterator[int]:
                 yield _BLOCK.unpack_from(footer, first + 4 + each * _BLOCK.size)[0]
 
 
-def _claim(data: IO[bytes], start: int) -> tuple[int, int, int]:
+def _claim(data: _File, start: int) -> tuple[int, int, int]:
     """Return what a message claims to become, its kind, and where the next one starts."""
     head = _read(data, start, 8)
     before = 8 if head.startswith(_CONTINUATION) else 4
@@ -80,7 +88,7 @@ def _claim(data: IO[bytes], start: int) -> tuple[int, int, int]:
     return claimed, kind, body + body_bytes
 
 
-def _sizes(data: IO[bytes], metadata: bytes, buffers: int, body: int) -> Iterator[int]:
+def _sizes(data: _File, metadata: bytes, buffers: int, body: int) -> Iterator[int]:
     """Give what each buffer becomes; -1 says that one is not compressed."""
     for number in range(_unsigned(metadata, buffers)):
         offset, length = _BUFFER.unpack_from(metadata, buffers + 4 + number * _BUFFER.size)
@@ -89,7 +97,7 @@ def _sizes(data: IO[bytes], metadata: bytes, buffers: int, body: int) -> Iterato
             yield max(size, 0)
 
 
-def _read(data: IO[bytes], start: int, size: int) -> bytes:
+def _read(data: _File, start: int, size: int) -> bytes:
     if min(start, size) < 0:
         raise ValueError("a place before the file")
     data.seek(start)
