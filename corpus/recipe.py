@@ -39,8 +39,8 @@ Format = Literal[
 
 # One record of this size at the end of a full part leaves a cleaning task below 1.5 GB: it peaks at
 # 1,025 MiB with English text, 1,137 with Chinese, 1,019 with a page and 1,173 with one of as many
-# tags as pages may have (benchmarks.memory record, November 2026). With 64 MiB Chinese alone took
-# 1,839.
+# tags as pages may have (benchmarks.memory record, November 2026); with the file read and the index
+# written Chinese takes 1,251. With 64 MiB and an empty part it took 1,839.
 MAX_RECORD_BYTES = 32 * 2**20
 
 
