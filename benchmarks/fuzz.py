@@ -6,7 +6,8 @@ Records go on to their text, through the parsers of pages and of wikitext.
 
 Each input is a small valid file with one to eight mutations: bytes flipped, ranges cut, doubled,
 swapped or overwritten, numbers made large, words of some format put in; before or after it is
-compressed. It must not crash, must end within five CPU seconds, and positions must rise.
+compressed. It must not crash, must end within five CPU seconds, positions must rise, and no record
+may be missing (benchmarks/fuzz_counts.py).
 Coverage-guided mutation of the same readers: benchmarks/fuzz_guided.py.
 """
 
@@ -28,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from benchmarks.fuzz_counts import check_counts
 from corpus import archives, tables
 from corpus.archives import InputFile
 from corpus.readers import read_records
@@ -76,7 +78,7 @@ def seeds() -> dict[str, bytes]:
         "warc": warc_seed(),
         "wikipedia": wikipedia_seed(),
         "warc-arc": b"filedesc://x 0.0.0.0 20140216050221 text/plain 8\n1 0 Live\n\n"
-        b"http://e.com/ 1.2.3.4 20140216050221 text/html 35\n"
+        b"http://e.com/ 1.2.3.4 20140216050221 text/html 37\n"
         b"HTTP/1.1 200 OK\r\n\r\n<html>hello</html>\n",
     }
 
@@ -144,9 +146,9 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 def check(name: str, form: str, data: bytes) -> tuple[int, int]:
     """Read a file, pages and wikitext to their text; return how many records and drops it gave.
 
-    Their positions must rise.
+    Their positions must rise, and they must be all that there are.
     """
-    found = {Record: 0, Damage: 0}
+    found: list[Record | Damage] = []
     position = 0
     signal.setitimer(signal.ITIMER_PROF, HANG_SECONDS)
     with (
@@ -154,14 +156,27 @@ def check(name: str, form: str, data: bytes) -> tuple[int, int]:
         mock.patch.object(tables, "open_reader", lambda _: io.BytesIO(data)),
     ):
         for each in read_records(InputFile(name), form, MAX_RECORD_BYTES):
-            found[type(each)] += 1
             if isinstance(each, Record):
                 text_of(each)
             if each.position <= position:
                 raise ValueError(f"position {each.position} after {position}")
             position = each.position
-    signal.setitimer(signal.ITIMER_PROF, 0)
-    return found[Record], found[Damage]
+            found.append(each)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        plain, is_whole = decompressed(name)
+    check_counts(form, plain, is_whole, found, MAX_RECORD_BYTES)
+    records = sum(isinstance(each, Record) for each in found)
+    return records, len(found) - records
+
+
+def decompressed(name: str) -> tuple[bytes, bool]:
+    """Return what an archive gives, and whether that is all of it."""
+    parts: list[bytes] = []
+    try:
+        parts.extend(InputFile(name).chunks())
+    except (archives.CorruptArchiveError, archives.DecompressionBombError):
+        return b"".join(parts), False
+    return b"".join(parts), True
 
 
 def run(inputs: int, seed: int) -> int:
@@ -210,10 +225,11 @@ def raise_hang(*_: Any) -> None:  # noqa: ANN401 - a signal's arguments
 
 
 def prepare() -> None:
-    """Compile, answer the alarm in this process, and take small bombs for such."""
+    """Compile, answer the alarm in this process, and take small bombs and tables for large."""
     text_of(Record(1, None, "", None, None, None, "html", b"<p>"))  # compiles, for some seconds
     signal.signal(signal.SIGPROF, raise_hang)
     archives.BOMB_BYTES = 2**24
+    tables._HELD_BYTES = 2**8  # small tables are read as large ones are
 
 
 if __name__ == "__main__":

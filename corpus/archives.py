@@ -70,6 +70,12 @@ class DecompressionBombError(Exception):
         self.ratio = ratio
 
 
+def check_ratio(given: int, taken: int) -> None:
+    """Raise `DecompressionBombError` where more came of so many bytes than text can be."""
+    if given > BOMB_BYTES and given > MAX_RATIO * taken:
+        raise DecompressionBombError(given / taken)
+
+
 class _Decoder(Protocol):
     """What `bz2`, `lzma`, `lz4.frame` and `isal` agree on."""
 
@@ -146,8 +152,7 @@ class InputFile:
         pieces = self._zstd_frames() if self.codec == "zstd" else self._members()
         for chunk in pieces:
             self._given += len(chunk)
-            if self._given > BOMB_BYTES and self._given > MAX_RATIO * self._taken:
-                raise DecompressionBombError(self._given / self._taken)
+            check_ratio(self._given, self._taken)
             if chunk:
                 yield chunk
 

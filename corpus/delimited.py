@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from corpus.cursor import Cursor
 from corpus.records import Damage, ReadOptions, Record, invalid_utf8, record_of, too_long
 
+# What separates fields in files that are called CSV or TSV.
+_DELIMITERS = ",;\t|"
+
 
 class _TooLongError(Exception):
     """A row goes on beyond the limit; holds the bytes so far."""
@@ -76,9 +79,21 @@ def read_delimited(
         if header is None:
             header = row
         elif len(row) != len(header):
-            yield Damage(rows.line, "invalid_csv", "fields", float(len(row)), float(len(header)))
+            detail = f"fields{_hint(header, delimiter)}"
+            yield Damage(rows.line, "invalid_csv", detail, float(len(row)), float(len(header)))
         else:
-            yield record_of(dict(zip(header, row, strict=True)), rows.line, options)
+            found = record_of(dict(zip(header, row, strict=True)), rows.line, options)
+            if isinstance(found, Damage):
+                found = found._replace(detail=found.detail + _hint(header, delimiter))
+            yield found
+
+
+def _hint(header: list[str], delimiter: str) -> str:
+    """Say so where a header looks as if its fields were separated by something else."""
+    others = "".join(each for each in _DELIMITERS if each in header[0] and each != delimiter)
+    if len(header) > 1 or not others:
+        return ""
+    return f": the header is one field with {others!r} in it: separate fields by {delimiter!r}"
 
 
 def read_header(cursor: Cursor, delimiter: str, max_bytes: int) -> list[str] | None:

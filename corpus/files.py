@@ -5,7 +5,8 @@ and renamed over it; on an object store it is one put under the final name. `cre
 compare-and-set there is: it writes only where nothing stands (`O_EXCL`, If-None-Match), which is
 what fixed records need; fsspec's `exists` followed by a write would be no lock.
 
-It does not cache remote files and does not retry: a filesystem's own retries apply.
+It does not cache remote files and does not retry: a filesystem's own retries apply. What reading
+something remote raises is an `OSError` here whatever library it comes from, and names the path.
 """
 
 import fcntl
@@ -15,12 +16,20 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import fsspec
 
 TEMPORARY_SUFFIX = ".tmp"
 _CHUNK_BYTES = 2**20
+# What filesystems of fsspec speak through: the errors of these libraries need be no OSErrors.
+_NETWORK = {"aiohttp", "httpx", "httpx2", "httpcore", "requests", "urllib3", "botocore", "gcsfs"}
+# The answers that say that nothing is there (RFC 9110, 15.5.5 and 15.5.11).
+_MISSING = (404, 410)
+
+
+class RemoteReadError(OSError):
+    """Something remote could not be read; says which and why."""
 
 
 def is_remote(path: str) -> bool:
@@ -43,35 +52,99 @@ def absolute(path: str) -> str:
 
 def filesystem(path: str) -> tuple[Any, str]:
     """Return the fsspec filesystem of a path and the path as that filesystem spells it."""
-    fs, name = fsspec.core.url_to_fs(path)
+    try:
+        fs, name = fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:  # names the package to install, or the protocol
+        raise ValueError(f"{path} cannot be opened: {error}") from error
     fs.invalidate_cache()  # a listing of object stores may be older than another worker's commit
     return fs, str(name)
 
 
+@contextmanager
+def remote_reads(path: str) -> Iterator[None]:
+    """Turn what the network raises within the block into a `RemoteReadError`."""
+    try:
+        yield
+    except Exception as error:
+        failure = _failure_of(error)
+        if failure is None or not is_remote(path):
+            raise
+        reason = f"{type(failure).__name__}: {failure}"
+        raise RemoteReadError(f"{path} could not be read over the network: {reason}") from error
+
+
+def _failure_of(error: Exception) -> BaseException | None:
+    """Return the network's error behind one; None where it is another, or nothing is there."""
+    if not isinstance(error, FileNotFoundError):
+        return error if _NETWORK & _libraries(error) else None
+    # To fsspec's HTTP every answer but a good one is a missing file.
+    cause = error.__cause__
+    is_missing = cause is None or getattr(cause, "status", None) in _MISSING
+    return None if is_missing or "aiohttp" not in _libraries(cause) else cause
+
+
+def _libraries(error: BaseException | None) -> set[str]:
+    return {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+
+
 def exists(path: str) -> bool:
-    """Tell whether a file is there."""
+    """Tell whether a file is there; a server that does not say raises."""
     if not is_remote(path):
         return Path(path).exists()
-    fs, name = filesystem(path)
-    return bool(fs.exists(name))
+    with remote_reads(path):
+        fs, name = filesystem(path)
+        try:
+            # Some filesystems' own `exists` takes every error for a no.
+            fs.info(name)
+        except FileNotFoundError as error:
+            if _failure_of(error) is not None:
+                raise
+            return False
+    return True
 
 
 def size_bytes(path: str) -> int:
     """Return the size of a file."""
-    fs, name = filesystem(path)
-    return int(fs.size(name))
+    with remote_reads(path):
+        fs, name = filesystem(path)
+        return int(fs.size(name))
 
 
 def state_key(path: str) -> str:
     """Return a cheap key that changes when a file is written again (time, size, ETag)."""
-    fs, name = filesystem(path)
-    return str(fs.ukey(name))
+    with remote_reads(path):
+        fs, name = filesystem(path)
+        return str(fs.ukey(name))
+
+
+class _RemoteReader:
+    """A remote file opened for reading, whose errors name it."""
+
+    def __init__(self, path: str, stream: BinaryIO) -> None:
+        self._path = path
+        self._stream = stream
+
+    def read(self, size: int = -1) -> bytes:
+        """Read bytes."""
+        with remote_reads(self._path):
+            return self._stream.read(size)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a stream has
+        return getattr(self._stream, name)
+
+    def __enter__(self) -> "_RemoteReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
 
 
 def open_reader(path: str) -> BinaryIO:
     """Open a file for reading bytes."""
-    fs, name = filesystem(path)
-    return fs.open(name, "rb")  # type: ignore[no-any-return]
+    with remote_reads(path):
+        fs, name = filesystem(path)
+        stream = fs.open(name, "rb")
+    return cast(BinaryIO, _RemoteReader(path, stream) if is_remote(path) else stream)
 
 
 def read_bytes(path: str) -> bytes:
@@ -94,11 +167,12 @@ def checksum(path: str, start: int = 0, stop: int | None = None) -> str:
 
 def list_names(root: str) -> list[str]:
     """List all files below a root as sorted names relative to it; a missing root has none."""
-    fs, base = filesystem(root)
-    if not fs.exists(base):
-        return []
-    base = base.rstrip("/") + "/"
-    return sorted(name.removeprefix(base) for name in fs.find(base))
+    with remote_reads(root):
+        fs, base = filesystem(root)
+        if not fs.exists(base):
+            return []
+        base = base.rstrip("/") + "/"
+        return sorted(name.removeprefix(base) for name in fs.find(base))
 
 
 @contextmanager

@@ -7,8 +7,9 @@ being held. A broken archive gives the records before the break and one `corrupt
 disk or network is no property of the data and raises.
 """
 
+import codecs
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 
 import orjson
@@ -22,13 +23,21 @@ from corpus.archives import (
 )
 from corpus.cursor import Cursor
 from corpus.delimited import read_delimited
-from corpus.records import Damage, ReadOptions, Record, invalid_utf8, record_of, too_long
+from corpus.records import (
+    Damage,
+    ReadOptions,
+    Record,
+    bomb,
+    invalid_utf8,
+    record_of,
+    too_long,
+)
 from corpus.tables import open_table, read_table
 from corpus.webarchives import read_webarchive
 from corpus.wikipedia import read_wikipedia
 
 # Raised by hand when the same bytes give other records.
-VERSION = 4
+VERSION = 5
 
 PLAIN = ReadOptions()
 TABLES = ("parquet", "arrow")
@@ -71,10 +80,13 @@ _SNIFFED = (
     (re.compile(rb"(?:\xef\xbb\xbf)?\s*\{\s*\""), "jsonl"),
 )
 
+# UTF-16, and UTF-32 where it begins like it.
+_WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+
 
 def detect_format(name: str) -> str:
-    """Tell the format by a file's name, in any case; `ValueError` where it does not say."""
-    found = _format_of(name)
+    """Tell the format by a file's name; `ValueError` where it does not say."""
+    found = format_by_name(name)
     if found is None:
         raise ValueError(
             f"cannot tell the format of {name} by its name ({', '.join(_FORMATS)}, each also "
@@ -83,7 +95,8 @@ def detect_format(name: str) -> str:
     return found
 
 
-def _format_of(name: str) -> str | None:
+def format_by_name(name: str) -> str | None:
+    """Return the format that a file's name says, in any case; None where it says none."""
     stem = name.rsplit("/", 1)[-1].lower()
     for suffix in SUFFIXES:
         stem = stem.removesuffix(suffix)
@@ -92,7 +105,7 @@ def _format_of(name: str) -> str | None:
 
 def sniff_format(path: str) -> str:
     """Tell the format of a file by its name, then by its first decompressed bytes."""
-    found = _format_of(path)
+    found = format_by_name(path)
     if found is not None:
         return found
     with closing(InputFile(path)) as file:
@@ -126,21 +139,33 @@ def read_from(
     max_bytes: int,
     options: ReadOptions,
     header: list[str] | None = None,
+    is_last: bool = True,
 ) -> Iterator[Record | Damage]:
-    """Give the records that follow a cursor; a CSV or TSV read from its middle needs its header."""
-    if form in ("csv", "tsv"):
-        delimiter = "," if form == "csv" else "\t"
-        return read_delimited(cursor, delimiter, options, max_bytes, header)
-    readers: dict[str, Callable[[Cursor, int], Iterator[Record | Damage]]] = {
-        "warc": read_webarchive,
-        "wikipedia": read_wikipedia,
-    }
-    if form in readers:
-        return readers[form](cursor, max_bytes)
-    own = {"jsonl": _read_lines, "paragraphs": _read_paragraphs, "text": _read_text}
+    """Give the records that follow a cursor, which may be those of a part of a file.
+
+    A CSV or TSV that is read from its middle needs its header.
+    """
     if form == "html":
         return _read_text(cursor, max_bytes, options.model_copy(update={"markup": "html"}))
-    return own[form](cursor, max_bytes, options)
+    if form in ("csv", "tsv"):
+        delimiter = "," if form == "csv" else "\t"
+        return _if_utf8(cursor, read_delimited(cursor, delimiter, options, max_bytes, header))
+    if form == "wikipedia":
+        return read_wikipedia(cursor, max_bytes, is_last)
+    if form == "warc":
+        return read_webarchive(cursor, max_bytes)
+    own = {"jsonl": _read_lines, "paragraphs": _read_paragraphs, "text": _read_text}
+    return _if_utf8(cursor, own[form](cursor, max_bytes, options))
+
+
+def _if_utf8(cursor: Cursor, records: Iterator[Record | Damage]) -> Iterator[Record | Damage]:
+    """Give the records, or one damage for a file that begins by saying it is UTF-16."""
+    if cursor.position == 0 and cursor.peek(4).startswith(_WIDE_MARKS):
+        cursor.rest()
+        cursor.position = 1
+        yield Damage(1, "invalid_utf8", "UTF-16 by its first bytes: convert it to UTF-8")
+        return
+    yield from records
 
 
 def until_broken(cursor: Cursor, records: Iterator[Record | Damage]) -> Iterator[Record | Damage]:
@@ -150,12 +175,7 @@ def until_broken(cursor: Cursor, records: Iterator[Record | Damage]) -> Iterator
     except CorruptArchiveError as error:
         yield Damage(cursor.position + 1, "corrupt_archive", str(error))
     except DecompressionBombError as error:
-        yield _bomb(cursor.position + 1, error)
-
-
-def _bomb(position: int, error: DecompressionBombError) -> Damage:
-    detail = "times its compressed size"
-    return Damage(position, "decompression_bomb", detail, error.ratio, MAX_RATIO)
+        yield bomb(cursor.position + 1, error.ratio, MAX_RATIO)
 
 
 def _whole_table(
@@ -167,7 +187,7 @@ def _whole_table(
         yield Damage(1, "corrupt_archive", str(error))
         return
     except DecompressionBombError as error:
-        yield _bomb(1, error)
+        yield bomb(1, error.ratio, MAX_RATIO)
         return
     with closing(data):
         yield from read_table(data, form, options, max_bytes)
@@ -198,9 +218,16 @@ def _parse(line: bytes, position: int, options: ReadOptions) -> Record | Damage:
 
 
 def _hint(line: bytes, position: int) -> str:
-    """Say what to do where a file begins with an array: it is one JSON value, not JSON lines."""
-    is_array = position == 1 and line.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
-    return ": one JSON array: convert to JSON lines, an object a line" if is_array else ""
+    """Say what to do where a file begins with a value of many lines: it is no JSON lines."""
+    if position > 1:
+        return ""
+    line = line.removeprefix(b"\xef\xbb\xbf").strip()
+    if line.startswith(b"["):
+        return ": one JSON array: convert to JSON lines, an object a line"
+    is_open = line.startswith(b"{") and line.endswith((b"{", b"[", b","))
+    return (
+        ": an object of several lines: convert to JSON lines, an object a line" if is_open else ""
+    )
 
 
 def _read_paragraphs(

@@ -37,6 +37,12 @@ Format = Literal[
     "wikipedia",
 ]
 
+# One record of this size at the end of a full part leaves a cleaning task below 1.5 GB: it peaks at
+# 1,025 MiB with English text, 1,137 with Chinese, 1,019 with a page and 1,173 with one of as many
+# tags as pages may have (benchmarks.memory record, November 2026); with the file read and the index
+# written Chinese takes 1,251. With 64 MiB and an empty part it took 1,839.
+MAX_RECORD_BYTES = 32 * 2**20
+
 
 class Source(Section):
     """Where documents of one kind come from."""
@@ -123,7 +129,7 @@ class Clean(Section):
         (), description="module:function, each a callable over Arrow batches, in order"
     )
     max_record_bytes: int = Field(
-        64 * 2**20, ge=1, description="a longer line, page or file becomes a drop record, bytes"
+        MAX_RECORD_BYTES, ge=1, description="a longer line, page or file becomes a drop, bytes"
     )
 
     @model_validator(mode="after")

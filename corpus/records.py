@@ -5,10 +5,16 @@ is decided here, once for JSON lines, tables and delimited text.
 """
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import orjson
 from pydantic import BaseModel, ConfigDict
+
+# What of a known field says nothing.
+_NOTHING = (None, "")
+# A record without a text names so many of its fields: guesses that fit a line.
+_NAMES, _NAME_CHARACTERS = 8, 40
 
 
 class ReadOptions(BaseModel):
@@ -56,6 +62,11 @@ def too_long(position: int, size: int, limit: int) -> Damage:
     return Damage(position, "record_too_long", "bytes", float(size), float(limit))
 
 
+def bomb(position: int, ratio: float, limit: float) -> Damage:
+    """Say that a file gives more text than its bytes can hold."""
+    return Damage(position, "decompression_bomb", "times its compressed size", ratio, limit)
+
+
 def invalid_utf8(position: int, error: UnicodeDecodeError) -> Damage:
     """Say where a record is no UTF-8."""
     return Damage(position, "invalid_utf8", f"{error.reason} at byte {error.start}")
@@ -65,10 +76,18 @@ def record_of(fields: Mapping[str, Any], position: int, options: ReadOptions) ->
     """Make a record of named fields; what has no meaning of its own is kept as meta."""
     text = fields.get(options.text_key)
     if not isinstance(text, str):
-        return Damage(position, "invalid_record", f"no string under the key {options.text_key}")
+        return Damage(position, "invalid_record", _no_text(fields, options.text_key))
+    key = _key(fields.get(options.id_key))
     url = _string(fields.get(options.url_key))
-    known = (options.text_key, options.id_key, options.url_key, options.language_key)
-    rest = {name: value for name, value in fields.items() if name not in known}
+    language = _string(fields.get(options.language_key))
+    named = {options.id_key: key, options.url_key: url, options.language_key: language}
+    # A known name with a value of no use, a list say, means no more than any other field.
+    rest = {
+        name: value
+        for name, value in fields.items()
+        if name != options.text_key
+        and (name not in named or (named[name] is None and value not in _NOTHING))
+    }
     try:
         meta = meta_of(rest) if rest else None
         page = text.encode() if options.markup == "html" else b""
@@ -76,15 +95,27 @@ def record_of(fields: Mapping[str, Any], position: int, options: ReadOptions) ->
         return Damage(position, "invalid_record", str(error))
     return Record(
         position,
-        _key(fields.get(options.id_key)) or url,
+        key or url,
         "" if page else text,
         url,
-        _string(fields.get(options.language_key)),
+        language,
         meta,
         "html" if page else "none",
         page,
         "utf-8" if page else None,
     )
+
+
+def _no_text(fields: Mapping[str, Any], wanted: str) -> str:
+    """Say what is in the place of a text, or which other fields there are."""
+    found = f"no string under the key {wanted}"
+    if fields.get(wanted) is not None:
+        return f"{found}, found {type(fields[wanted]).__name__}"
+    if wanted in fields or not fields:
+        return found
+    names = [str(name)[:_NAME_CHARACTERS] for name in islice(fields, _NAMES)]
+    more = ", ..." if len(fields) > _NAMES else ""
+    return f"{found}: set text_key to the one that holds the text ({', '.join(names)}{more})"
 
 
 def meta_of(fields: Mapping[str, Any]) -> str:

@@ -171,7 +171,8 @@ def read_piece(
         return
     header = list(piece.header) if piece.header is not None else None
     cursor = Cursor(_clip(file.chunks(), piece.skip, piece.length), piece.position)
-    records = read_from(cursor, form, max_record_bytes, options, header)
+    is_last = piece.length is None
+    records = read_from(cursor, form, max_record_bytes, options, header, is_last)
     yield from until_broken(cursor, records)
 
 

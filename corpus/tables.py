@@ -3,22 +3,28 @@
 Both need their file's end first (the Arrow stream does not), so what is not a plain file is
 decompressed into a temporary one. Every batch is validated before a value is read: offsets of a
 broken file would point anywhere. A row group or batch that breaks ends with one `corrupt_file`, and
-the next one is read. Rows without a value take no bytes, so a few bytes can claim any number of
-them: a table of more rows than `MAX_RATIO` times its bytes is a bomb.
+the next one is read.
+
+A value can stand in a file once for many rows (dictionaries, views, shared prefixes), and values
+that are null take no bytes. So what rows become is counted against the file's bytes, as archives
+do, and a table of more values than `MAX_RATIO` times its bytes is a bomb too; one row is taken at a
+time where a value may be large. A Parquet page and an Arrow batch are the least that is held.
 """
 
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from itertools import repeat
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from corpus.archives import MAX_RATIO, InputFile
+from corpus.archives import MAX_RATIO, DecompressionBombError, InputFile, check_ratio
+from corpus.claims import claimed_by_file, claimed_by_next
 from corpus.files import open_reader
-from corpus.records import Damage, ReadOptions, Record, record_of, too_long
+from corpus.records import Damage, ReadOptions, Record, bomb, record_of, too_long
 
 # Rows turned into Python at once: at most so many, fewer where they are long. A guess between the
 # cost of a call and memory.
@@ -26,6 +32,13 @@ _ROWS, _HELD_BYTES = 64, 2**25
 # A Parquet reader without a buffer takes a whole column chunk: 1.5 GB for one of 1.5 GB, with this
 # buffer 0.13 GB (measured).
 _BUFFER_BYTES = 2**20
+# Encodings by which a value stands in a file once for many rows, or shares what stands before it,
+# and the page that holds such values (parquet.thrift: Encoding, PageType).
+_DICTIONARY = {"PLAIN_DICTIONARY", "RLE_DICTIONARY"}
+_SHARED_PREFIX = "DELTA_BYTE_ARRAY"
+_DICTIONARY_PAGE = 2
+# A page header begins with three numbers of at most five bytes, each after its field's byte.
+_PAGE_HEADER_BYTES = 18
 _ARROW_MAGIC = b"ARROW1"
 _BROKEN = (pa.ArrowException, OSError, ValueError, MemoryError)
 
@@ -91,21 +104,46 @@ def open_table(file: InputFile) -> Data:
 
 
 def groups_of(data: Data, form: str) -> list[int]:
-    """Return the rows of every row group or batch; none for a stream or a broken file."""
+    """Return the rows of every row group or batch; none for a stream, a bomb or a broken file."""
     try:
         if form == "parquet":
             metadata = pq.ParquetFile(data).metadata
             rows = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
             # A broken footer may count below zero; such a file is read as one group.
             return rows if min(rows, default=0) >= 0 and sum(rows) == metadata.num_rows else []
+        size = data.size()
         if not _is_arrow_file(data):
             return []
+        check_ratio(claimed_by_file(data), size)
         file = pa.ipc.open_file(data)
         return [len(file.get_batch(n)) for n in range(file.num_record_batches)]
+    except DecompressionBombError:
+        return []
     except _BROKEN:
         if data.failure is not None:
             raise data.failure from None
         return []
+
+
+@dataclass
+class _Table:
+    """An open table, how its rows are read, and how much of them was given."""
+
+    data: Data
+    form: str
+    options: ReadOptions
+    max_bytes: int
+    size: int
+    given: int = 0
+
+    def give(self, size: int) -> None:
+        """Count what a row became; raises where it is too much for the file."""
+        self.given += size
+        check_ratio(self.given, self.size)
+
+
+class _TooManyValuesError(Exception):
+    """A table claims more values than its bytes can hold; holds how many."""
 
 
 def read_table(
@@ -115,39 +153,99 @@ def read_table(
     max_bytes: int,
     groups: tuple[int, int, int] | None = None,
 ) -> Iterator[Record | Damage]:
-    """Give the rows of a table, or of its groups first to last, the first row's position known."""
+    """Give the rows of a table, or of its groups first to last, the first row's position known.
+
+    What is given is counted from the first of these groups on.
+    """
     rows = groups_of(data, form)
-    data.seek(0)
+    table = _Table(data, form, options, max_bytes, data.size())
     first, last, position = groups or (0, len(rows), 0)
     if not rows:
-        yield from _guarded(data, _all_batches(data, form), position, (options, max_bytes))
+        yield from _guarded(table, _all_batches(table), position)
         return
     for number in range(first, last):
-        yield from _guarded(data, _batches(data, form, number), position, (options, max_bytes))
-        position += rows[number]
+        end = position + rows[number]
+        damage = yield from _guarded(table, _batches(table, number), position, end)
+        if damage is not None and damage.rule == "decompression_bomb":
+            return
+        position = end
 
 
 def _guarded(
-    data: Data, batches: Iterator[pa.RecordBatch], position: int, limits: tuple[ReadOptions, int]
-) -> Iterator[Record | Damage]:
-    """Give the rows of batches up to where they break or prove a bomb, and then that damage."""
-    size = data.size()
+    table: _Table, batches: Iterator[pa.RecordBatch], position: int, end: int = 0
+) -> Generator[Record | Damage, None, Damage | None]:
+    """Give the rows of batches up to where they break or prove a bomb, and then that damage.
+
+    Rows that should be there, up to `end`, and are not are damage too.
+    """
+    damage = None
     try:
         for batch in batches:
-            batch.validate(full=True)
-            if position + len(batch) > MAX_RATIO * size:
-                ratio = (position + len(batch)) / size
-                detail = "rows for each byte of the table"
-                yield Damage(position + 1, "decompression_bomb", detail, ratio, MAX_RATIO)
-                return
-            step = _rows_at_once(len(batch), batch.nbytes)
-            for start in range(0, len(batch), step):
-                yield from _rows(batch.slice(start, step), position, *limits)
-                position += min(step, len(batch) - start)
+            for each in _records(batch, position, table):
+                position += 1
+                yield each
+        if position < end:
+            detail = f"the rows end, {end - position} before their group says"
+            damage = Damage(position + 1, "corrupt_file", detail)
     except _BROKEN as error:
-        if data.failure is not None:
-            raise data.failure from None
-        yield Damage(position + 1, "corrupt_file", str(error).partition("\n")[0])
+        if table.data.failure is not None:
+            raise table.data.failure from None
+        damage = Damage(position + 1, "corrupt_file", str(error).partition("\n")[0])
+    except DecompressionBombError as error:
+        damage = bomb(position + 1, error.ratio, MAX_RATIO)
+    except _TooManyValuesError as error:
+        ratio = error.args[0] / table.size
+        detail = "rows for each byte of the table"
+        damage = Damage(position + 1, "decompression_bomb", detail, ratio, MAX_RATIO)
+    if damage is not None:
+        yield damage
+    return damage
+
+
+def _records(batch: pa.RecordBatch, position: int, table: _Table) -> Iterator[Record | Damage]:
+    """Give the rows of a batch, once it is known to be sound."""
+    batch.validate(full=True)
+    _check_values(position + _count_values(batch), table)
+    for part in _parts(batch):
+        yield from _rows(part, position, table)
+        position += len(part)
+
+
+def _check_values(count: int, table: _Table) -> None:
+    if count > MAX_RATIO * table.size:
+        raise _TooManyValuesError(count)
+
+
+def _count_values(data: pa.RecordBatch | pa.Array) -> int:
+    """Return the rows of a batch, or the most values on one level of a column of it."""
+    count = len(data)
+    if isinstance(data, pa.RecordBatch):
+        return max([count, *map(_count_values, data.columns)])
+    if isinstance(data, pa.StructArray):
+        return max([count, *map(_count_values, data.flatten())])
+    # Of lists and maps; of runs the values are fewer than the rows.
+    return max(count, _count_values(data.values)) if hasattr(data, "values") else count
+
+
+def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Cut a batch into what is turned into Python at once."""
+    most = _ROWS if all(_is_plain(each.type) for each in batch.schema) else 1
+    start = 0
+    while start < len(batch):
+        part = batch.slice(start, most)
+        while len(part) > 1 and part.nbytes > _HELD_BYTES:
+            part = part.slice(0, len(part) // 2)
+        yield part
+        start += len(part)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Tell whether every value of a type has bytes of its own, so that a slice knows its size."""
+    shared = ("dictionary", "run_end_encoded", "list_view", "large_list_view")
+    views = ("string_view", "binary_view")
+    if any(getattr(pa.types, f"is_{name}")(kind) for name in (*shared, *views)):
+        return False
+    return all(_is_plain(kind.field(number).type) for number in range(kind.num_fields))
 
 
 def _rows_at_once(rows: int, size: int) -> int:
@@ -161,37 +259,95 @@ def _is_arrow_file(data: Data) -> bool:
     return head == _ARROW_MAGIC
 
 
-def _batches(data: Data, form: str, number: int) -> Iterator[pa.RecordBatch]:
-    if form == "parquet":
+def _batches(table: _Table, number: int) -> Iterator[pa.RecordBatch]:
+    data = table.data
+    data.seek(0)
+    if table.form == "parquet":
         file = pq.ParquetFile(data, pre_buffer=False, buffer_size=_BUFFER_BYTES)
         group = file.metadata.row_group(number)
+        check_ratio(group.total_byte_size, table.size)
         rows = _rows_at_once(group.num_rows, group.total_byte_size)
+        if group.total_byte_size * _ROWS > _HELD_BYTES:
+            # What is broken raises here; asking for a broken column's metadata ends the process.
+            next(file.iter_batches(1, row_groups=[number], use_threads=False), None)
+            columns = [group.column(each) for each in range(group.num_columns)]
+            repeated = sum(_longest_repeated(data, column) for column in columns)
+            rows = min(rows, _rows_at_once(1, repeated))
         yield from file.iter_batches(rows, row_groups=[number], use_threads=False)
     else:
         yield pa.ipc.open_file(data).get_batch(number)
 
 
-def _all_batches(data: Data, form: str) -> Iterator[pa.RecordBatch]:
-    """Read what has no groups: a stream, an empty file or a broken one."""
-    if form == "parquet":
+def _longest_repeated(data: Data, column: Any) -> int:  # noqa: ANN401 - a column's metadata
+    """Return the most bytes of a value that may stand in a column once for many rows."""
+    size = int(column.total_uncompressed_size)
+    if _SHARED_PREFIX in column.encodings:
+        return size
+    if not _DICTIONARY & set(column.encodings):
+        return 0
+    first = min(column.dictionary_page_offset or column.data_page_offset, column.data_page_offset)
+    data.seek(first)
+    kind, page_bytes = _page_header(data.read(_PAGE_HEADER_BYTES))
+    return page_bytes if kind == _DICTIONARY_PAGE else 0
+
+
+def _page_header(head: bytes) -> tuple[int, int]:
+    """Return the type of a page and its uncompressed bytes.
+
+    They are the first two fields, zigzag numbers in base 128: Thrift's compact protocol, as
+    parquet.thrift's `PageHeader` is written. `15 04 15 90 03` -> (2, 200)
+    """
+    found: list[int] = []
+    at = 0
+    for _ in range(2):
+        at += 1
+        value = shift = 0
+        while at < len(head):
+            value |= (head[at] & 127) << shift
+            shift += 7
+            at += 1
+            if head[at - 1] < 128:
+                break
+        found.append(value >> 1)
+    return found[0], found[1]
+
+
+def _all_batches(table: _Table) -> Iterator[pa.RecordBatch]:
+    """Read what has no groups: a stream, an empty file, a bomb or a broken file."""
+    data = table.data
+    data.seek(0)
+    if table.form == "parquet":
         file = pq.ParquetFile(data, pre_buffer=False, buffer_size=_BUFFER_BYTES)
         yield from file.iter_batches(_ROWS, use_threads=False)
     elif _is_arrow_file(data):
+        check_ratio(claimed_by_file(data), table.size)
         file = pa.ipc.open_file(data)
         yield from (file.get_batch(number) for number in range(file.num_record_batches))
     else:
-        yield from pa.ipc.open_stream(data)
+        yield from _stream(table)
 
 
-def _rows(
-    batch: pa.RecordBatch, position: int, options: ReadOptions, max_bytes: int
-) -> Iterator[Record | Damage]:
+def _stream(table: _Table) -> Iterator[pa.RecordBatch]:
+    data = table.data
+    stream = pa.ipc.open_stream(data)
+    while True:
+        start = data.tell()
+        check_ratio(claimed_by_next(data, start), table.size)
+        data.seek(start)
+        try:
+            yield stream.read_next_batch()
+        except StopIteration:
+            return
+
+
+def _rows(batch: pa.RecordBatch, position: int, table: _Table) -> Iterator[Record | Damage]:
     names = batch.schema.names
     columns = [batch.column(n).to_pylist() for n in range(len(names))]
     rows = zip(*columns, strict=True) if columns else repeat((), len(batch))
     for row, values in enumerate(rows, 1):
-        record = record_of(dict(zip(names, values, strict=True)), position + row, options)
-        yield _bounded(record, max_bytes)
+        table.give(sum(len(value) for value in values if isinstance(value, str | bytes)))
+        record = record_of(dict(zip(names, values, strict=True)), position + row, table.options)
+        yield _bounded(record, table.max_bytes)
 
 
 def _bounded(record: Record | Damage, max_bytes: int) -> Record | Damage:

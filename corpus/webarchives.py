@@ -24,6 +24,8 @@ from corpus.records import Damage, Record, invalid_utf8, meta_of, too_long
 # No header of a crawler comes near; fastwarc and warcio stop at 16 to 64 KiB.
 _HEADER_BYTES = 2**16
 _START = re.compile(rb"WARC/\d|[a-z]+:\S* \S+ \d{8,14} (?:\S+ )+-?\d+ *\r?\n")
+# Enough for a WARC's first word, for most of ARC's headers, and for the longest URLs in them.
+_LOOKS = (6, 256, 4096)
 _HTML = ("text/html", "application/xhtml+xml")
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([^\s\"';,]+)", re.IGNORECASE)
 _LOOKS_LIKE_HTML = re.compile(
@@ -45,31 +47,44 @@ class _Head(NamedTuple):
 def read_webarchive(cursor: Cursor, max_bytes: int) -> Iterator[Record | Damage]:
     """Give the documents of an archive, and a drop for every record that is none."""
     while (start := _next_start(cursor)) is not None:
+        found = _read_record(cursor, start, max_bytes)
+        # Not before: where the archive breaks, the record it breaks in was not given.
         cursor.position += 1
-        if not start:
-            size = _pass_garbage(cursor)
-            yield Damage(cursor.position, "invalid_record", f"{size} bytes between records")
-            continue
-        try:
-            head = _read_head(cursor)
-        except ValueError as error:
-            _pass_garbage(cursor)
-            yield Damage(cursor.position, "invalid_record", str(error))
-            continue
-        yield _read_body(cursor, head, max_bytes)
+        yield found
+
+
+def _read_record(cursor: Cursor, start: bool, max_bytes: int) -> Record | Damage:
+    position = cursor.position + 1
+    if not start:
+        size = _pass_garbage(cursor)
+        return Damage(position, "invalid_record", f"{size} bytes between records")
+    try:
+        head = _read_head(cursor)
+    except ValueError as error:
+        _pass_garbage(cursor)
+        return Damage(position, "invalid_record", str(error))
+    return _read_body(cursor, head, position, max_bytes)
 
 
 def _next_start(cursor: Cursor) -> bool | None:
     """Go past blank lines; tell whether a record starts here, None at the end."""
     while (head := cursor.peek(1)) in (b"\r", b"\n"):
         cursor.skip(1)
-    return _START.match(cursor.peek(4096)) is not None if head else None
+    return _starts(cursor) if head else None
+
+
+def _starts(cursor: Cursor) -> bool:
+    """Tell whether a record starts here, looking no further than it takes.
+
+    Where the archive breaks soon, what would be looked at in vain stands before the break.
+    """
+    return any(_START.match(cursor.peek(size)) for size in _LOOKS)
 
 
 def _pass_garbage(cursor: Cursor) -> int:
     """Go past lines that start no record; return how many bytes they have."""
     start = cursor.offset
-    while cursor.peek(1) and not _START.match(cursor.peek(4096)):
+    while cursor.peek(1) and not _starts(cursor):
         cursor.until(b"\n", _HEADER_BYTES)
     return cursor.offset - start
 
@@ -113,8 +128,7 @@ def _length(value: str) -> int:
     return int(value)
 
 
-def _read_body(cursor: Cursor, head: _Head, max_bytes: int) -> Record | Damage:
-    position = cursor.position
+def _read_body(cursor: Cursor, head: _Head, position: int, max_bytes: int) -> Record | Damage:
     wanted = head.kind in ("response", "resource", "conversion") and head.length <= max_bytes
     body = cursor.read(head.length) if wanted else b""
     found = len(body) if wanted else cursor.skip(head.length)

@@ -6,11 +6,13 @@ checksum is computed once and then taken from the store's notes as long as the f
 (size, time or ETag) is the same: what was delivered before is not read again.
 
 A directory's files that are no data by their name (a dataset's `state.json`, checksums, markers of
-other programs, hidden files) are passed over, and the log says so.
+other programs, what is hidden) are passed over, and the log says so. Where the directory is a
+dataset's, on a hub or copied from one, so are the pages at its top that describe it.
 """
 
 import fnmatch
 import logging
+import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,11 +26,12 @@ from corpus.files import (
     is_remote,
     join,
     read_bytes,
+    remote_reads,
     size_bytes,
     state_key,
     write_bytes,
 )
-from corpus.readers import sniff_format
+from corpus.readers import format_by_name, sniff_format
 from corpus.recipe import Recipe, Source
 from corpus.records import ReadOptions
 from corpus.snapshots import Input
@@ -37,10 +40,20 @@ _GLOB_CHARACTERS = "*?["
 _NOTES = "inputs.json"
 # Metadata of Hugging Face `datasets` on disk and caches of its `map`; checksums; hidden files and
 # the markers of Spark and Hadoop, which start with a dot or an underscore.
-_NO_DATA = (
+_NO_DATA: tuple[str, ...] = (
     *("state.json", "dataset_info.json", "dataset_dict.json", "dataset_infos.json"),
     *("cache-*.arrow", "*.md5", "*.sha256", "*.sha1", "*.crc", ".*", "_*"),
 )
+# By one of these at its top a directory is a dataset's: every repository of the hub has the first,
+# `datasets` writes the others.
+_OF_DATASET = (".gitattributes", "dataset_dict.json", "dataset_info.json", "dataset_infos.json")
+# What describes a repository and stands at its top.
+_ABOUT = (
+    *("readme", "readme.*", "license*", "licence*", "notice*", "citation*", "changelog*"),
+    *("contributing*", "code_of_conduct*", "*.py"),
+)
+# How the hub names a dataset.
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +115,7 @@ def _find_in_source(source: Source) -> list[tuple[str, str, str, str]]:
     for given in source.paths:
         files = _expand(given)
         if not files:
-            raise ValueError(f"source {source.name}: there is no file at {given}")
+            raise ValueError(f"source {source.name}: there is no file at {given}{_hint(given)}")
         for name, path in files:
             other = by_name.setdefault(name, path)
             if other != path:
@@ -116,32 +129,64 @@ def _find_in_source(source: Source) -> list[tuple[str, str, str, str]]:
     ]
 
 
+def _hint(given: str) -> str:
+    """Say how a dataset of the hub is written, where a path looks like the name of one."""
+    if not _HUB_NAME.fullmatch(given) or format_by_name(given):
+        return ""
+    return (
+        f": for the dataset of the Hugging Face hub write hf://datasets/{given}, with @REVISION "
+        "after it for one revision and a glob like /CONFIG/train-*.parquet for one split"
+    )
+
+
 def _expand(given: str) -> list[tuple[str, str]]:
     """Return the (name, path) of every file that a path, directory or glob names."""
-    fs, base = filesystem(given)
-    # A file may have a bracket in its name.
-    if any(character in given for character in _GLOB_CHARACTERS) and not fs.exists(base):
-        paths = [path for path in fs.glob(base) if fs.isfile(path)]
-        fixed = base[: min(base.index(c) for c in _GLOB_CHARACTERS if c in base)]
-        base = fixed.rsplit("/", 1)[0]
-    elif fs.isdir(base):
-        paths = _data_files(fs.find(base), given)
-    else:
-        paths = [base] if fs.exists(base) else []
-        base = base.rsplit("/", 1)[0]
+    with remote_reads(given):
+        fs, base = filesystem(given)
+        # A file may have a bracket in its name.
+        if any(character in given for character in _GLOB_CHARACTERS) and not exists(given):
+            paths = [path for path in fs.glob(base) if fs.isfile(path)]
+            fixed = base[: min(base.index(c) for c in _GLOB_CHARACTERS if c in base)]
+            base = fixed.rsplit("/", 1)[0]
+        elif _may_be_directory(given) and fs.isdir(base):
+            paths = _data_files(fs.find(base), base, given)
+        else:
+            paths = [base] if exists(given) else []
+            base = base.rsplit("/", 1)[0]
     prefix = base.rstrip("/") + "/"
     spell = fs.unstrip_protocol if is_remote(given) else str
     return [(path.removeprefix(prefix), spell(path)) for path in sorted(paths)]
 
 
-def _data_files(paths: list[str], given: str) -> list[str]:
-    """Leave out what is no data; on a hub, also the page that describes the dataset."""
-    patterns = (*_NO_DATA, "readme.md") if given.startswith("hf://") else _NO_DATA
+def _may_be_directory(given: str) -> bool:
+    """Tell whether to ask: to fsspec's HTTP every page with links in it is a directory."""
+    return not given.startswith(("http://", "https://")) or given.endswith("/")
+
+
+def _data_files(paths: list[str], base: str, given: str) -> list[str]:
+    """Leave out what is no data."""
+    names = {path: path.removeprefix(base.rstrip("/") + "/") for path in paths}
+    is_dataset = given.startswith("hf://") or not set(_OF_DATASET).isdisjoint(names.values())
     left: list[str] = []
-    for path in paths:
-        name = path.rsplit("/", 1)[-1].lower()
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
-            logger.info("%s is passed over: its name says that it is no data", path)
-        else:
+    over: set[str] = set()
+    for path, name in names.items():
+        if (what := _no_data(name, is_dataset)) is None:
             left.append(path)
+        else:
+            over.add(path.removesuffix(name) + what)
+    for each in sorted(over):
+        logger.info("%s is passed over: its name says that it is no data", each)
     return left
+
+
+def _no_data(name: str, is_dataset: bool) -> str | None:
+    """Return what says that a file is no data: the hidden folder it lies in, or the file."""
+    *folders, last = name.split("/")
+    for number, folder in enumerate(folders, 1):
+        if folder.startswith("."):
+            return "/".join(folders[:number])
+    patterns = _NO_DATA
+    if is_dataset:
+        patterns += ("readme.md",) if folders else _ABOUT
+    is_no_data = any(fnmatch.fnmatchcase(last.lower(), pattern) for pattern in patterns)
+    return name if is_no_data else None

@@ -1,12 +1,15 @@
 """Mutated inputs of every format neither crash nor hang a reader, nor lose count."""
 
+import bz2
 import random
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,13 +17,15 @@ from hypothesis import strategies as st
 from stage_helpers import unhurried
 
 from benchmarks import fuzz
-from corpus import archives
-from corpus.records import Damage
+from corpus import archives, tables
+from corpus.readers import read_records
+from corpus.records import Damage, Record
 
 
 @pytest.fixture(autouse=True)
 def alarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(archives, "BOMB_BYTES", 2**24)
+    monkeypatch.setattr(tables, "_HELD_BYTES", 2**8)
     before = signal.signal(signal.SIGPROF, fuzz.raise_hang)
     yield
     signal.setitimer(signal.ITIMER_PROF, 0)
@@ -28,14 +33,19 @@ def alarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 SEEDS = fuzz.seeds()
+# Records and drops of the valid files, counted by hand.
+COUNTS = {
+    "jsonl": (2, 0), "csv": (3, 0), "tsv": (2, 0), "text": (1, 0), "paragraphs": (2, 0),
+    "html": (1, 0), "parquet": (2, 1), "arrow": (2, 1), "arrow-stream": (2, 1), "warc": (5, 1),
+    "wikipedia": (1, 2), "warc-arc": (1, 1),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("form", sorted(SEEDS))
 @pytest.mark.parametrize("suffix", sorted(fuzz.CODECS))
-def test_a_valid_seed_gives_records(form: str, suffix: str) -> None:
+def test_a_valid_seed_gives_all_its_records(form: str, suffix: str) -> None:
     data = fuzz.CODECS[suffix](SEEDS[form])
-    records, _ = fuzz.check(f"x{suffix}", form.split("-", maxsplit=1)[0], data)
-    assert records
+    assert fuzz.check(f"x{suffix}", form.split("-", maxsplit=1)[0], data) == COUNTS[form]
 
 
 @unhurried
@@ -63,6 +73,28 @@ def test_a_hang_and_a_wrong_count_would_be_seen(monkeypatch: pytest.MonkeyPatch)
         fuzz.check("x", "jsonl", b"")
     with pytest.raises(TimeoutError, match="over 5 s"):
         fuzz.raise_hang()
+
+
+@pytest.mark.parametrize("form", sorted({*SEEDS} - {"csv", "arrow-stream", "warc-arc"}))
+def test_a_lost_record_would_be_seen(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first, whatever it is, in a whole archive and in one that breaks after it."""
+    read = read_records
+
+    def without_first(*arguments: Any) -> Iterator[Record | Damage]:  # noqa: ANN401
+        return islice(read(*arguments), 1, None)
+
+    data = SEEDS[form]
+    fuzz.check("x", form, data)
+    broken = bz2.compress(data) + bz2.compress(data)[:-5]
+    counted = form not in ("parquet", "arrow", "text", "html")
+    if counted:
+        fuzz.check("x.bz2", form, broken)
+    monkeypatch.setattr(fuzz, "read_records", without_first)
+    with pytest.raises(ValueError, match=r"records at|position \d after|records, the file"):
+        fuzz.check("x", form, data)
+    if counted:
+        with pytest.raises(ValueError, match=r"records at|position \d after|records, the file"):
+            fuzz.check("x.bz2", form, broken)
 
 
 def test_inputs_chosen_by_the_code_they_reach_are_read_to_their_end(tmp_path: Path) -> None:

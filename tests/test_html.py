@@ -126,6 +126,8 @@ def test_one_broken_byte_does_not_change_the_encoding() -> None:
         (b"<DIV><p>" * 50_000 + b"x" + b"</div>" * 50_000, "page_too_deep", "50000 elements"),
         (b"<p " + b" ".join(b"a%d=1" % n for n in range(50_000)), "page_too_many_attri", "5000"),
         (b"<p " + b"/".join(b"a%d" % n for n in range(50_000)), "page_too_many_attri", "50000"),
+        (b"<p>a" * 2**19 + b"<!--", "page_too_many_elements", "524289 tags"),
+        (b"<p a b c><!-- -->" * 150_000, "page_too_many_elements", "750000 tags"),
         (b"\0" * 1000, "page_not_text", "1000 of 1000"),
         (b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR\0\0\0" * 30, "page_not_text", "broken"),
     ],

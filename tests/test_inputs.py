@@ -5,11 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
+from corpus.archives import InputFile
 from corpus.files import checksum, remove_tree, write_bytes
+from corpus.readers import read_records
 from corpus.recipe import Recipe, Source
-from corpus.records import ReadOptions
+from corpus.records import ReadOptions, Record
 from corpus.snapshots import Input
 from pipeline import inputs
 from pipeline.inputs import find_inputs, note_inputs
@@ -219,3 +226,156 @@ def test_an_input_carries_how_it_is_read(raw: Path) -> None:
     assert found.options == ReadOptions(text_key="html", markup="html", id_key="key")
     (plain,) = find(raw / "b.jsonl")
     assert plain.identity != found.identity
+
+
+def test_hidden_folders_are_passed_over(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = find(raw)
+    for name in (".git/HEAD", ".git/objects/a", "deep/.cache/huggingface/x.parquet"):
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        (raw / name).write_text("x")
+    with caplog.at_level("INFO"):
+        assert find(raw) == before
+    assert [record.getMessage().split(" ")[0] for record in caplog.records] == [
+        f"{raw}/.git", f"{raw}/deep/.cache",
+    ]  # fmt: skip
+
+
+ABOUT = ("README.md", "LICENSE", "CITATION.cff", "load.py", "licence.txt")
+
+
+@pytest.mark.parametrize("mark", [".gitattributes", "dataset_infos.json", None])
+def test_what_describes_a_dataset_at_its_top_is_passed_over(
+    raw: Path, caplog: pytest.LogCaptureFixture, mark: str | None
+) -> None:
+    """Only where the directory says that it is one."""
+    before = find(raw)
+    for name in ABOUT:
+        (raw / name).write_text("x")
+    (raw / "deep" / "license.md").write_text("a document")
+    if mark is None:
+        with pytest.raises(ValueError, match=r"cannot tell the format of .*CITATION\.cff"):
+            find(raw)
+        return
+    (raw / mark).write_text("{}")
+    with caplog.at_level("INFO"):
+        found = find(raw)
+    assert names(found) == sorted([*names(before), "deep/license.md"])
+    assert caplog.text.count("is passed over") == len(ABOUT) + 1
+
+
+def test_a_dataset_that_was_saved_is_read(raw: Path) -> None:
+    """As `datasets.DatasetDict.save_to_disk` lays it out: Arrow streams and its own notes."""
+    place = raw / "saved"
+    for split in ("train", "test"):
+        (place / split).mkdir(parents=True)
+        table = pa.table({"text": [f"{split} {n}" for n in range(3)], "label": [0, 1, 0]})
+        with pa.ipc.new_stream(place / split / "data-00000-of-00001.arrow", table.schema) as out:
+            out.write_table(table, max_chunksize=2)
+        (place / split / "state.json").write_text("{}")
+        (place / split / "dataset_info.json").write_text("{}")
+    (place / "dataset_dict.json").write_text("{}")
+    found = find(place)
+    assert names(found) == [f"{split}/data-00000-of-00001.arrow" for split in ("test", "train")]
+    texts = [
+        each.text
+        for entry in found
+        for each in read_records(InputFile(entry.path), entry.format, 100)
+        if isinstance(each, Record)
+    ]
+    assert texts == [f"{split} {n}" for split in ("test", "train") for n in range(3)]
+
+
+class Hub(MemoryFileSystem):  # type: ignore[misc]
+    """The hub's filesystem as far as paths go, in memory."""
+
+    protocol = "hf"
+    store: dict[str, Any] = {}  # noqa: RUF012 - as its parent has it
+    pseudo_dirs = [""]  # noqa: RUF012
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(MemoryFileSystem._strip_protocol(path.replace("hf://", "memory://")))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setitem(_registry, "hf", Hub)
+    monkeypatch.setattr(Hub, "store", {})
+    for name in ("plain/train-0", "plain/test-0", "other/train-0"):
+        with fsspec.open(f"hf://datasets/owner/name/{name}.parquet", "wb") as stream:
+            pq.write_table(pa.table({"text": [name]}), stream)
+    for name in ("README.md", ".gitattributes", "plain/README.md"):
+        write_bytes(f"hf://datasets/owner/name/{name}", b"---")
+    return "hf://datasets/owner/name"
+
+
+def test_a_dataset_of_the_hub_is_read(hub: str) -> None:
+    found = find(hub)
+    assert names(found) == [
+        "other/train-0.parquet", "plain/test-0.parquet", "plain/train-0.parquet",
+    ]  # fmt: skip
+    assert {each.path.split("://")[0] for each in found} == {"hf"}
+    (record,) = read_records(InputFile(found[0].path), "parquet", 100)
+    assert isinstance(record, Record)
+    assert record.text == "other/train-0"
+    assert names(find(f"{hub}/plain/train-*.parquet")) == ["train-0.parquet"]
+    with pytest.raises(ValueError, match=r"there is no file at hf://datasets/owner/none$"):
+        find("hf://datasets/owner/none")
+
+
+def test_a_name_of_the_hub_is_told_how_it_is_written(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(raw)
+    expected = (
+        r"there is no file at stanfordnlp/imdb: .* write hf://datasets/stanfordnlp/imdb, with"
+    )
+    with pytest.raises(ValueError, match=expected):
+        find("stanfordnlp/imdb")
+    for missing in ("data/a.jsonl.gz", "./a/b", "a", "a/b/c", "a/*"):
+        with pytest.raises(ValueError, match=r"there is no file at [^:]*$"):
+            find(missing)
+
+
+def test_a_page_with_links_is_no_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsspec's HTTP takes every page for a directory of its links."""
+
+    class Web(MemoryFileSystem):  # type: ignore[misc]
+        protocol = "http"
+        asked: list[str] = []  # noqa: RUF012
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return path
+
+        def info(self, path: str, **_: Any) -> dict[str, Any]:  # noqa: ANN401
+            return {"name": path, "size": 1, "type": "file"}
+
+        def isdir(self, path: str) -> bool:
+            self.asked.append(path)
+            return True
+
+        def find(self, path: str, **_: Any) -> list[str]:  # noqa: ANN401
+            return [f"{path}a.jsonl"]
+
+    monkeypatch.setitem(_registry, "http", Web)
+    monkeypatch.setattr(inputs, "checksum", lambda _: "0")
+    monkeypatch.setattr(inputs, "state_key", lambda _: "0")
+    page, folder = "http://e.com/page.html", "http://e.com/data/"
+    assert [(each.name, each.path) for each in find(page)] == [("page.html", page)]
+    assert Web.asked == []
+    assert [(each.name, each.path) for each in find(folder)] == [("a.jsonl", f"{folder}a.jsonl")]
+
+
+def test_a_hub_that_is_not_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unreached(Exception):
+        """As httpx raises it."""
+
+    def unreached(*_: object, **__: object) -> None:
+        raise Unreached("Name or service not known")
+
+    Unreached.__module__ = "httpx"
+    monkeypatch.setitem(_registry, "hf", Hub)
+    monkeypatch.setattr(Hub, "info", unreached)
+    with pytest.raises(OSError, match=r"^hf://datasets/a/b could not be read over the network: Un"):
+        find("hf://datasets/a/b")

@@ -84,28 +84,31 @@ def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "key", "url"),
+    ("fields", "key", "url", "meta"),
     [
-        ({"id": "x", "url": "u"}, "x", "u"),
-        ({"id": 17}, "17", None),
-        ({"id": -1, "url": "u"}, "-1", "u"),
-        ({"id": 0}, "0", None),
-        ({"id": 2**64 - 1}, "18446744073709551615", None),
-        ({"url": "u"}, "u", "u"),
-        ({"id": "", "url": "u"}, "u", "u"),
-        ({"id": None, "url": "u"}, "u", "u"),
-        ({"id": True, "url": 3}, None, None),
-        ({"id": 1.5}, None, None),
-        ({"id": ["x"]}, None, None),
-        ({}, None, None),
+        ({"id": "x", "url": "u"}, "x", "u", None),
+        ({"id": 17}, "17", None, None),
+        ({"id": -1, "url": "u"}, "-1", "u", None),
+        ({"id": 0}, "0", None, None),
+        ({"id": 2**64 - 1}, "18446744073709551615", None, None),
+        ({"url": "u"}, "u", "u", None),
+        ({"id": "", "url": "u", "language": None}, "u", "u", None),
+        ({"id": None, "url": "u", "language": ""}, "u", "u", None),
+        ({"id": True, "url": 3}, None, None, '{"id":true,"url":3}'),
+        ({"id": 1.5, "url": ["u"], "language": ["en"]}, None, None,
+         '{"id":1.5,"language":["en"],"url":["u"]}'),
+        ({"id": ["x"], "url": "u", "a": 1}, "u", "u", '{"a":1,"id":["x"]}'),
+        ({"id": 0.0, "url": False}, None, None, '{"id":0.0,"url":false}'),
+        ({}, None, None, None),
     ],
-)
-def test_the_key_is_the_id_or_the_url(
-    tmp_path: Path, fields: dict[str, Any], key: str | None, url: str | None
+)  # fmt: skip
+def test_the_key_is_the_id_or_the_url_and_other_values_are_meta(
+    tmp_path: Path, fields: dict[str, Any], key: str | None, url: str | None, meta: str | None
 ) -> None:
     (record,) = read(tmp_path / "a.jsonl", line("t", **fields))
     assert isinstance(record, Record)
-    assert (record.key, record.url, record.meta) == (key, url, None)
+    assert (record.key, record.url, record.meta) == (key, url, meta)
+    assert record.language is None
 
 
 @pytest.mark.parametrize(
@@ -123,7 +126,13 @@ def test_the_key_is_the_id_or_the_url(
         (b"null", "invalid_record", "a NoneType, not an object"),
         (b"{}", "invalid_record", "no string under the key text"),
         (b'{"text": null}', "invalid_record", "no string under the key text"),
-        (b'{"text": 3}', "invalid_record", "no string under the key text"),
+        (b'{"text": 3}', "invalid_record", "no string under the key text, found int"),
+        (
+            b'{"content": "a", "id": 1}',
+            "invalid_record",
+            "key text: set text_key to the one that holds the text (content, id)",
+        ),
+        (orjson.dumps({f"{n:050d}": 1 for n in range(20)}), "invalid_record", "0, ...)"),
     ],
 )
 def test_a_bad_line_is_one_damage_in_its_place(
@@ -398,6 +407,30 @@ def test_an_array_says_what_to_do_with_it(tmp_path: Path, indent: int | None, ma
     assert first.detail.endswith(": one JSON array: convert to JSON lines, an object a line")
     assert others
     assert not any("convert" in each.detail for each in others if isinstance(each, Damage))
+
+
+def test_a_file_that_is_one_object_in_many_lines_says_what_to_do_with_it(tmp_path: Path) -> None:
+    first, *others = read(tmp_path / "a.json", json.dumps({"text": "a"}, indent=1).encode())
+    hint = ": an object of several lines: convert to JSON lines, an object a line"
+    assert isinstance(first, Damage)
+    assert first.detail.endswith(hint)
+    assert others
+    found = read(tmp_path / "b.json", b'{"text": "a",\n"b": 1}')
+    assert [isinstance(each, Damage) and each.detail.endswith(hint) for each in found] == [
+        True, False,
+    ]  # fmt: skip
+    (cut,) = read(tmp_path / "c.json", b'{"text": "a')
+    assert isinstance(cut, Damage)
+    assert "several" not in cut.detail
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv.gz", "a.txt"])
+def test_another_encoding_is_named_once(tmp_path: Path, encoding: str, name: str) -> None:
+    data = "\ufefftext\nmore\n".encode(encoding)
+    found = read(tmp_path / name, compress(".gz", data) if name.endswith(".gz") else data)
+    expected = [Damage(1, "invalid_utf8", "UTF-16 by its first bytes: convert it to UTF-8")]
+    assert found == expected
 
 
 @pytest.mark.parametrize("suffix", [".zst", ".gz"])

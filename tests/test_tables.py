@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from corpus import tables
+from corpus import archives, tables
 from corpus.archives import InputFile
 from corpus.readers import read_records
 from corpus.records import Damage, ReadOptions, Record
@@ -90,6 +90,25 @@ def test_a_broken_row_group_leaves_the_next_one(tmp_path: Path) -> None:
     assert [each.position for each in found[-200:]] == list(range(101, 301))
 
 
+def test_rows_that_a_group_claims_and_has_not_are_a_drop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = tables._batches
+
+    def without_last(table: Any, number: int) -> Any:  # noqa: ANN401
+        return (batch.slice(0, len(batch) - 1) for batch in batches(table, number))
+
+    monkeypatch.setattr(tables, "_batches", without_last)
+    found = read(
+        tmp_path / "a", parquet(pa.table({"text": list("abcd")}), row_group_size=2), "parquet"
+    )
+    short = "the rows end, 1 before their group says"
+    assert found == [
+        Record(1, None, "a", None, None, None), Damage(2, "corrupt_file", short),
+        Record(3, None, "c", None, None, None), Damage(4, "corrupt_file", short),
+    ]  # fmt: skip
+
+
 def test_a_failing_disk_is_no_property_of_the_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +131,23 @@ def test_csv_rows_may_be_quoted_and_broken_ones_are_drops(tmp_path: Path) -> Non
         Damage(7, "invalid_csv", "',' expected after '\"'"),
         Record(8, "5", "d", None, None, None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("form", "other", "said"), [("csv", ";", "';'"), ("csv", "\t", r"'\t'"), ("tsv", ",", "','")]
+)
+def test_another_delimiter_is_named(tmp_path: Path, form: str, other: str, said: str) -> None:
+    wanted = {"csv": ",", "tsv": "\t"}[form]
+    data = f"text{other}id\nhello{other}1\nhello{wanted} you{other}1\n"
+    hint = f": the header is one field with {said} in it: separate fields by {wanted!r}"
+    missing, fields = read(tmp_path / "a", data.encode(), form)
+    assert isinstance(missing, Damage)
+    assert isinstance(fields, Damage)
+    assert missing.rule == "invalid_record"
+    assert missing.detail.endswith(hint)
+    assert fields == Damage(3, "invalid_csv", f"fields{hint}", 2.0, 1.0)
+    (alone,) = read(tmp_path / "b", b"text\na;b\n", form)
+    assert isinstance(alone, Record)
 
 
 def test_a_quote_without_an_end_is_held_up_to_the_limit(tmp_path: Path) -> None:
@@ -204,3 +240,116 @@ def test_parquet_of_more_rows_than_its_bytes_can_hold(
     last = found[-1]
     assert isinstance(last, Damage)
     assert (last.rule, last.position) == ("decompression_bomb", len(found))
+
+
+LONG = "word " * 20_000
+_SAME = pa.array([0] * 640, pa.int32())
+BOMBS = {
+    "dictionary": pa.DictionaryArray.from_arrays(_SAME, pa.array([LONG])),
+    "runs": pa.RunEndEncodedArray.from_arrays([640], pa.array([LONG])),
+    "plain": pa.array([LONG] * 640),
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "kind", "options"),
+    [
+        ("parquet", "dictionary", {"store_schema": False}),
+        ("parquet", "dictionary", {}),
+        ("parquet", "dictionary", {"row_group_size": 5}),
+        ("parquet", "plain", {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"}),
+        ("arrow", "dictionary", {}),
+        ("arrow", "runs", {}),
+    ],
+)
+def test_a_value_that_stands_once_for_many_rows_is_a_bomb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, kind: str, options: dict[str, Any]
+) -> None:
+    """What is given is counted against the file, and few rows are held while it is."""
+    monkeypatch.setattr(archives, "BOMB_BYTES", 2**20)
+    monkeypatch.setattr(tables, "_HELD_BYTES", 3 * len(LONG))
+    held: list[int] = []
+    rows = tables._rows
+
+    def noting_rows(batch: pa.RecordBatch, *rest: Any) -> Any:  # noqa: ANN401
+        held.append(len(batch))
+        return rows(batch, *rest)
+
+    monkeypatch.setattr(tables, "_rows", noting_rows)
+    target = io.BytesIO()
+    table = pa.table({"text": BOMBS[kind]})
+    if form == "parquet":
+        pq.write_table(table, target, compression="zstd", **options)
+    else:
+        codec = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_file(target, table.schema, options=codec) as writer:
+            writer.write_table(table)
+    data = target.getvalue()
+    path = tmp_path / "a"
+    path.write_bytes(data)
+    *records, last = read_records(InputFile(str(path)), form, 2**20)
+    given = max(2**20, 500 * len(data))
+    assert len(records) == given // len(LONG) < 640
+    assert all(isinstance(each, Record) and each.text == LONG for each in records)
+    assert last == Damage(
+        *(len(records) + 1, "decompression_bomb", "times its compressed size"),
+        *((len(records) + 1) * len(LONG) / len(data), 500.0),
+    )
+    assert 0 < max(held) <= 3
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kind", ["plain", "dictionary"])
+def test_an_arrow_batch_that_claims_too_much_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, stream: bool, kind: str
+) -> None:
+    """Before pyarrow makes room for it; the batches of a stream before it are given."""
+    value = pa.array([LONG * 20])
+    small = pa.array(["a"] * 3)
+    column = pa.concat_arrays([small, *[value] * (20 if kind == "plain" else 1)])
+    table = pa.table({"text": column if kind == "plain" else column.dictionary_encode()})
+    first = pa.table({"text": small.cast(table.schema.field("text").type)})
+    target = io.BytesIO()
+    make = pa.ipc.new_stream if stream else pa.ipc.new_file
+    options = pa.ipc.IpcWriteOptions(compression=codec, emit_dictionary_deltas=False)
+    with make(target, table.schema, options=options) as writer:
+        if stream:
+            writer.write_table(first)
+        writer.write_table(table)
+    data = target.getvalue()
+    before = [Record(n + 1, None, "a", None, None, None) for n in range(3 if stream else 0)]
+    monkeypatch.setattr(archives, "BOMB_BYTES", 10**6)
+    monkeypatch.setattr(archives, "MAX_RATIO", 100.0)
+    *records, last = read(tmp_path / "a", data, "arrow")
+    assert isinstance(last, Damage)
+    assert (last.position, last.rule) == (len(before) + 1, "decompression_bomb")
+    assert records == before
+    # Offsets and indices are not counted here, nor what stands before a buffer.
+    claimed = len(LONG) * 20 * (20 if kind == "plain" else 1)
+    assert last.value is not None
+    assert claimed <= last.value * len(data) < claimed + 1000
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize("shape", ["list", "struct"])
+def test_values_within_a_row_are_counted(tmp_path: Path, form: str, shape: str) -> None:
+    nulls = pa.ListArray.from_arrays([0, 3_000_000], pa.nulls(3_000_000, pa.int32()))
+    column = nulls if shape == "list" else pa.StructArray.from_arrays([nulls], names=["a"])
+    table = pa.table({"text": ["a"], "more": column})
+    data = parquet(table, compression="zstd") if form == "parquet" else b""
+    if form == "arrow":
+        target = io.BytesIO()
+        codec = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_file(target, table.schema, options=codec) as writer:
+            writer.write_table(table)
+        data = target.getvalue()
+    (found,) = read(tmp_path / "a", data, form)
+    assert isinstance(found, Damage)
+    assert (found.position, found.rule, found.threshold) == (1, "decompression_bomb", 500.0)
+
+
+def test_the_head_of_a_page_says_its_kind_and_size() -> None:
+    assert tables._page_header(bytes.fromhex("1504158890a10f15aa17")) == (2, 16_000_004)
+    assert tables._page_header(bytes.fromhex("15001590031500")) == (0, 200)
+    assert tables._page_header(b"") == tables._page_header(b"\x15") == (0, 0)

@@ -113,6 +113,23 @@ def test_a_record_that_ends_early_says_how_much_there_is(tmp_path: Path) -> None
     assert rules(read(tmp_path / "a.warc", data)) == [(1, "truncated_record")]
 
 
+def test_a_break_soon_after_a_record_leaves_it(tmp_path: Path) -> None:
+    members = [gzip.compress(warc("conversion", b"some text", "text/plain"))] * 3
+    packed = b"".join(members)[:-5]
+    assert rules(read(tmp_path / "a.warc.gz", packed)) == [
+        (1, "kept"), (2, "kept"), (3, "kept"), (4, "corrupt_archive"),
+    ]  # fmt: skip
+    assert rules(read(tmp_path / "b.warc.gz", packed[: -len(members[0]) // 2])) == [
+        (1, "kept"), (2, "kept"), (3, "corrupt_archive"),
+    ]  # fmt: skip
+
+
+def test_a_break_is_told_in_the_place_of_the_record_it_lies_in(tmp_path: Path) -> None:
+    data = warc("conversion", b"one", "text/plain") + warc("conversion", bytes(9999), "text/plain")
+    packed = gzip.compress(data[:-5000])[:-9]
+    assert rules(read(tmp_path / "a.warc.gz", packed)) == [(1, "kept"), (2, "corrupt_archive")]
+
+
 def test_extracted_text_has_its_language(tmp_path: Path) -> None:
     headers = {"WARC-Identified-Content-Language": "fra,eng"}
     data = warc("conversion", "t\u00e9xte".encode(), "text/plain", **headers)
@@ -126,6 +143,13 @@ def test_extracted_text_has_its_language(tmp_path: Path) -> None:
     [
         ("example.arc", {"warc_warcinfo": 1, "kept": 1}),
         ("example.warc.gz", {"warc_warcinfo": 2, "kept": 1, "warc_request": 2, "warc_revisit": 1}),
+        ("example.warc", {"warc_warcinfo": 2, "kept": 1, "warc_request": 2, "warc_revisit": 1}),
+        ("example-bad-non-chunked.warc.gz",
+         {"warc_warcinfo": 2, "kept": 1, "warc_request": 2, "warc_revisit": 1}),
+        ("example-iana.org-chunked.warc", {"warc_warcinfo": 1, "kept": 1, "warc_request": 1}),
+        ("example-space-in-target-uri.warc.gz", {"warc_warcinfo": 1, "warc_not_text": 1}),
+        ("example-wget-bad-target-uri.warc.gz",
+         {"warc_warcinfo": 1, "warc_request": 1, "kept": 3, "warc_metadata": 1}),
         ("example-digest.warc", {"warc_request": 4}),
         ("example-resource.warc.gz", {"warc_warcinfo": 2, "kept": 1}),
         ("example-wrong-chunks.warc.gz", {"kept": 1, "warc_request": 1}),
@@ -135,8 +159,15 @@ def test_extracted_text_has_its_language(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_odd_archives(shared_data: Path, name: str, expected: dict[str, int]) -> None:
-    file = InputFile(str(shared_data / "web" / "warc-odd" / name))
+    path = shared_data / "web" / "warc-odd" / name
+    file = InputFile(str(path))
     found = list(read_records(file, "warc", LIMIT))
     file.close()
     assert Counter(rule for _, rule in rules(found)) == expected
     assert [each.position for each in found] == list(range(1, len(found) + 1))
+    if name.endswith(".arc"):
+        return
+    data = gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()
+    # What stands between two records is no record of its own.
+    garbage = sum(isinstance(each, Damage) and "between" in each.detail for each in found)
+    assert data.count(b"WARC-Type: ") == len(found) - garbage

@@ -1,11 +1,15 @@
 """Dumps of Wikipedia: articles as wikitext, and a drop for every other page."""
 
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from corpus.archives import InputFile
 from corpus.readers import read_records
 from corpus.records import Damage, Record
+from corpus.splits import open_piece, read_piece, survey
 
 
 def page(body: str) -> str:
@@ -65,6 +69,47 @@ def test_a_dump_that_ends_early_or_is_none(tmp_path: Path) -> None:
     assert read(tmp_path / "b.xml", "<other/>") == [
         Damage(1, "invalid_xml", "no <page> in the file")
     ]
+
+
+HEAD, END = "<?xml?>\n<mediawiki a='b'>\n<siteinfo>\n</siteinfo>\n", "</mediawiki>\n"
+NO_END = "a page without an end"
+NO_START = "a page without its opening tag"
+CUT = "the dump is cut off: it ends without </mediawiki>"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (HEAD + ARTICLE + ARTICLE + END, ["", ""]),
+        (HEAD + ARTICLE.replace("<page>", "<page >") + ARTICLE + END, ["", ""]),
+        (HEAD + ARTICLE + ARTICLE.replace("<page>", "<page\n a='b'>") + END, ["", ""]),
+        (HEAD + ARTICLE.replace("<page>", "<pbge>") + ARTICLE + END, [NO_START, ""]),
+        (HEAD + ARTICLE + ARTICLE.replace("<page>", "<pages>") + ARTICLE + END,
+         ["", NO_START, ""]),
+        (HEAD + ARTICLE.replace("</page>", "</pbge>") + ARTICLE + END, [NO_END, ""]),
+        (HEAD + ARTICLE + "<page/>" + ARTICLE + END, ["", NO_END, ""]),
+        (HEAD + ARTICLE + "<log/>" + ARTICLE + END, ["", "6 bytes that are no page", ""]),
+        ("<log/>" + ARTICLE + END, ["6 bytes that are no page", ""]),
+        (HEAD + ARTICLE + END + HEAD + ARTICLE + END, ["", ""]),
+        (HEAD + ARTICLE + ARTICLE, ["", "", CUT]),
+        (HEAD + ARTICLE + "\n</mediawi", ["", CUT]),
+        (HEAD + ARTICLE + END + "<page>", ["", "12 bytes that are no page", NO_END]),
+        (HEAD + END, ["no <page> in the file"]),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_no_page_goes_by_unseen(tmp_path: Path, text: str, expected: list[str]) -> None:
+    """In pieces of any size as in one."""
+    found = read(tmp_path / "a.xml", text)
+    assert [each.detail if isinstance(each, Damage) else "" for each in found] == expected
+    assert [each.position for each in found] == list(range(1, len(expected) + 1))
+    path = str(tmp_path / "a.xml")
+    for size in (1, 200, 500):
+        in_pieces: list[Record | Damage] = []
+        for piece in survey(path, "wikipedia", size, 500)[0]:
+            with closing(open_piece(path, "wikipedia", piece)) as file:
+                in_pieces += read_piece(file, "wikipedia", piece, 500)
+        assert in_pieces == found
 
 
 def test_a_real_dump(shared_data: Path) -> None:
