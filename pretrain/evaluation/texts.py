@@ -17,7 +17,7 @@ from corpus.records import Damage
 
 # A measure of this much text is stable to a thousandth, and takes a base model minutes. Guess.
 DEFAULT_MAX_BYTES = 4 * 2**20
-_MAX_RECORD_BYTES = 64 * 2**20  # as clean.max_record_bytes has it
+_MAX_RECORD_BYTES = 32 * 2**20  # as clean.max_record_bytes has it
 _MARKUP = ("html", "warc", "wikipedia")
 
 
