@@ -12,7 +12,7 @@ follows without a space is cut only after a stop that means nothing else. Where 
 by an opening quote without a space, both are one pre-token, and the text stays whole there; so it
 does in Thai, which has no stop at all. Lines that were wrapped by hand count as sentences.
 
-`split_sentences` is the rules written for reading; `sentence_cuts` gives the same cuts for many
+`pipeline/split.py` is the rules written for reading; `sentence_cuts` gives the same cuts for many
 texts, from their bytes. Measured (`python -m benchmarks.sentences`, one core of a busy AMD EPYC,
 2026-11): 410 MB/s of English. On 7,430 sentences of newswire (MRPC) joined by tens, with only
 titles added after a look, F1 of the ends is 99.5 %; blingfire 0.1.8 has 99.1 % at 3 MB/s, syntok
@@ -20,8 +20,6 @@ titles added after a look, F1 of the ends is 99.5 %; blingfire 0.1.8 has 99.1 % 
 they cut before an opening quote. On XQuAD's questions in eleven languages 98.7 % and more; Greek's
 mark was missing until they were looked at.
 """
-
-import re
 
 import numba
 import numpy as np
@@ -35,113 +33,16 @@ from pipeline.stops import (
     CONTINUES,
     FIRST_CJK,
     FOLLOWERS,
-    GREEK,
     HIRAGANA,
     LINE_ENDS,
+    MAX_SHORT_LETTERS,
+    MAX_WORD_BYTES,
     OPENERS,
     PLAIN_STOPS,
     SMALL,
     SPACES,
     STOPS,
 )
-
-_MAX_WORD_BYTES = 8  # what a 64-bit integer holds; every abbreviation below is as short
-# In a text without capitals a word of more letters is none of the other abbreviations (a guess).
-_MAX_SHORT_LETTERS = 3
-
-
-def split_sentences(text: str) -> list[str]:
-    """Cut a text into sentences that joined give the text: `"A b. C"` -> `["A b.", " C"]`."""
-    cuts, begin = [0], _after_spaces(text, 0)
-    for found in _CANDIDATE.finditer(text):
-        cut = _cut_of(text, found, begin)
-        if cut is not None:
-            cuts.append(cut)
-            begin = _after_spaces(text, cut)
-    return [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True) if a < b]
-
-
-# A semicolon beside Greek: its question mark.
-_GREEK_MARK = f"(?<=[{GREEK}]);|;(?=[{SPACES}]+[{GREEK}])"
-_CANDIDATE = re.compile(
-    f"(?P<stops>(?:[{re.escape(STOPS)}]|{_GREEK_MARK})+)(?P<closers>[{re.escape(CLOSERS)}]*)"
-    f"|[{SPACES}]+"
-)
-_GAP = re.compile(f"[{SPACES}]*")
-_INITIALS = re.compile(r"[A-Za-z](?:\.[A-Za-z])*|[\u00c0-\u07ff]")
-
-
-def _after_spaces(text: str, start: int) -> int:
-    gap = _GAP.match(text, start)
-    assert gap is not None
-    return gap.end()
-
-
-def _cut_of(text: str, found: "re.Match[str]", begin: int) -> int | None:
-    """Return the cut that a candidate stands for, if it does; `begin`: of its sentence."""
-    if found["stops"] is None:
-        inside = begin < found.start() and found.end() < len(text)
-        return found.start() if inside and set(found[0]) & set(LINE_ENDS) else None
-    end, after = found.end(), _after_spaces(text, found.end())
-    if after == len(text) or set(text[end:after]) & set(LINE_ENDS):
-        return None  # the end; or a line end, which is the next candidate
-    if after > end:
-        return end if _ends_sentence(text, found, after, begin) else None
-    return end if _parts_letters(text[found.end()], found) else None
-
-
-def _parts_letters(follower: str, found: "re.Match[str]") -> bool:
-    """Tell whether a stop ends a sentence that the next letter follows without a space."""
-    point, stop, closers = ord(follower), found["stops"][-1], found["closers"]
-    if not any(low <= point <= high for low, high in FOLLOWERS) or closers[-1:] == "'":
-        return False
-    if closers and HIRAGANA[0] <= point <= HIRAGANA[1]:
-        return False  # a particle after a quotation
-    return stop in PLAIN_STOPS or (stop in "!?;" and point >= FIRST_CJK)
-
-
-def _ends_sentence(text: str, found: "re.Match[str]", after: int, begin: int) -> bool:
-    """Tell whether a stop that white space follows ends a sentence."""
-    stops, closers, follower = found["stops"], found["closers"], text[after]
-    small = _is_small_letter(follower)
-    if follower in CONTINUES:
-        return False
-    if stops[-1] in PLAIN_STOPS:
-        return True
-    if closers and small:
-        return False
-    if stops != ".":
-        return bool(set(stops) & set("!?;")) or not small
-    return _full_stop_ends(text, found.start(), after, begin)
-
-
-def _full_stop_ends(text: str, stop: int, after: int, begin: int) -> bool:
-    """Tell whether one full stop ends a sentence, by the words around it."""
-    start = stop
-    while start and stop - start <= _MAX_WORD_BYTES and _in_word(text[start - 1]):
-        start -= 1
-    word, follower = text[start:stop], text[after]
-    known = word.lower() in ABBREVIATIONS.split()
-    if not word:
-        return True
-    if _is_small_letter(follower):
-        return _is_small_letter(text[begin]) and len(word) > _MAX_SHORT_LETTERS and not known
-    numbered = follower in "0123456789" and word.lower() in BEFORE_NUMBERS.split()
-    item = start == begin and set(word) <= set("0123456789.")
-    if known or numbered or (item and len(word) <= _MAX_WORD_BYTES):
-        return False
-    if _INITIALS.fullmatch(word) and len(word) <= _MAX_WORD_BYTES:
-        opener = re.match(r"[A-Za-z]*", text[after : after + _MAX_WORD_BYTES + 1])
-        return opener is not None and opener[0] in OPENERS.split()
-    return True
-
-
-def _is_small_letter(char: str) -> bool:
-    return ord(char) < len(SMALL) and bool(SMALL[ord(char)])
-
-
-def _in_word(char: str) -> bool:
-    return (char.isascii() and char.isalnum()) or char == "." or "\u00c0" <= char <= "\u07ff"
 
 
 def sentence_cuts(data: npt.NDArray[np.uint8], offsets: Int64s) -> tuple[Int64s, Int64s]:
@@ -302,7 +203,7 @@ def _parted(point, last, closed, apostrophe):  # type: ignore[no-untyped-def]  #
 def _word_before(data, stop, start):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return the start of the word before a stop; more than 8 bytes of a long one do."""
     at = stop
-    while at > start and stop - at <= _MAX_WORD_BYTES:
+    while at > start and stop - at <= MAX_WORD_BYTES:
         before = _back(data, at)
         point = character_at(data, before)[0]
         letter = ord("a") <= point | 0x20 <= ord("z") and point < 0x80
@@ -317,13 +218,13 @@ def _word_before(data, stop, start):  # type: ignore[no-untyped-def]  # noqa: AN
 def _opens(data, i, end):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Tell whether the ASCII letters at a byte are a word that opens sentences."""
     code, size = np.uint64(0), 0
-    while i + size < end and size <= _MAX_WORD_BYTES:
+    while i + size < end and size <= MAX_WORD_BYTES:
         byte = data[i + size]
         if byte >= 0x80 or not ord("a") <= byte | 0x20 <= ord("z"):
             break
         code = code << np.uint64(8) | np.uint64(byte)
         size += 1
-    return size <= _MAX_WORD_BYTES and _contains(_OPENER_CODES, code)
+    return size <= MAX_WORD_BYTES and _contains(_OPENER_CODES, code)
 
 
 @numba.njit(cache=True)
@@ -351,11 +252,11 @@ def _full_stop(data, bounds, stop, after, begin):  # type: ignore[no-untyped-def
         return True
     code, letters, number, initials = _describe(data, word, stop)
     follower = character_at(data, after)[0]
-    fits = stop - word <= _MAX_WORD_BYTES
+    fits = stop - word <= MAX_WORD_BYTES
     known = fits and _contains(_ABBREVIATION_CODES, code)
     if _is_small(follower):
         small = _is_small(character_at(data, begin)[0])
-        return small and letters > _MAX_SHORT_LETTERS and not known
+        return small and letters > MAX_SHORT_LETTERS and not known
     numbered = ord("0") <= follower <= ord("9") and fits and _contains(_NUMBER_CODES, code)
     if known or numbered or (fits and number and word == begin):
         return False

@@ -54,3 +54,7 @@ OPENERS = (
 
 # Small letters of the scripts that have any in common use; the blocks end with Cyrillic.
 SMALL = np.array([chr(point).islower() for point in range(0x530)])
+
+MAX_WORD_BYTES = 8  # of the words above; what a 64-bit integer holds
+# In a text without capitals a word of more letters is none of the other abbreviations (a guess).
+MAX_SHORT_LETTERS = 3

@@ -12,6 +12,8 @@ from pretrain_helpers import write_snapshot
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+# Ray gives way to others by default, and would wait for the other files that are tested.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # Several files are tested at a time: more threads would wait for each other, spinning. Measured on
 # two cores: one thread takes a third of the CPU time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -32,7 +32,7 @@ from pipeline.index import open_arrow
 from pipeline.normalize import normalize_text
 from pipeline.parquet import read_table
 from pipeline.reference import words_of
-from pipeline.sentences import split_sentences
+from pipeline.split import split_sentences
 
 # Merges over every boundary that a cut could harm: spaces, newlines, full stops.
 MERGES = [

@@ -11,7 +11,7 @@ from corpus.shards import Sequences, Shard, shard_schema, write_blocks
 from corpus.tokenizer import Tokenizer, build_definition
 from pipeline.formats import Documents, lay_documents, write_rows
 from pipeline.rows import document_rows, document_tokens, find_broken_rows, row_texts
-from pipeline.sentences import split_sentences
+from pipeline.split import split_sentences
 
 FORMATS = (
     "full-sentences", "doc-sentences", "stream", "best-fit", "segment-pair", "sentence-pair",

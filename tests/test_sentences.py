@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from stage_helpers import unhurried
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from pipeline import sentences, stops
-from pipeline.sentences import sentence_cuts, split_sentences
+from pipeline import stops
+from pipeline.sentences import sentence_cuts
+from pipeline.split import split_sentences
 from pipeline.stops import SPACES
 
 PRE_TOKENS = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -140,7 +141,7 @@ def test_stops_and_closers_are_neither_letters_nor_numbers_to_the_pattern() -> N
 
 def test_words_of_the_rules_fit_their_integers() -> None:
     for words in (stops.ABBREVIATIONS, stops.BEFORE_NUMBERS, stops.OPENERS):
-        assert max(map(len, words.split())) <= sentences._MAX_WORD_BYTES
+        assert max(map(len, words.split())) <= stops.MAX_WORD_BYTES
 
 
 @pytest.fixture(scope="session")
