@@ -33,8 +33,8 @@ demo: setup
 	$(RUN) -m demo.summary recipes/demo.yaml $(OUT)/checkpoint $(OUT)/loss.png
 
 test: setup
-	@echo "test: every test but those that need a GPU, three files at a time, as many wait for Ray"
-	@$(RUN) -m pytest -q -m "not gpu" -n 3 --dist loadfile --no-loadscope-reorder
+	@echo "test: every test but those that need a GPU, four files at a time, as many wait for Ray"
+	@$(RUN) -m pytest -q -m "not gpu" -n 4 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	@echo "lint: ruff"
