@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from pipeline.code_points import CODE_POINTS
 from pipeline.kernels import SINGLE, Int64s, UInt8s, UInt32s, character_at
 from pipeline.lists import fingerprint_of, unpack
 from pipeline.signatures import letter_table
@@ -139,7 +140,7 @@ class BadWords:
         for node in reversed(range(len(children))):  # a child is made after its parent
             reach[node] = max([reach[node], *(reach[child] for child in children[node].values())])
         edges = [sorted(each.items()) for each in children]
-        first = np.zeros(0x110000, np.int32)
+        first = np.zeros(CODE_POINTS, np.int32)
         first[list(children[0])] = list(children[0].values())
         return _Trie(
             first[_table() & ~_JOINS],
