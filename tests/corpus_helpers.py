@@ -143,7 +143,7 @@ def start(
 def run(module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run `python -m MODULE ...` from the repository to its end."""
     process = start(module, *arguments)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 

@@ -171,7 +171,7 @@ def start_training(recipe: Recipe, path: Path) -> subprocess.Popen[str]:
 
 def wait_for_steps(process: subprocess.Popen[str], run: Path, steps: int) -> None:
     """Wait until a run has recorded that many steps; fail where it ends before."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(read_metrics(str(run))) < steps:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, f"no {steps} steps in {run}"

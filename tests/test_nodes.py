@@ -56,7 +56,7 @@ def test_a_killed_node_does_not_show(
         if above & {info.process.pid for info in node.all_processes["raylet"]}
     ]
     nodes.remove_node(doomed, allow_graceful=False)
-    out, err = driver.communicate(timeout=300)
+    out, err = driver.communicate(timeout=900)
     assert driver.returncode == 0, err
     assert json.loads(out.splitlines()[-1]) == built.summary
     assert not worker.is_running()
@@ -80,6 +80,6 @@ def test_of_two_commands_the_second_says_who_is_first(built: Built, tmp_path: Pa
     assert "is held by refresh of first (process " in second.stderr
     assert "wait until it ends" in second.stderr
     psutil.Process(int(worker.read_text())).kill()
-    out, err = first.communicate(timeout=300)
+    out, err = first.communicate(timeout=900)
     assert first.returncode == 0, err
     assert json.loads(out.splitlines()[-1]) == built.summary

@@ -96,7 +96,7 @@ def test_all_ranks_end_at_the_same_step(store: Path, tmp_path: Path) -> None:
     process = start_training(recipe, tmp_path / "recipe.yaml")
     wait_for_steps(process, run, 3)
     process.send_signal(signal.SIGTERM)
-    message = process.communicate(timeout=120)[1]
+    message = process.communicate(timeout=300)[1]
     assert process.returncode == 143, message
     assert "told to end after" in message.splitlines()[-1]
     found = newest_checkpoint(str(run))

@@ -55,7 +55,7 @@ class Scheduled(NamedTuple):
     def fire(self, command: str, fired: str) -> tuple[int, str, str]:
         """Run a command to its end; return its exit status, output and errors."""
         running = self.start(command, fired)
-        out, err = running.communicate(timeout=300)
+        out, err = running.communicate(timeout=900)
         return running.returncode, out, err
 
     @property
@@ -121,7 +121,7 @@ def test_three_firings(scheduled: Scheduled) -> None:
     assert f"{scheduled.store} is held by refresh of 2026-12-07t0317" in err
     assert newest_label(scheduled.store) == "2026-11-23t0317"
     os.kill(worker, signal.SIGKILL)  # what holds it up; the task is run again
-    _, err = slow.communicate(timeout=300)
+    _, err = slow.communicate(timeout=900)
     assert slow.returncode == 0, err
     second = scheduled.newest
     assert second.deliveries == ("2026-11-23t0317", "2026-12-07t0317")
