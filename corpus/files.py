@@ -111,10 +111,17 @@ def size_bytes(path: str) -> int:
 
 
 def state_key(path: str) -> str:
-    """Return a cheap key that changes when a file is written again (time, size, ETag)."""
+    """Return a cheap key that changes when a file is written again (time, size, ETag).
+
+    It is empty where a web server says nothing that would change.
+    """
     with remote_reads(path):
         fs, name = filesystem(path)
-        return str(fs.ukey(name))
+        if not path.startswith(("http://", "https://")):
+            return str(fs.ukey(name))
+        info = fs.info(name)  # to fsspec's `ukey` what a web server has never changes
+    said = [info.get(field) for field in ("ETag", "Last-Modified", "Content-MD5", "Digest")]
+    return f"{info.get('size')} {said}" if any(said) else ""
 
 
 class _RemoteReader:

@@ -104,7 +104,7 @@ def _read_notes(store: str) -> dict[str, Any]:
 
 def _checksum(path: str, state: str, notes: dict[str, Any]) -> str:
     note = notes.get(path)
-    if note is not None and note["state"] == state:
+    if note is not None and note["state"] == state != "":
         return str(note["checksum"])
     return checksum(path)
 

@@ -337,6 +337,22 @@ def test_a_server_may_say_that_nothing_is_there(
         size_bytes("http://e.com/a")
 
 
+def test_a_page_that_is_written_again_has_another_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    says: dict[str, object] = {"size": 3}
+
+    async def info(*_: Any, **__: Any) -> dict[str, object]:  # noqa: ANN401
+        return says
+
+    answering(monkeypatch, None)
+    monkeypatch.setattr("fsspec.implementations.http._file_info", info)
+    assert state_key("https://e.com/a") == ""
+    found = set[str]()
+    for field, value in (("ETag", "1"), ("ETag", "2"), ("Last-Modified", "today"), ("size", 4)):
+        says[field] = value
+        found.add(state_key("https://e.com/a"))
+    assert len(found) == 4
+
+
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         known_implementations,

@@ -337,6 +337,12 @@ def test_a_name_of_the_hub_is_told_how_it_is_written(
             find(missing)
 
 
+def test_a_file_without_a_state_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "checksum", lambda _: "new")
+    noted = {"a": {"state": "", "checksum": "old"}, "b": {"state": "1", "checksum": "old"}}
+    assert [inputs._checksum(path, noted[path]["state"], noted) for path in noted] == ["new", "old"]
+
+
 def test_a_page_with_links_is_no_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     """fsspec's HTTP takes every page for a directory of its links."""
 
