@@ -24,19 +24,6 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files that take longest first: four are tested at a time, and none is left for last.
-
-    They are those marked as a whole: they start Ray, or many processes.
-    """
-    items.sort(key=lambda item: 2 - len({"slow", "cluster"} & marks_of_file(item)))
-
-
-def marks_of_file(item: pytest.Item) -> set[str]:
-    module = item.getparent(pytest.Module)
-    return {mark.name for mark in module.own_markers} if module else set()
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real data beside the checkout; tests that need it are skipped where it is missing."""

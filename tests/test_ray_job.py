@@ -89,14 +89,15 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def submit(head: dict[str, str], *command: str) -> "subprocess.CompletedProcess[str]":
-    """Submit a job and wait for its end; a head whose agent is not up yet is asked again."""
+    """Submit a job and wait for its end; a head whose agent is not up is asked again."""
     deadline = time.monotonic() + 300
     while True:
         done = subprocess.run(
             [RAY, "job", "submit", "--working-dir", ".", "--", sys.executable, "-m", *command],
             cwd=REPOSITORY, env=head, capture_output=True, text=True, timeout=900, check=False,
         )  # fmt: skip
-        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+        unready = ("No available agent", "ServerDisconnectedError")
+        if not any(each in done.stderr for each in unready) or time.monotonic() > deadline:
             return done
         time.sleep(1)
 
