@@ -13,11 +13,11 @@ import numba
 import numpy as np
 
 from corpus.tokenizer import split_words
+from pipeline.code_points import CODE_POINTS
 from pipeline.kernels import GOLDEN, SEED, Int64s, UInt8s, UInt64s, character_at, mix
 from pipeline.wide import eight, first_bytes, letter_bytes
 
 _UNKNOWN, _LETTER, _DIGIT, _SIGN, _SPACE = range(5)
-_CODE_POINTS = 0x110000
 _FIRST_ROOM = 1 << 12  # words a table begins with room for; it doubles. Any size would do.
 
 # Words of up to seven bytes met last, by a hash of them: they are found in a quarter of a megabyte
@@ -94,11 +94,11 @@ class Words:
 @cache
 def _kinds() -> UInt8s:
     """Return the kinds of the code points that this process has met so far."""
-    return np.zeros(_CODE_POINTS, np.uint8)
+    return np.zeros(CODE_POINTS, np.uint8)
 
 
 def _kinds_in(data: UInt8s, offsets: Int64s) -> UInt8s:
-    kinds, seen = _kinds(), np.zeros(_CODE_POINTS, np.bool_)
+    kinds, seen = _kinds(), np.zeros(CODE_POINTS, np.bool_)
     _mark_points(data, offsets[0], offsets[-1], seen)
     for point in np.flatnonzero(seen & (kinds == _UNKNOWN)).tolist():
         kinds[point] = _kind_of(chr(point))

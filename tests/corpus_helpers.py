@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -153,3 +154,11 @@ def refresh(recipe: Path, *overrides: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return summary
+
+
+def wait_for_held(driver: "subprocess.Popen[str]", directory: Path, stage: str) -> int:
+    """Return the process id of the worker that is held in a stage."""
+    while not (directory / stage).exists() or not (text := (directory / stage).read_text()):
+        assert driver.poll() is None, driver.communicate()[1]
+        time.sleep(0.1)
+    return int(text)

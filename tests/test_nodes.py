@@ -2,14 +2,13 @@
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from corpus_helpers import REPOSITORY, Built, run, start
+from corpus_helpers import REPOSITORY, Built, run, start, wait_for_held
 from ray_helpers import two_nodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
@@ -25,7 +24,7 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     settings = {"directory": str(directory), "stages": {"encode": 1}}
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([HOLD, str(REPOSITORY)]))
     monkeypatch.setenv("MASKLINE_HOLD", json.dumps(settings))
-    return directory / "encode"
+    return directory
 
 
 @pytest.fixture
@@ -45,10 +44,7 @@ def test_a_killed_node_does_not_show(
         "pipeline", "refresh", str(built.recipe), f"store={tmp_path}/store", "--json",
         extra={"RAY_ADDRESS": nodes.address},
     )  # fmt: skip
-    while not held.exists() or not held.read_text():
-        assert driver.poll() is None, driver.communicate()[1]
-        time.sleep(0.1)
-    worker = psutil.Process(int(held.read_text()))
+    worker = psutil.Process(wait_for_held(driver, held, "encode"))
     above = {process.pid for process in worker.parents()}
     (doomed,) = [
         node
@@ -71,15 +67,12 @@ def test_of_two_commands_the_second_says_who_is_first(built: Built, tmp_path: Pa
         "pipeline", "refresh", str(built.recipe), store, "workers=1", "--json",
         extra={"PYTHONPATH": HOLD, "MASKLINE_HOLD": json.dumps(settings)},
     )  # fmt: skip
-    worker = directory / "clean"
-    while not worker.exists() or not worker.read_text():
-        assert first.poll() is None, first.communicate()[1]
-        time.sleep(0.1)
+    worker = psutil.Process(wait_for_held(first, directory, "clean"))
     second = run("pipeline", "refresh", str(built.recipe), store, "workers=1")
     assert second.returncode == 2
     assert "is held by refresh of first (process " in second.stderr
     assert "wait until it ends" in second.stderr
-    psutil.Process(int(worker.read_text())).kill()
+    worker.kill()
     out, err = first.communicate(timeout=900)
     assert first.returncode == 0, err
     assert json.loads(out.splitlines()[-1]) == built.summary

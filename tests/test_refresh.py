@@ -19,6 +19,7 @@ from corpus_helpers import (
     refresh,
     run,
     start,
+    wait_for_held,
 )
 
 from corpus.snapshots import newest_label, open_snapshot
@@ -187,14 +188,6 @@ def hold(directory: Path, tasks: dict[str, int]) -> dict[str, str]:
         "PYTHONPATH": str(REPOSITORY / "tests" / "hold"),
         "MASKLINE_HOLD": json.dumps({"directory": str(directory), "stages": after}),
     }
-
-
-def wait_for_held(driver: "subprocess.Popen[str]", directory: Path, stage: str) -> int:
-    """Return the process id of the worker that is held in a stage."""
-    while not (directory / stage).exists() or not (text := (directory / stage).read_text()):
-        assert driver.poll() is None, driver.communicate()[1]
-        time.sleep(0.1)
-    return int(text)
 
 
 def wait_until_dead(helpers: list[psutil.Process]) -> None:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import pytest
 import yaml
-from corpus_helpers import REPOSITORY, environment, write_corpus
-from test_refresh import hold, wait_for_held
+from corpus_helpers import REPOSITORY, environment, wait_for_held, write_corpus
+from test_refresh import hold
 from test_schedule import as_cron_runs_it, split
 
 from corpus.snapshots import Snapshot, list_snapshots, newest_label, open_snapshot
