@@ -79,8 +79,9 @@ def _failure_of(error: Exception) -> BaseException | None:
         return error if _NETWORK & _libraries(error) else None
     # To fsspec's HTTP every answer but a good one is a missing file.
     cause = error.__cause__
-    is_missing = cause is None or getattr(cause, "status", None) in _MISSING
-    return None if is_missing or "aiohttp" not in _libraries(cause) else cause
+    status = getattr(cause, "status", None)
+    is_answer = status is not None or "aiohttp" in _libraries(cause)
+    return cause if is_answer and status not in _MISSING else None
 
 
 def _libraries(error: BaseException | None) -> set[str]:

@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
-from corpus.files import exists, open_reader, try_lock
+from corpus.files import exists, open_reader, remote_reads, try_lock
 from corpus.snapshots import ShardEntry
 from corpus.training import Cache
 
@@ -39,7 +39,6 @@ _DOWNLOADS = 4
 _DOWNLOADS_AHEAD = 8  # waited for when the process ends
 _CHUNK_BYTES = 2**20
 _PART = ".part"
-_NOT_FOUND, _GONE = 404, 410  # answers of web servers, RFC 9110, sections 15.5.5 and 15.5.11
 
 
 # How long to wait for room that other ranks of the machine take: they let go of a shard with their
@@ -200,14 +199,14 @@ def retried(name: str, read: Callable[[], T]) -> T:
     failure: BaseException | None = None
     for attempt in range(ATTEMPTS):
         try:
-            return read()
+            with remote_reads(name):
+                return read()
         except ValueError:
             raise
         except Exception as error:
-            if isinstance(error, FileNotFoundError) and _is_gone(name, error):
+            if isinstance(error, FileNotFoundError) and _is_gone(name):
                 raise ValueError(f"shard {name} is missing, its manifest lists it") from error
-            failure = error.__cause__ if isinstance(error, FileNotFoundError) else error
-            failure = failure or error
+            failure = error
         if attempt + 1 < ATTEMPTS:
             time.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
     what = str(failure) or type(failure).__name__
@@ -216,13 +215,8 @@ def retried(name: str, read: Callable[[], T]) -> T:
     ) from failure
 
 
-def _is_gone(name: str, error: BaseException) -> bool:
+def _is_gone(name: str) -> bool:
     """Ask the store whether it has a file that it did not find; no answer is none."""
-    cause: BaseException | None = error
-    while cause is not None:  # fsspec turns every answer of a web server into FileNotFoundError
-        if getattr(cause, "status", _NOT_FOUND) not in (_NOT_FOUND, _GONE):
-            return False
-        cause = cause.__cause__
     try:
         return not exists(name)
     except Exception:  # noqa: BLE001 - the read that it is about is tried again
