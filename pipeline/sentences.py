@@ -43,6 +43,7 @@ from pipeline.stops import (
     SPACES,
     STOPS,
 )
+from pipeline.wide import eight, trailing_zeros
 
 
 def sentence_cuts(data: npt.NDArray[np.uint8], offsets: Int64s) -> tuple[Int64s, Int64s]:
@@ -63,16 +64,18 @@ def _pack_words(words: str) -> npt.NDArray[np.uint64]:
     return np.array(sorted({int.from_bytes(word.encode()) for word in words.split()}), np.uint64)
 
 
-def _mark_first_bytes() -> npt.NDArray[np.bool_]:
+def _mark_first_bytes(chars: str) -> npt.NDArray[np.bool_]:
     marks = np.zeros(256, np.bool_)
-    marks[[char.encode()[0] for char in STOPS + ";" + LINE_ENDS]] = True
+    marks[[char.encode()[0] for char in chars]] = True
     return marks
 
 
 _ABBREVIATION_CODES = _pack_words(ABBREVIATIONS)
 _NUMBER_CODES = _pack_words(BEFORE_NUMBERS)
 _OPENER_CODES = _pack_words(OPENERS)
-_STARTS_CANDIDATE = _mark_first_bytes()
+_STARTS_CANDIDATE = _mark_first_bytes(STOPS + ";" + LINE_ENDS)
+_STARTS_CLOSER = _mark_first_bytes(CLOSERS)
+_STARTS_CONTINUE = _mark_first_bytes(CONTINUES)
 _SPACE_POINTS = np.array(sorted(map(ord, SPACES)))
 _LINE_END_POINTS = tuple(map(ord, LINE_ENDS))
 _PLAIN_STOP_POINTS = np.array(sorted(map(ord, PLAIN_STOPS)))
@@ -81,17 +84,22 @@ _CONTINUE_POINTS = np.array(sorted(map(ord, CONTINUES)))
 _FOLLOWER_LOWS = np.array([low for low, _ in FOLLOWERS])
 _FOLLOWER_HIGHS = np.array([high for _, high in FOLLOWERS])
 _ELLIPSIS = 0x2026
+_ONES, _HIGH = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 # What the stops of a run have been, as bits.
 _FULL_STOP, _DOTS, _MARK, _PLAIN = 1, 2, 4, 8
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def _contains(ordered, value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    place = np.searchsorted(ordered, value)
-    return place < len(ordered) and ordered[place] == value
+    low, count = 0, len(ordered)
+    while count > 1:
+        half = count // 2
+        low += half if ordered[low + half] <= value else 0
+        count -= half
+    return ordered[low] == value
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def _back(data, i):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return the byte at which the code point before a byte starts."""
     i -= 1
@@ -100,14 +108,14 @@ def _back(data, i):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     return i
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def _is_space(point):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     if point < 0x80:
         return point == 0x20 or 9 <= point <= 13
     return _contains(_SPACE_POINTS, point)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def _skip_spaces(data, i, end):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return the end of the white space at a byte, and whether a line ends in it."""
     line_end = False
@@ -120,7 +128,7 @@ def _skip_spaces(data, i, end):  # type: ignore[no-untyped-def]  # noqa: ANN001,
     return i, line_end
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def _space_start(data, i, start):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return the start of the white space that ends at a byte."""
     while i > start:
@@ -131,7 +139,7 @@ def _space_start(data, i, start):  # type: ignore[no-untyped-def]  # noqa: ANN00
     return i
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def _stop_kind(point):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     if point == ord("."):
         return _FULL_STOP
@@ -142,13 +150,13 @@ def _stop_kind(point):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     return _PLAIN if point > 0x80 and _contains(_PLAIN_STOP_POINTS, point) else 0
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def _is_greek(point):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Tell whether a point is in the ranges of `GREEK`."""
     return point == 0x386 or 0x388 <= point <= 0x3FF or 0x1F00 <= point <= 0x1FFF
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def _is_greek_mark(data, bounds, i):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Tell whether the byte of a semicolon is a Greek question mark."""
     start, end = bounds
@@ -158,7 +166,7 @@ def _is_greek_mark(data, bounds, i):  # type: ignore[no-untyped-def]  # noqa: AN
     return i + 1 < after < end and _is_greek(character_at(data, after)[0])
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def _skip_stops(data, bounds, i):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return the end of the stops at a byte, all their kinds, and the last one's."""
     kinds, last, count = 0, 0, 0
@@ -173,9 +181,9 @@ def _skip_stops(data, bounds, i):  # type: ignore[no-untyped-def]  # noqa: ANN00
     return i, kinds if kinds != _FULL_STOP or count == 1 else _DOTS, last
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def _skip_closers(data, i, end):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    while i < end:
+    while i < end and _STARTS_CLOSER[data[i]]:
         point, size = character_at(data, i)
         if not _contains(_CLOSER_POINTS, point):
             break
@@ -183,12 +191,12 @@ def _skip_closers(data, i, end):  # type: ignore[no-untyped-def]  # noqa: ANN001
     return i
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def _is_small(point):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     return point < len(SMALL) and SMALL[point]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def _parted(point, last, closed, apostrophe):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """`_parts_letters` on code points."""
     at = np.searchsorted(_FOLLOWER_LOWS, point, side="right") - 1
@@ -199,7 +207,7 @@ def _parted(point, last, closed, apostrophe):  # type: ignore[no-untyped-def]  #
     return last == _PLAIN or (last == _MARK and point >= FIRST_CJK)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def _word_before(data, stop, start):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return the start of the word before a stop; more than 8 bytes of a long one do."""
     at = stop
@@ -214,7 +222,7 @@ def _word_before(data, stop, start):  # type: ignore[no-untyped-def]  # noqa: AN
     return at
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def _opens(data, i, end):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Tell whether the ASCII letters at a byte are a word that opens sentences."""
     code, size = np.uint64(0), 0
@@ -227,7 +235,7 @@ def _opens(data, i, end):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN20
     return size <= MAX_WORD_BYTES and _contains(_OPENER_CODES, code)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def _describe(data, start, stop):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return a word as an integer, its letters, and whether it is a number, or initials."""
     code, letters, number, initials = np.uint64(0), 0, True, True
@@ -243,7 +251,7 @@ def _describe(data, start, stop):  # type: ignore[no-untyped-def]  # noqa: ANN00
     return code, letters, number, initials or (letters == 1 and data[start] >= 0x80)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def _full_stop(data, bounds, stop, after, begin):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """`_full_stop_ends` on bytes."""
     start, end = bounds
@@ -263,7 +271,7 @@ def _full_stop(data, bounds, stop, after, begin):  # type: ignore[no-untyped-def
     return not (fits and initials) or _opens(data, after, end)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, forceinline=True)
 def _cut_stop(data, bounds, i, begin):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return where the stops at a byte end, and whether a sentence ends there."""
     end = bounds[1]
@@ -276,13 +284,42 @@ def _cut_stop(data, bounds, i, begin):  # type: ignore[no-untyped-def]  # noqa: 
     closed = closers > stops
     if after == closers:
         return closers, _parted(follower, kind, closed, closed and data[closers - 1] == ord("'"))
-    if kind == _PLAIN or _contains(_CONTINUE_POINTS, follower):
-        return closers, not _contains(_CONTINUE_POINTS, follower)
+    continues = _STARTS_CONTINUE[data[after]] and _contains(_CONTINUE_POINTS, follower)
+    if kind == _PLAIN or continues:
+        return closers, not continues
     if closed and _is_small(follower):
         return closers, False
     if kinds != _FULL_STOP:
         return closers, kinds & _MARK != 0 or not _is_small(follower)
     return closers, _full_stop(data, bounds, i, after, begin)
+
+
+@numba.njit(cache=True, forceinline=True)
+def _is_byte(chunk, byte):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Set the highest bit of each of eight ASCII bytes that is this one."""
+    return ~((chunk ^ np.uint64(byte) * _ONES) + np.uint64(0x7F) * _ONES) & _HIGH
+
+
+@numba.njit(cache=True, forceinline=True)
+def _next_candidate(data, i, end):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return the first byte from here on at which a stop or a line end may begin, or the end."""
+    while i < end:
+        if i + 8 <= end:
+            chunk = eight(data, i)
+            if not chunk & _HIGH:
+                from_tab = chunk + np.uint64(0x80 - 0x0A) * _ONES
+                found = from_tab & ~(chunk + np.uint64(0x80 - 0x0E) * _ONES) & _HIGH
+                for byte in (ord("."), ord("!"), ord("?"), ord(";")):
+                    found |= _is_byte(chunk, byte)
+                if found:
+                    return i + (trailing_zeros(found) >> 3)
+                i += 8
+                continue
+        for _ in range(min(8, end - i)):
+            if _STARTS_CANDIDATE[data[i]]:
+                return i
+            i += 1
+    return i
 
 
 @numba.njit(cache=True)
@@ -291,11 +328,8 @@ def _cut_texts(data, offsets, cuts, cut_offsets):  # type: ignore[no-untyped-def
     for text in range(len(offsets) - 1):
         start, end = offsets[text], offsets[text + 1]
         begin = _skip_spaces(data, start, end)[0]
-        i = begin
+        i = _next_candidate(data, begin, end)
         while i < end:
-            if not _STARTS_CANDIDATE[data[i]]:
-                i += 1
-                continue
             point, size = character_at(data, i)
             if _stop_kind(point) or (point == ord(";") and _is_greek_mark(data, (start, end), i)):
                 i, cut = _cut_stop(data, (start, end), i, begin)
@@ -305,11 +339,11 @@ def _cut_texts(data, offsets, cuts, cut_offsets):  # type: ignore[no-untyped-def
                 i = _skip_spaces(data, i, end)[0]
                 cut = i < end
             else:
-                i += size
-                continue
+                i, cut, place = i + size, False, i
             if cut:
                 cuts[found] = place
                 found += 1
                 begin = _skip_spaces(data, place, end)[0]
+            i = _next_candidate(data, i, end)
         cut_offsets[text + 1] = found
     return found

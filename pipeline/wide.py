@@ -47,7 +47,7 @@ def _counting_zeros(_typing: Any, number: Any) -> Any:  # noqa: ANN401
 
 # It does not look where the array ends.
 _load: Any = intrinsic(_reading)
-_trailing_zeros: Any = intrinsic(_counting_zeros)
+trailing_zeros: Any = intrinsic(_counting_zeros)
 
 
 @numba.njit(cache=True, forceinline=True)
@@ -65,7 +65,7 @@ def eight(text: UInt8s, i: int) -> np.uint64:
 def plain_bytes(chunk: np.uint64) -> int:
     """Return how many bytes come before the first that is no printed ASCII: 0 to 8."""
     odd = (~((chunk & _LOW) + _ABOVE_SPACE) | chunk) & _HIGH
-    return int(_trailing_zeros(odd) >> 3)
+    return int(trailing_zeros(odd) >> 3)
 
 
 @numba.njit(cache=True, forceinline=True)
@@ -73,7 +73,7 @@ def printed_bytes(chunk: np.uint64) -> int:
     """Return how many bytes come before the first that is neither printed ASCII nor a space."""
     low = chunk & _LOW
     odd = (~(low + _FROM_SPACE) | (low + _BEFORE_DELETE) | chunk) & _HIGH
-    return int(_trailing_zeros(odd) >> 3)
+    return int(trailing_zeros(odd) >> 3)
 
 
 @numba.njit(cache=True, forceinline=True)
@@ -91,7 +91,7 @@ def letter_bytes(chunk: np.uint64) -> int:
     """Return how many bytes come before the first that is no ASCII letter: 0 to 8."""
     small = (chunk | _CASE) & _LOW
     odd = (~(small + _FROM_A) | (small + _BEYOND_Z) | chunk) & _HIGH
-    return int(_trailing_zeros(odd) >> 3)
+    return int(trailing_zeros(odd) >> 3)
 
 
 @numba.njit(cache=True, forceinline=True)
