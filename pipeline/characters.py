@@ -38,8 +38,8 @@ _WITHOUT_MARKS = ("THAI", "LAO", "TIBETAN")
 
 # Gopher, appendix A.1.1.
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-# Gopher names none: what Markdown, word processors and HTML lists leave.
-BULLETS = ("•", "‣", "▪", "-", "*", "●", "◦", "\u2013")
+# Gopher names none: those of datatrove's gopher_quality_filter.py.
+BULLETS = ("•", "-")
 ELLIPSES = ("...", "…")
 # `_POLICY_SUBSTRINGS` of c4_utils.py in tensorflow/datasets.
 POLICIES = (

@@ -7,7 +7,8 @@
   script, or whose preceding letter does. Punctuation and combining marks stay with the letter
   before them, at the start of a run with the one after.
 - A *line* is what stands between newlines without the white space at its ends, if anything is
-  left. Lines are duplicates where their words are the same.
+  left. Lines are duplicates where their words are the same. Bullets and ellipses alone are asked of
+  *all lines*, blank ones too, as datatrove does.
 - A *paragraph* is a maximal sequence of lines without a blank one between them.
 - A *sentence* ends with a word that ends in a terminal mark, quotation marks and closing brackets
   aside, or with its line.
@@ -118,6 +119,7 @@ def count_words(text: str) -> dict[str, int]:
     return {
         "characters": len(text),
         "newlines": text.count("\n"),
+        "all_lines": text.count("\n") + 1,
         "characters_but_newlines": len(text) - text.count("\n"),
         "words": len(words),
         "word_characters": sum(map(len, words)),

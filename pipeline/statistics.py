@@ -41,6 +41,7 @@ Bools = npt.NDArray[np.bool_]
 COUNTS = (
     "characters",
     "newlines",
+    "all_lines",
     "characters_but_newlines",
     "words",
     "word_characters",
@@ -66,6 +67,7 @@ COUNTS = (
 (
     _CHARACTERS,
     _NEWLINES,
+    _ALL_LINES,
     _BUT_NEWLINES,
     _WORDS,
     _WORD_CHARACTERS,
@@ -81,7 +83,7 @@ COUNTS = (
     _MARKED_LINES,
     _SHORT_LINES,
     _DUPLICATE_LINES,
-) = range(17)
+) = range(18)
 _PARAGRAPHS = COUNTS.index("paragraphs")
 _NGRAMS = COUNTS.index("top_2gram_characters")
 
@@ -170,7 +172,7 @@ def _count_symbols(text: UInt8s, counts: Int64s) -> None:
         if run == 3:
             ellipses, run = ellipses + 1, 0
     counts[_CHARACTERS], counts[_NEWLINES] = characters, newlines
-    counts[_BUT_NEWLINES] = characters - newlines
+    counts[_ALL_LINES], counts[_BUT_NEWLINES] = newlines + 1, characters - newlines
     counts[_HASHES], counts[_ELLIPSES] = hashes, ellipses
 
 
@@ -322,6 +324,7 @@ def _recount(lines: Int64s, line_ends: Int64s, kept: Bools, rows: Int64s) -> Int
                 found += 1
         count_lines(own[:found], keys, lengths, counts[n])
         counts[n, _NEWLINES] = max(found - 1, 0)
+        counts[n, _ALL_LINES] = counts[n, _NEWLINES] + 1
         for line in own[:found]:
             counts[n, _BUT_NEWLINES] += line[CHARACTERS]
             counts[n, _WORDS] += line[WORDS]

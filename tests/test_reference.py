@@ -43,6 +43,7 @@ def test_counts_of_words() -> None:
     assert counts == {
         "characters": 28,
         "newlines": 1,
+        "all_lines": 2,
         "characters_but_newlines": 27,
         "words": 8,
         "word_characters": 22,

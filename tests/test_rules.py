@@ -117,10 +117,11 @@ def test_lines_that_end_with_an_ellipsis(ellipsis: str) -> None:
     assert failure(lines(6, 3, form)) == ("gopher_ellipsis_lines", 3 / 9, 0.3)
 
 
-def test_blank_lines_are_no_lines() -> None:
-    text = lines(1, 9, "- {}")
-    assert failure(text.replace("\n", "\n \n\n")) is None
-    assert failure(lines(1, 10, "- {}").replace("\n", "\n \n\n")) is not None
+def test_bullets_and_ellipses_are_shares_of_all_lines() -> None:
+    assert failure(lines(0, 10, "- {}") + "\n \n\n") is None
+    assert failure("\n" + lines(0, 10, "- {}")) == ("gopher_bullet_lines", 10 / 11, 0.9)
+    assert failure("\n" + lines(5, 3, "{}...")) == ("gopher_ellipsis_lines", 3 / 9, 0.3)
+    assert failure("\n\n" + lines(5, 3, "{}...")) is None
 
 
 def test_words_with_a_letter() -> None:
