@@ -7,8 +7,9 @@ it can be (words by `str.split`, sentences by a regular expression, which is not
 is FineWeb's: repetition, quality, C4 without the rule on terminal marks, FineWeb.
 
 Then it prints, for each set alone, the share of documents on which both agree, and every pair of
-reasons on which they do not, with its count; first on the documents as they are, then with the
-white space at the ends of their lines taken away, which datatrove takes for text.
+reasons on which they do not, with its count; first on the documents as they are, then cleaned as
+they come to our rules: without white space at the ends of lines, say, which datatrove takes for
+text.
 
 PYTHON is the interpreter of an environment with datatrove and spacy, which the project does not
 install. Not measured: several cores, reading.
@@ -28,6 +29,7 @@ from benchmarks.peers import run_peer
 from benchmarks.signatures import documents
 from corpus.recipe import Clean
 from pipeline.judging import judge_batch
+from pipeline.normalize import normalize_text
 from pipeline.rules import PRESETS
 
 # What FineWeb did: huggingface/datatrove, examples/fineweb.py.
@@ -130,9 +132,9 @@ def main() -> int:
     parser.add_argument("--mb", type=float, default=2, help="10^6 bytes of text of each file")
     parsed = parser.parse_args()
     texts = [text for path in parsed.files for text in documents([path], int(parsed.mb * 1e6))]
-    bare = list(map(stripped, texts))
+    bare = [normalize_text(text, True) for text in texts]
     cases = [("as they are", [text.strip() for text in texts], "split")]
-    cases += [("lines stripped", bare, "split"), ("lines stripped", bare, "shipped")]
+    cases += [("cleaned", bare, "split"), ("cleaned", bare, "shipped")]
     for name, given, mode in cases if parsed.peers else cases[:1]:
         size = sum(len(text.encode()) for text in given)
         seconds, verdicts = ours(given)

@@ -6,9 +6,9 @@
   writes no spaces is a word of its own: a run is cut before each letter that belongs to such a
   script, or whose preceding letter does. Punctuation and combining marks stay with the letter
   before them, at the start of a run with the one after.
-- A *line* is what stands between newlines without the white space at its ends, if anything is
-  left. Lines are duplicates where their words are the same. Bullets and ellipses alone are asked of
-  *all lines*, blank ones too, as datatrove does.
+- A *line* is what stands between newlines without the white space at its end, if anything is left.
+  C4 takes away what stands at its beginning too. Bullets and ellipses alone are asked of *all
+  lines*, blank ones too, as datatrove does.
 - A *paragraph* is a maximal sequence of lines without a blank one between them.
 - A *sentence* ends with a word that ends in a terminal mark, quotation marks and closing brackets
   aside, or with its line.
@@ -19,7 +19,7 @@
 import re
 import string
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -78,15 +78,15 @@ def _cut(run: str) -> tuple[str, ...]:
 
 
 def lines_of(text: str) -> list[str]:
-    """Return the lines of a text, stripped, without blank ones."""
-    return [stripped for line in text.split("\n") if (stripped := line.strip())]
+    """Return the lines of a text without blank ones."""
+    return [stripped for line in text.split("\n") if (stripped := line.rstrip())]
 
 
 def paragraphs_of(text: str) -> list[list[str]]:
     """Return the paragraphs of a text as lists of lines."""
     paragraphs: list[list[str]] = [[]]
     for line in text.split("\n"):
-        if stripped := line.strip():
+        if stripped := line.rstrip():
             paragraphs[-1].append(stripped)
         elif paragraphs[-1]:
             paragraphs.append([])
@@ -141,16 +141,11 @@ def count_lines(text: str) -> dict[str, int]:
     """Count what rules ask about lines and paragraphs."""
     lines = lines_of(text)
     paragraphs = paragraphs_of(text)
-    repeated_lines, line_characters = _repeated([(tuple(words_of(x)), len(x)) for x in lines])
-    repeated_paragraphs, paragraph_characters = _repeated(
-        [
-            (tuple(tuple(words_of(line)) for line in each), len("\n".join(each)))
-            for each in paragraphs
-        ]
-    )
+    repeated_lines, line_characters = _repeated(lines)
+    repeated_paragraphs, paragraph_characters = _repeated(["\n".join(each) for each in paragraphs])
     return {
         "lines": len(lines),
-        "bullet_lines": sum(line.startswith(BULLETS) for line in lines),
+        "bullet_lines": sum(line.lstrip().startswith(BULLETS) for line in lines),
         "ellipsis_lines": sum(line.endswith(ELLIPSES) for line in lines),
         "marked_lines": sum(line[-1] in terminal_marks() for line in lines),
         "short_lines": sum(len(line) <= SHORT_LINE for line in lines),
@@ -162,14 +157,14 @@ def count_lines(text: str) -> dict[str, int]:
     }
 
 
-def _repeated(items: Sequence[tuple[Hashable, int]]) -> tuple[int, int]:
+def _repeated(items: Sequence[str]) -> tuple[int, int]:
     """Count the items that were there before, and their characters."""
-    seen = set[Hashable]()
+    seen = set[str]()
     count = characters = 0
-    for key, length in items:
-        if key in seen:
-            count, characters = count + 1, characters + length
-        seen.add(key)
+    for item in items:
+        if item in seen:
+            count, characters = count + 1, characters + len(item)
+        seen.add(item)
     return count, characters
 
 
@@ -215,7 +210,7 @@ def take_lines(text: str, limits: Limits) -> tuple[str, dict[str, int]]:
     """Take out the lines that C4 takes out; return the rest and what was counted on the way."""
     counts = Counter({rule.counted: 0 for rule in RULES if rule.preset == "c4" and not rule.listed})
     kept = []
-    for line in lines_of(text):
+    for line in map(str.lstrip, lines_of(text)):
         reason = reason_of(line, limits)
         if reason not in _BEFORE_LOREM_IPSUM:
             counts["lorem_lines"] += "lorem ipsum" in lower(line)

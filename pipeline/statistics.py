@@ -87,15 +87,16 @@ COUNTS = (
 _PARAGRAPHS = COUNTS.index("paragraphs")
 _NGRAMS = COUNTS.index("top_2gram_characters")
 
-# The columns of a matrix of lines; `STOP - START` bytes lie without the white space at the ends.
+# The columns of a matrix of lines; `STOP - START` bytes lie without the white space at the ends,
+# and so do CHARACTERS; those of the white space that a line begins with are INDENT.
 START, STOP, CHARACTERS, WORDS, LONGEST, SENTENCES, MARKS, OPENS_PARAGRAPH, HASH = range(9)
-UNSPACED_WORDS, UNMARKED_WORDS, LINE_FIELDS = range(9, 12)
+UNSPACED_WORDS, UNMARKED_WORDS, INDENT, INDENT_HASH, LINE_FIELDS = range(9, 14)
 # Bits of MARKS.
 BULLET, ELLIPSIS, MARKED, ENDED = 1, 2, 4, 8
 
 _BLOCK = 224  # bytes: less than 256, and whole vectors of 32
 _MOST_BYTES = 2**31 - 1  # offsets of bytes and characters share a signed 64-bit number
-_NEWLINE, _HASH_SIGN, _FULL_STOP = 0x0A, 0x23, 0x2E
+_NEWLINE, _SPACE_SIGN, _HASH_SIGN, _FULL_STOP = 0x0A, 0x20, 0x23, 0x2E
 _BULLET_CODES = np.array([ord(bullet) for bullet in BULLETS])
 _QUOTE_CODES = np.array([ord(quote) for quote in QUOTES])
 
@@ -185,6 +186,26 @@ def _breaks(text: UInt8s, start: int, stop: int) -> int:
 
 
 @numba.njit(cache=True)
+def _hash_bytes(text: UInt8s, start: int, stop: int) -> np.uint64:
+    state = np.uint64(1)
+    for i in range(start, stop):
+        state = (state + np.uint64(text[i])) * np.uint64(GOLDEN)
+    return state
+
+
+@numba.njit(cache=True)
+def _indent(text: UInt8s, start: int, row: Int64s) -> None:
+    """Describe the white space between the newline before a line, or the text's start, and it."""
+    row[INDENT] = row[INDENT_HASH] = 0
+    i = start
+    while i > 0 and text[i - 1] != _NEWLINE:
+        i -= 1
+        row[INDENT] += (text[i] & 0xC0) != 0x80
+    if i < start:
+        row[INDENT_HASH] = np.int64(mix(_hash_bytes(text, i, start)))
+
+
+@numba.njit(cache=True)
 def _open(row: Int64s, edge: int, breaks: int, so_far: tuple[int, int, int]) -> None:
     """Begin a line: its counts hold what came before it until `_close`."""
     row[START], row[CHARACTERS], row[OPENS_PARAGRAPH] = edge & BYTE, edge >> 32, breaks > 1
@@ -221,7 +242,7 @@ def _describe(
     state = np.uint64(0)
     for n in range(counts[_WORDS]):
         start, before = edges[2 * n] & BYTE, edge & BYTE
-        if n == 0 or start - before > 1 or text[before] == _NEWLINE:
+        if n == 0 or start - before != 1 or text[before] != _SPACE_SIGN:
             breaks = 2 if n == 0 else _breaks(text, before, start)
             so_far = (n, unspaced, unmarked)
             if n and breaks:
@@ -229,7 +250,11 @@ def _describe(
                 line += 1
             if breaks:
                 _open(lines[line], edges[2 * n], breaks, so_far)
+                _indent(text, start, lines[line])
                 longest, sentences, ended, state = 0, 1, 0, np.uint64(0)
+            else:
+                # Words that follow each other by one space are the same line without it.
+                state = (state + _hash_bytes(text, before, start)) * np.uint64(GOLDEN)
         edge = edges[2 * n + 1]
         length = (edge >> 32) - (edges[2 * n] >> 32)
         sentences += ended  # the last word of a line ends a sentence anyhow
@@ -255,26 +280,37 @@ def _describe(
     return line + 1
 
 
+@numba.njit(cache=True, forceinline=True)
+def _key(row: Int64s, indented: bool) -> np.uint64:
+    """Return what only the same lines have in common, the white space before them included."""
+    return mix(np.uint64(row[HASH]) ^ (np.uint64(row[INDENT_HASH]) if indented else np.uint64(0)))
+
+
 @numba.njit(cache=True)
-def count_lines(lines: Int64s, keys: UInt64s, lengths: Int64s, counts: Int64s) -> None:
-    """Count the lines of a text; keys and lengths are scratch of one item a line."""
+def count_lines(
+    lines: Int64s, indented: bool, keys: UInt64s, lengths: Int64s, counts: Int64s
+) -> None:
+    """Count the lines of a text, with the white space before them or without it.
+
+    keys and lengths are scratch of one item a line.
+    """
     paragraphs = 0
     for n in range(len(lines)):
         row = lines[n]
         counts[_BULLET_LINES] += row[MARKS] & BULLET != 0
         counts[_ELLIPSIS_LINES] += row[MARKS] & ELLIPSIS != 0
         counts[_MARKED_LINES] += row[MARKS] & MARKED != 0
-        counts[_SHORT_LINES] += row[CHARACTERS] <= SHORT_LINE
-        keys[n], lengths[n] = mix(np.uint64(row[HASH])), row[CHARACTERS]
+        keys[n], lengths[n] = _key(row, indented), row[CHARACTERS] + indented * row[INDENT]
+        counts[_SHORT_LINES] += lengths[n] <= SHORT_LINE
     counts[_LINES] = len(lines)
     count_repeated(keys[: len(lines)], lengths, counts[_DUPLICATE_LINES : _DUPLICATE_LINES + 2])
     for n in range(len(lines)):
         if lines[n, OPENS_PARAGRAPH]:
             keys[paragraphs], lengths[paragraphs] = 0, -1
             paragraphs += 1
-        state = keys[paragraphs - 1] + mix(np.uint64(lines[n, HASH]))
+        state = keys[paragraphs - 1] + _key(lines[n], indented)
         keys[paragraphs - 1] = mix(state * np.uint64(GOLDEN))
-        lengths[paragraphs - 1] += lines[n, CHARACTERS] + 1
+        lengths[paragraphs - 1] += lines[n, CHARACTERS] + indented * lines[n, INDENT] + 1
     counts[_PARAGRAPHS] = paragraphs
     count_repeated(keys[:paragraphs], lengths, counts[_PARAGRAPHS + 1 : _PARAGRAPHS + 3])
 
@@ -305,7 +341,7 @@ def _scan(
             own[n, MARKS] = _marks(text, own[n, START], own[n, STOP], classes)
             own[n, START] += ends[t]
             own[n, STOP] += ends[t]
-        count_lines(own, hashes, edges, counts[t])
+        count_lines(own, True, hashes, edges, counts[t])
     return counts, lines[: line_ends[-1]], line_ends
 
 
@@ -322,7 +358,7 @@ def _recount(lines: Int64s, line_ends: Int64s, kept: Bools, rows: Int64s) -> Int
                     own[found, field] = lines[line, field]
                 own[found, OPENS_PARAGRAPH] = found == 0
                 found += 1
-        count_lines(own[:found], keys, lengths, counts[n])
+        count_lines(own[:found], False, keys, lengths, counts[n])
         counts[n, _NEWLINES] = max(found - 1, 0)
         counts[n, _ALL_LINES] = counts[n, _NEWLINES] + 1
         for line in own[:found]:

@@ -59,7 +59,7 @@ def test_counts_of_words() -> None:
 def test_counts_of_lines() -> None:
     text = " - one two... \n\none  two.\none two.\n \none\ttwo.\n" + "x" * 31
     assert paragraphs_of(text) == [
-        ["- one two..."], ["one  two.", "one two."], ["one\ttwo.", "x" * 31]
+        [" - one two..."], ["one  two.", "one two."], ["one\ttwo.", "x" * 31]
     ]  # fmt: skip
     assert count_lines(text) == {
         "lines": 5,
@@ -67,14 +67,15 @@ def test_counts_of_lines() -> None:
         "ellipsis_lines": 1,
         "marked_lines": 4,
         "short_lines": 4,
-        "duplicate_lines": 2,
-        "duplicate_line_characters": 16,
+        "duplicate_lines": 0,
+        "duplicate_line_characters": 0,
         "paragraphs": 3,
         "duplicate_paragraphs": 0,
         "duplicate_paragraph_characters": 0,
     }
-    again = count_lines("a b\nc\n\nx\n\na  b\nc\n\na b c")
-    assert (again["duplicate_paragraphs"], again["duplicate_paragraph_characters"]) == (1, 6)
+    again = count_lines("a b\nc\n\nx\n\na b\nc\n\na b c\n\n a b\nc\n\n a b\nc\n\na  b\nc")
+    assert (again["duplicate_paragraphs"], again["duplicate_paragraph_characters"]) == (2, 5 + 6)
+    assert (again["duplicate_lines"], again["duplicate_line_characters"]) == (6, 3 + 4 + 4)
 
 
 def test_the_most_common_ngram_and_its_spaces() -> None:
