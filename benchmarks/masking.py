@@ -101,15 +101,23 @@ def measure_all(rows: int) -> dict[str, float]:
         found[f"ours, {masking}, in place"] = tokens.size / in_place
         found[f"ours, {masking}, copied"] = measure(draw, tokens.size, time.process_time)
     if torch.cuda.is_available():
-        arrays = (tokens, lengths, keys.view(np.int64))
-        given = [torch.from_numpy(each).cuda() for each in arrays]
+        arrays = (tokens, lengths, keys.view(np.int64), words)
+        found |= measure_there([torch.from_numpy(each).cuda() for each in arrays])
+    return found
 
-        def draw_there() -> None:
-            mask_tensors(given[0], given[1], given[2], make_rule("fixed"))
+
+def measure_there(given: list[torch.Tensor]) -> dict[str, float]:
+    """Measure every way of masking on the GPU where tokens, lengths, keys and word starts lie."""
+    tokens, lengths, keys, words = given
+    found = {}
+    for masking in MASKINGS:
+
+        def draw(rule: MaskRule = make_rule(masking)) -> None:  # noqa: B008
+            mask_tensors(tokens, lengths, keys, rule, words)
             torch.cuda.synchronize()
 
-        name = f"ours, fixed, {torch.cuda.get_device_name()} (wall time)"
-        found[name] = measure(draw_there, tokens.size, time.perf_counter)
+        name = f"ours, {masking}, {torch.cuda.get_device_name()} (wall time)"
+        found[name] = measure(draw, tokens.numel(), time.perf_counter)
     return found
 
 

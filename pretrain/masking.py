@@ -16,7 +16,7 @@ and the slots of a row are few and fixed, so shapes are static. Of the chosen to
 
 All randomness is splitmix64 at a counter, keyed by (seed, pass, sequence number): no state, no
 order, no rank. Probabilities are 32-bit integer thresholds. The draw is in draw.py; `mask_tensors`
-in masking_torch.py is the same on a GPU, bit by bit.
+in masking_torch.py is the same in torch, bit by bit.
 
 Shapes: B rows, S tokens a row, M slots a row.
 """
@@ -95,6 +95,8 @@ class Masked:
 @lru_cache
 def bernoulli_slots(parts: int, size: int) -> int:
     """Return the fewest slots that `size` draws exceed with probability below 2^-40."""
+    if parts == 0:
+        return 0
     common = math.gcd(parts, ONE)
     hit, miss = parts // common, (ONE - parts) // common
     term = tail = hit**size  # of P(k hits) and P(at least k hits), as parts of `whole`
