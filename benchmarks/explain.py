@@ -38,6 +38,7 @@ from corpus.documents import (
 )
 from corpus.files import writing
 from corpus.forgotten import Forgotten
+from corpus.membership import SPLITS, ShardPlan, cut_split
 from corpus.recipe import Dedup, Recipe, Source
 from corpus.shards import shard_schema, token_dtype, write_blocks
 from corpus.snapshots import FileEntry, Part, PartEntry, ShardEntry, Tree, commit_snapshot
@@ -50,7 +51,6 @@ from pipeline.formats import Documents, lay_documents, write_rows
 from pipeline.index import open_arrow
 from pipeline.jobs import describe_file
 from pipeline.kernels import GOLDEN
-from pipeline.plans import SPLITS, ShardPlan, cut_split
 from pipeline.signatures import write_arrow
 
 LABEL, SOURCE = "first", "web"

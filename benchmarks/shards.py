@@ -27,13 +27,13 @@ import pyarrow.parquet as pq
 
 from benchmarks.fill import encode_texts, open_merges, read_texts
 from benchmarks.peers import run_peer
+from corpus.membership import ShardPlan
 from corpus.recipe import Pack
 from corpus.shards import ROWS_PER_BATCH, Shard, shard_schema, write_blocks
 from corpus.snapshots import Tree
 from pipeline.encode import tokens_schema
 from pipeline.formats import Documents, lay_documents, write_rows
 from pipeline.pack import pack_shard
-from pipeline.plans import ShardPlan
 from pipeline.signatures import write_arrow
 
 _LENGTH, _BATCH = 512, 256

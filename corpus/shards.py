@@ -74,6 +74,18 @@ class Pieces(NamedTuple):
     offsets: Int64s
 
 
+class RowPieces(NamedTuple):
+    """The parts of documents in one row, in its order; `begins` tells where documents begin.
+
+    documents: their numbers in the order of packing; starts and stops: places in the row.
+    """
+
+    documents: Int64s
+    starts: Int64s
+    stops: Int64s
+    begins: npt.NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class Sequences:
     """Packed rows in memory, the unit that pack writes and audit reads.
@@ -310,16 +322,41 @@ class Shard:
         if self.packing in REORDERED:
             documents = self._numbers("piece_documents")
             offsets = self._numbers("piece_offsets")
-            if len(documents) != len(rows):
-                raise ValueError(
-                    f"{self.path} lists {len(documents)} pieces, its rows hold {len(rows)}: "
-                    "see `python -m pipeline audit STORE`, then delete the shard and build it again"
-                )
+            self._check_listed(len(documents), len(rows))
         else:
             documents = np.cumsum(begins) - 1
             before = np.cumsum(stops - starts) - (stops - starts)
             offsets = before - before[np.flatnonzero(begins)][documents]
         return Pieces(rows, starts, stops, documents, offsets)
+
+    def pieces_of(self, row: int) -> RowPieces:
+        """Find the parts of documents of one row, without a look at the tokens of the others.
+
+        `ValueError` where the row does not hold the pieces that it lists.
+        """
+        (ids,) = self.token_ids([row])
+        edges = np.flatnonzero(np.diff(ids >= len(LEADING_SPECIALS), prepend=False, append=False))
+        starts, stops = edges[::2], edges[1::2]
+        number, at = divmod(row, ROWS_PER_BATCH)
+        if self.packing in REORDERED:
+            names = ("piece_documents", "piece_offsets")
+            columns = [self.batches[number].column(name)[at].values.to_numpy() for name in names]
+            documents, offsets = (column.astype(np.int64) for column in columns)
+            self._check_listed(len(documents), len(starts))
+            return RowPieces(documents, starts, stops, offsets == 0)
+        begun = 0  # documents that begin in rows before this one
+        for batch in self.batches[: number + 1]:
+            offsets = batch.column("document_starts").offsets.to_numpy()
+            begun += int(offsets[at if batch is self.batches[number] else -1] - offsets[0])
+        begins = np.isin(starts, self.document_starts(row))
+        return RowPieces(begun + np.cumsum(begins) - 1, starts, stops, begins)
+
+    def _check_listed(self, listed: int, held: int) -> None:
+        if listed != held:
+            raise ValueError(
+                f"{self.path} lists {listed} pieces, its rows hold {held}: "
+                "see `python -m pipeline audit STORE`, then delete the shard and build it again"
+            )
 
     def _numbers(self, name: str) -> Int64s:
         parts = [batch.column(name).flatten().to_numpy() for batch in self.batches]

@@ -22,6 +22,7 @@ from corpus.documents import add_digests
 from corpus.files import write_bytes
 from corpus.forgotten import Forgotten
 from corpus.lease import Lease
+from corpus.membership import ShardPlan, cut_split
 from corpus.recipe import Recipe
 from corpus.recipe import Tokenizer as TokenizerConfig
 from corpus.shards import token_dtype
@@ -42,7 +43,7 @@ from pipeline import canaries, clean, encode, pack, vocabulary
 from pipeline.index import Corpus
 from pipeline.intake import Intake, parts_by_source, plan_cleaning
 from pipeline.jobs import Record, Stages, Task, describe_file, sweep
-from pipeline.plans import ShardPlan, cut_split, plan_shards
+from pipeline.plans import plan_shards
 from pipeline.resolve import deduplicate
 from pipeline.tallies import STATS, describe_cleaning, funnel, read_stats
 

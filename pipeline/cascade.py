@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from corpus.documents import DROP_SCHEMA, DUPLICATE_SCHEMA, deal_hash, digest_table, format_digest
+from corpus.membership import SPLITS, ShardPlan, cut_split
 from corpus.recipe import Dedup, Recipe
 from corpus.snapshots import Part, Tree
 from pipeline.clean import count_rules
@@ -43,7 +44,6 @@ from pipeline.index import (
 from pipeline.jobs import Output
 from pipeline.pairs import compare
 from pipeline.parquet import read_table
-from pipeline.plans import SPLITS, ShardPlan, cut_split
 from pipeline.witnesses import Place, Witnesses, hash_places, read_witnesses, rows_after
 
 # The documents that were taken out of a part, by their row before.

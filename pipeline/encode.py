@@ -256,7 +256,7 @@ def _encoder(store: str, fingerprint: str) -> Encoder:
 
 
 def tokens_schema(vocab_size: int) -> pa.Schema:
-    """Return the schema of a tokens file."""
+    """Return the schema of a tokens file; `corpus.membership` reads the first two columns alone."""
     ids = pa.from_numpy_dtype(token_dtype(vocab_size))
     return pa.schema(
         [

@@ -3,8 +3,8 @@
 A document is found through the index, whose keys hold a hash of every id, so a lookup reads a few
 pages of each part of its source and one row group. One that a rule dropped has no key; its row is
 looked for in the drop tables, which are sorted by id, so that their statistics leave one row group
-a part to be read. A shard's documents are not listed anywhere: they are those whose hash falls into
-its range, in the order of the hashes, and rows.py tells which row holds which of them.
+a part to be read. Which documents a shard holds corpus/membership.py tells, and the shard itself
+which row holds which of them.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import numpy as np
 
 from corpus.documents import deal_hash
 from corpus.forgotten import hash_id, read_forgotten
+from corpus.membership import SPLITS, cut_split, documents_of, part_names, shard_plan, siblings
 from corpus.recipe import Recipe
 from corpus.shards import REORDERED, Shard
 from corpus.snapshots import Part, ShardEntry, Snapshot, Tree, open_snapshot, tokenizer_root
@@ -30,7 +31,6 @@ from pipeline.index import (
 )
 from pipeline.keys import ID_BAND, salt_of
 from pipeline.parquet import read_row, rows_where
-from pipeline.plans import SPLITS, ShardPlan, cut_split, document_ids
 from pipeline.preference import scope_of
 from pipeline.rows import row_texts
 from pipeline.tallies import funnel
@@ -62,33 +62,9 @@ def open_store(store: str, label: str | None = None) -> Store:
     return Store(store, snapshot.tree(store), snapshot)
 
 
-def shard_plan(store: Store, entry: ShardEntry) -> ShardPlan:
-    """Return the hash range of a shard, from its number and how many shards its split has."""
-    place = (entry.snapshot, entry.source, entry.split)
-    siblings = [each.path for each in _siblings(store, place)]
-    return cut_split(place, len(siblings), store.recipe.pack)[siblings.index(entry.path)]
-
-
-def _siblings(store: Store, place: tuple[str, str, str]) -> list[ShardEntry]:
-    """Return the shards of a (snapshot, source, split) by their numbers."""
-    entries = [
-        each for each in store.snapshot.shards if (each.snapshot, each.source, each.split) == place
-    ]
-    return sorted(entries, key=lambda each: each.path)
-
-
 def shard_documents(store: Store, entry: ShardEntry) -> list[str]:
     """Return the ids of a shard's documents in packing order."""
-    plan = shard_plan(store, entry)
-    return document_ids(store.tree, _part_names(store, entry), plan.low, plan.high)
-
-
-def _part_names(store: Store, entry: ShardEntry) -> list[str]:
-    return [
-        part.name
-        for part in store.snapshot.parts
-        if (part.snapshot, part.source) == (entry.snapshot, entry.source)
-    ]
+    return [each.id for each in documents_of(store.tree, store.snapshot, entry)]
 
 
 def explain(store: Store, identity: str) -> Iterator[str]:
@@ -197,7 +173,7 @@ def shard_of(store: Store, snapshot: str, source: str, identity: str) -> ShardEn
     position, config = deal_hash(identity), store.recipe.pack
     for split in SPLITS:
         place = (snapshot, source, split)
-        entries = _siblings(store, place)
+        entries = siblings(store.snapshot, place)
         plans = cut_split(place, len(entries), config) if entries else ()
         for entry, plan in zip(entries, plans, strict=True):
             if plan.low <= position < plan.high:
@@ -207,9 +183,9 @@ def shard_of(store: Store, snapshot: str, source: str, identity: str) -> ShardEn
 
 def _ordinal(store: Store, entry: ShardEntry, identity: str) -> int:
     """Return how many documents of a shard lie before this one."""
-    position, low = np.uint64(deal_hash(identity)), np.uint64(shard_plan(store, entry).low)
+    position, low = np.uint64(deal_hash(identity)), np.uint64(shard_plan(store.snapshot, entry).low)
     before, is_there = 0, False
-    for name in _part_names(store, entry):
+    for name in part_names(store.snapshot, entry):
         table = open_arrow(store.tree.find(f"tokens/{name}.arrow"))
         hashes = column_values(table, "hash")
         begin, start = np.searchsorted(hashes, np.array([low, position])).tolist()
@@ -282,9 +258,11 @@ def show_row(store: Store, place: str) -> Iterator[str]:
     row = int(number)
     if row >= shard.rows:
         raise ValueError(f"{path} has the rows 0 to {shard.rows - 1}, there is no row {row}")
-    names = shard_documents(store, entries[path])
     tokenizer = open_tokenizer(tokenizer_root(store.root, store.snapshot.tokenizer))
+    pieces = list(row_texts(shard, row, tokenizer))
+    numbers = [document for document, _ in pieces]
+    documents = documents_of(store.tree, store.snapshot, entries[path], numbers)
     length = int(shard.lengths[row])
     yield f"{place}: {length} tokens, {shard.sequence_length - length} padding"
-    for document, text in row_texts(shard, row, tokenizer):
-        yield f"  {names[document]}: {text!r}"
+    for document, (_, text) in zip(documents, pieces, strict=True):
+        yield f"  {document.id}: {text!r}"

@@ -14,13 +14,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from corpus.files import writing
+from corpus.membership import ShardPlan
 from corpus.recipe import Pack
 from corpus.shards import TokenIds, shard_schema, token_dtype, write_blocks
 from corpus.snapshots import Tree
 from pipeline.formats import Documents, lay_documents, write_rows
 from pipeline.jobs import Output
 from pipeline.kernels import Int64s, UInt64s
-from pipeline.plans import ShardPlan, offsets_of, open_range
+from pipeline.plans import offsets_of, open_range
 
 # Raised by hand when rows or shard membership change.
 VERSION = 1

@@ -33,11 +33,10 @@ def document_rows(shard: Shard) -> list[list[tuple[int, int]]]:
 
 def row_texts(shard: Shard, row: int, tokenizer: Tokenizer) -> Iterator[tuple[int, str]]:
     """Decode the pieces of a row, each with the number of its document."""
-    pieces = shard.pieces()
+    pieces = shard.pieces_of(row)
     (ids,) = shard.token_ids([row])
-    for piece in np.flatnonzero(pieces.rows == row):
-        held = ids[pieces.starts[piece] : pieces.stops[piece]]
-        yield int(pieces.documents[piece]), tokenizer.decode(held.tolist())
+    for document, start, stop in zip(*pieces[:3], strict=True):
+        yield int(document), tokenizer.decode(ids[start:stop].tolist())
 
 
 def document_tokens(shard: Shard) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]]:

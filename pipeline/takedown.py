@@ -31,6 +31,7 @@ from corpus.forgotten import (
     read_takedown,
 )
 from corpus.lease import Lease
+from corpus.membership import ShardPlan, cut_split
 from corpus.recipe import Dedup, Pack, Recipe
 from corpus.snapshots import (
     FileEntry,
@@ -53,7 +54,6 @@ from pipeline.jobs import Output, Record, Stages, Task, describe_file
 from pipeline.nearest import nearest_path, without_forgotten
 from pipeline.outcome import Outcome
 from pipeline.parquet import read_table, write_table
-from pipeline.plans import ShardPlan, cut_split
 from pipeline.purge import find_holdings, out_of_reach
 from pipeline.report import add_report
 from pipeline.signatures import write_arrow

@@ -204,6 +204,14 @@ class Rows:
         at = int(np.searchsorted(self._ends, row, side="right"))
         return self.entries[at], row - int(self._ends[at]) + self.entries[at].rows
 
+    def number_of(self, path: str, row: int) -> int:
+        """Tell the number of a row of a shard: what `locate` undoes."""
+        paths = [entry.path for entry in self.entries]
+        if path not in paths:
+            raise ValueError(f"{path} is no shard of snapshot {self._snapshot.label}")
+        at = paths.index(path)
+        return int(self._ends[at]) - self.entries[at].rows + row
+
     def open(self, row: int) -> tuple[Shard, int]:
         """Open the shard in which a row lies; the row of it comes along."""
         at = int(np.searchsorted(self._ends, row, side="right"))

@@ -1,20 +1,23 @@
 """Rebuilds the global batch of any step from the store alone, and shows what is in it.
 
 Its hash is computed from the rebuilt tensors and compared with the one that the ranks recorded from
-theirs. One process is enough, whatever world size trained the step. A shard holds no ids of its
-documents: for each row there is the command of the corpus half that tells them.
+theirs. One process is enough, whatever world size trained the step. The documents of a row are
+named from the store's tokens files (corpus/membership.py), with the addresses of their pages; where
+only shards were copied, there is the command that names them where the whole store is.
 """
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from corpus.membership import documents_of, read_urls
 from corpus.recipe import Recipe
-from corpus.shards import REORDERED, ROWS_PER_BATCH
-from corpus.snapshots import open_snapshot, tokenizer_root
+from corpus.shards import RowPieces
+from corpus.snapshots import Snapshot, open_snapshot, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
 from pretrain.batches import Batch, Stream, hash_batches, open_stream
 from pretrain.checkpoints import RECIPE, SKIPPED, newest_checkpoint
@@ -23,10 +26,20 @@ from pretrain.dataset import Shares
 from pretrain.masking import IGNORED, ONE, rule_at
 from pretrain.metrics import METRICS, read_metrics
 from pretrain.mixing import interleave
-from pretrain.spikes import left_out_batches, read_rollbacks
+from pretrain.spikes import WorstRow, left_out_batches, read_rollbacks
 
 ROWS_SHOWN = 3
 _SECOND_HALF = {0: "the next one", 1: "a random one", IGNORED: "none"}
+
+
+class _Asked(NamedTuple):
+    """Which step of which run to show, what was left out before it, and how many of its rows."""
+
+    run: str
+    recipe: Recipe
+    step: int
+    left_out: tuple[int, ...]
+    rows: int
 
 
 def open_recipe(run: str) -> Recipe:
@@ -62,7 +75,7 @@ def explain_step(run: str, step: int, rows: int = ROWS_SHOWN) -> str:
                 f"left out before it is {list(left_out) or 'nothing'}: put {SKIPPED} back, from "
                 "which some is missing"
             )
-    return _explain(run, recipe, step, left_out, rows)
+    return _explain(_Asked(run, recipe, step, left_out, rows))
 
 
 def explain_batch(run: str, number: int, rows: int = ROWS_SHOWN) -> str:
@@ -77,24 +90,14 @@ def explain_batch(run: str, number: int, rows: int = ROWS_SHOWN) -> str:
             f"left out, batches 0 to {recipe.pretrain.max_steps - 1 + len(before)}"
         )
     note = "the run left this batch out" if number in left_out else None
-    shown = _explain(run, recipe, step, before, rows, note)
-    return "\n".join([shown, *_show_worst(run, recipe, number)])
-
-
-def _show_worst(run: str, recipe: Recipe, number: int) -> Iterator[str]:
-    """Show the rows of a batch that a rollback is traced to."""
     told = [each for each in read_rollbacks(run) if each.batches[-1] == number]
-    for worst in (row for rollback in told for row in rollback.worst):
-        loss = "no number" if worst.loss is None else f"{worst.loss:.3f} nats a label"
-        yield f"\namong the largest losses: sequence {worst.sequence:,}, {loss}"
-        label = open_snapshot(recipe.store, recipe.snapshot).label
-        yield f"their ids: {_show_command(recipe.store, label, worst.shard, worst.row)}"
+    worst = [row for rollback in told for row in rollback.worst]
+    return _explain(_Asked(run, recipe, step, before, rows), note, worst)
 
 
-def _explain(
-    run: str, recipe: Recipe, step: int, left_out: tuple[int, ...], shown: int,
-    note: str | None = None,
-) -> str:  # fmt: skip
+def _explain(asked: _Asked, note: str | None = None, worst: Iterable[WorstRow] = ()) -> str:
+    """Describe a batch; `worst` are the rows that a rollback is traced to."""
+    run, recipe, step, left_out, shown = asked
     if shown < 0:
         raise ValueError(f"--rows is {shown}, expected 0 or more")
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
@@ -118,11 +121,15 @@ def _explain(
         *(f"{count:>9,} rows of {path}" for path, count in sorted(shards.items())),
     ]
     for at in range(min(shown, len(rows))):
-        shard, row = stream.train.locate(int(rows[at]))
-        lines += ["", f"sequence {batches[0].numbers[at]:,}: row {row:,} of {shard.path}"]
-        lines.append(f"documents of the shard: {_show_documents(stream, int(rows[at]))}")
-        lines.append(f"their ids: {_show_command(recipe.store, snapshot.label, shard.path, row)}")
+        lines += ["", f"sequence {batches[0].numbers[at]:,}: {_show_home(stream, int(rows[at]))}"]
+        lines += _show_documents(recipe.store, snapshot, stream, int(rows[at]))
         lines += _show_row(batches[0], at, tokenizer)
+    for each in worst:
+        loss = "no number" if each.loss is None else f"{each.loss:.3f} nats a label"
+        row = stream.train.number_of(each.shard, each.row)
+        lines += ["", f"among the largest losses: sequence {each.sequence:,}, {loss}"]
+        lines.append(_show_home(stream, row))
+        lines += _show_documents(recipe.store, snapshot, stream, row)
     return "\n".join(lines)
 
 
@@ -155,20 +162,41 @@ def _show_masking(stream: Stream, step: int) -> str:
     return f"{plan.masking}, {rate:.2%} of real tokens{copies}"
 
 
-def _show_documents(stream: Stream, row: int) -> str:
-    """Name the documents of a row by their numbers in its shard, in the order of packing."""
+def _show_home(stream: Stream, row: int) -> str:
+    entry, local = stream.train.locate(row)
+    return f"row {local:,} of {entry.path}, source {entry.source}"
+
+
+def _show_documents(store: str, snapshot: Snapshot, stream: Stream, row: int) -> Iterator[str]:
+    """Name the documents of a row, each with the token that it starts at."""
+    entry, _ = stream.train.locate(row)
     shard, local = stream.train.open(row)
-    number, at = divmod(local, ROWS_PER_BATCH)
-    if shard.packing in REORDERED:
-        held = shard.batches[number].column("piece_documents")[at].values.to_pylist()
-        return ", ".join(str(document) for document in held)
-    begun = 0  # documents that begin in rows before this one
-    for batch in shard.batches[: number + 1]:
-        offsets = batch.column("document_starts").offsets.to_numpy()
-        begun += int(offsets[at if batch is shard.batches[number] else -1] - offsets[0])
-    starts = shard.document_starts(local).tolist()
-    parts = [f"{begun + each} from token {start}" for each, start in enumerate(starts)]
-    return ", ".join(parts if 1 in starts or not begun else [f"{begun - 1} continued", *parts])
+    pieces = shard.pieces_of(local)
+    tree = snapshot.tree(store)
+    try:
+        documents = documents_of(tree, snapshot, entry, pieces.documents.tolist())
+    except FileNotFoundError as missing:
+        yield f"documents of the shard: {_show_numbers(pieces)}"
+        yield f"their ids are not here ({missing})"
+        command = _show_command(store, snapshot.label, entry.path, local)
+        yield f"where the whole store is: {command}"
+        return
+    try:
+        urls = read_urls(tree, documents)
+    except FileNotFoundError as missing:
+        urls = {}
+        yield f"their addresses are not here ({missing})"
+    for document, start, begins in zip(documents, pieces.starts, pieces.begins, strict=True):
+        url = f", {urls[document.id]}" if document.id in urls else ""
+        yield f"  from token {start}: {document.id}{'' if begins else ' (continued)'}{url}"
+
+
+def _show_numbers(pieces: RowPieces) -> str:
+    """Give the numbers of documents in the order of packing."""
+    return ", ".join(
+        f"{document} from token {start}{'' if begins else ' (continued)'}"
+        for document, start, _, begins in zip(*pieces, strict=True)
+    )
 
 
 def _compare(run: str, number: int, found: str, note: str | None) -> str:
@@ -189,7 +217,7 @@ def _compare(run: str, number: int, found: str, note: str | None) -> str:
 
 
 def _show_command(store: str, label: str, path: str, row: int) -> str:
-    """Give the command that tells the ids of a row's documents."""
+    """Give the command that names a row's documents."""
     name = path.removeprefix("shards/").removesuffix(".arrow")
     asked = ["--snapshot", label, "--row", f"{name}:{row}"]
     return shlex.join(["python", "-m", "pipeline", "show", store, *asked])

@@ -17,6 +17,7 @@ from corpus.shards import Sequences, shard_schema, token_dtype, write_shard
 from corpus.snapshots import (
     FORMAT_VERSION,
     Counts,
+    PartEntry,
     ShardEntry,
     Snapshot,
     commit_snapshot,
@@ -47,7 +48,7 @@ def write_snapshot(
     shards: tuple[tuple[str, str, int], ...] = SHARDS,
     sequence_length: int = SEQUENCE_LENGTH,
 ) -> Snapshot:
-    """Write a store with one snapshot of random rows, some of them padded."""
+    """Write a store of one snapshot's shards and no other files: random rows, some padded."""
     tokenizer = Tokenizer(build_definition(MERGES))
     directory = Path(tokenizer_root(str(store), tokenizer.fingerprint))
     directory.mkdir(parents=True, exist_ok=True)
@@ -115,7 +116,21 @@ def _manifest(
         "tokenizer": tokenizer.fingerprint,
         "vocab_size": tokenizer.vocab_size,
         "shards": tuple(entries),
-        "parts": (),
+        "parts": tuple(
+            PartEntry(
+                name=f"{source}-0-0",
+                source=source,
+                snapshot=label,
+                documents=0,
+                kept=0,
+                text_bytes=0,
+                tokens=0,
+                dropped={},
+                kept_digest="",
+                dropped_digest="",
+            )
+            for source in sorted({each.source for each in entries})
+        ),
         "kept_digest": "0" * 64,
         "dropped_digest": "0" * 64,
         "fingerprint": "",
@@ -124,7 +139,9 @@ def _manifest(
         ),
         "files": (),
         "inputs": (),
-        "recipe": {},
+        "recipe": Recipe.model_validate(
+            {"store": "x", "snapshot": label, "sources": [{"name": "x", "paths": ["unused"]}]}
+        ).model_dump(mode="json"),
         "made_with": {},
     }
     draft = Snapshot(**values)

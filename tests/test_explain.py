@@ -12,6 +12,7 @@ from corpus_helpers import write_corpus
 from stage_helpers import run_stages_here, table_rows
 
 from corpus.files import remove_tree
+from corpus.membership import shard_plan
 from corpus.recipe import load_recipe
 from corpus.shards import Shard
 from corpus.snapshots import open_snapshot, tokenizer_root
@@ -22,7 +23,6 @@ from pipeline.explain import (
     explain,
     open_store,
     shard_documents,
-    shard_plan,
     show,
     show_row,
 )
@@ -112,7 +112,7 @@ def test_every_kept_document_has_its_rows(made: Made) -> None:
                 begun += start > 0
                 lies_in.setdefault(begun, []).append(row)
         assert rows == [[(lies_in[n][0], lies_in[n][-1])] for n in range(len(ids))]
-        plan = shard_plan(made.store, entry)
+        plan = shard_plan(made.store.snapshot, entry)
         assert plan.path == entry.path
         names += ids
     assert sorted(names) == sorted(made.kept)

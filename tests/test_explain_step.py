@@ -1,7 +1,6 @@
 import ast
 import shlex
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ from pretrain_helpers import make_recipe, write_snapshot
 from test_checkpoints import IDENTITY, STATE
 
 from corpus.recipe import Recipe
-from corpus.shards import PAIRED, REORDERED
+from corpus.shards import PAIRED
 from corpus.snapshots import open_snapshot
 from pipeline.__main__ import main as pipeline
+from pipeline.explain import open_store, show_row
 from pipeline.forget import Request
 from pretrain.__main__ import main as command_line
 from pretrain.batches import hash_batches, open_stream
@@ -73,48 +73,109 @@ def test_as_many_rows_are_shown_as_asked(tmp_path: Path) -> None:
         explain_step(str(tmp_path / "run"), 3, -1)
 
 
-def test_the_printed_command_tells_the_ids_of_a_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(monkeypatch)
-    home, run = tmp_path / "a store's home", tmp_path / "run"
-    chain = Chain(home, {"threshold": 0.9, "ngram": 2})
+URL = "https://example.org/{}"
+
+
+def deliver_pages(chain: Chain) -> dict[str, str]:
+    """Deliver twelve documents in two files, every other with an address; give their texts."""
     texts = {f"a/d{n}": " ".join(f"t{n}x{k}" for k in range(9)) for n in range(12)}
-    records = [{"id": name.removeprefix("a/"), "text": text} for name, text in texts.items()]
-    snapshot = chain.deliver(Delivery("s1", {("a", "1.jsonl"): records}))
+    records: list[dict[str, Any]] = []
+    for n, (name, text) in enumerate(texts.items()):
+        url = {"url": URL.format(n)} if n % 2 else {}
+        records.append({"id": name.removeprefix("a/"), "text": text} | url)
+    files = {("a", "1.jsonl"): records[:5], ("a", "2.jsonl"): records[5:]}
+    chain.deliver(Delivery("s1", files))
+    return texts
+
+
+@pytest.fixture
+def taught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Chain, Path, dict[str, str]]:
+    """A store in a directory with a name that a shell would cut, a run over it, its texts."""
+    prepare(monkeypatch)
+    chain = Chain(tmp_path / "a store's home", {"threshold": 0.9, "ngram": 2})
+    texts, run = deliver_pages(chain), tmp_path / "run"
     run.mkdir()
     recipe = make_recipe(Path(chain.store), run, "s1", batch_sequences=4)
     (run / "recipe.json").write_text(recipe.model_dump_json())
-    assert command_line(["explain-step", str(run), "1", "--rows", "2"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    commands = [line for line in lines if line.startswith("their ids: ")]
-    assert len(commands) == 2
+    return chain, run, texts
 
-    def ask() -> Iterator[list[str]]:
-        for command in commands:
-            program, *arguments = shlex.split(command.removeprefix("their ids: "))
-            assert [program, *arguments[:2]] == ["python", "-m", "pipeline"]
-            assert pipeline(arguments[2:]) == 0
-            place, *documents = capsys.readouterr().out.splitlines()
-            assert place.startswith(f"{arguments[-1]}: ")
-            yield documents
 
-    told = list(ask())
-    for command, documents in zip(commands, told, strict=True):
-        # As many documents as the row's numbers, each with text of its own.
-        assert len(documents) == lines[lines.index(command) - 1].count(",") + 1
-        for document in documents:
-            name, _, text = document.strip().partition(": ")
-            assert ast.literal_eval(text).strip() in texts[name]
+def sections(shown: str) -> list[list[str]]:
+    """Cut what is shown into its rows."""
+    return [part.splitlines() for part in shown.split("\n\n")[1:]]
+
+
+def test_rows_are_shown_with_their_documents(taught: tuple[Chain, Path, dict[str, str]]) -> None:
+    chain, run, texts = taught
+    before = explain_step(str(run), 1, 4)
+    told = set()
+    for head, *lines in sections(before):
+        assert head.endswith(", source a")
+        names = [line for line in lines if line.startswith("  from token ")]
+        place = head.partition(": row ")[2].removesuffix(", source a")
+        row, _, path = place.partition(" of shards/")
+        place = f"{path.removesuffix('.arrow')}:{row}"
+        held = list(show_row(open_store(chain.store, "s1"), place))[1:]
+        assert len(names) == len(held)
+        for name, other in zip(names, held, strict=True):
+            document = name.split(": ")[1].split(",")[0].removesuffix(" (continued)")
+            shown, _, text = other.strip().partition(": ")
+            assert document == shown
+            assert ast.literal_eval(text).strip() in texts[document]
+            number = int(document.removeprefix("a/d"))
+            assert name.endswith(f", {URL.format(number)}") == bool(number % 2)
+            is_begun = texts[document].startswith(ast.literal_eval(text).strip())
+            assert name.partition(",")[0].endswith(" (continued)") != is_begun
+            told.add(document)
+    assert len(told) > 3
     # A later snapshot has other shards in the place of those.
     chain.take_down("s2", Request(ids=tuple(list(texts)[:6])))
-    held = {each.path: each.checksum for each in open_snapshot(chain.store).shards}
-    assert any(held.get(each.path) != each.checksum for each in snapshot.shards)
-    assert list(ask()) == told
+    held_now = {each.path: each.checksum for each in open_snapshot(chain.store).shards}
+    then = open_snapshot(chain.store, "s1").shards
+    assert any(held_now.get(each.path) != each.checksum for each in then)
+    assert explain_step(str(run), 1, 4) == before
+
+
+def test_without_tokens_files_there_is_a_command_that_names_the_documents(
+    taught: tuple[Chain, Path, dict[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    chain, run, _ = taught
+    told = sections(explain_step(str(run), 1))
+    tokens = Path(chain.store, "snapshots", "s1", "tokens")
+    tokens.rename(tokens.with_name("away"))
+    assert command_line(["explain-step", str(run), "1"]) == 0
+    without = sections(capsys.readouterr().out)
+    tokens.with_name("away").rename(tokens)
+    assert [lines[0] for lines in without] == [lines[0] for lines in told]
+    for known, (_, numbers, missing, hint, *_) in zip(told, without, strict=True):
+        named = [line for line in known if line.startswith("  from token ")]
+        assert numbers.count(" from token ") == len(named)
+        assert missing.startswith(f"their ids are not here ({tokens}/")
+        program, *arguments = shlex.split(hint.removeprefix("where the whole store is: "))
+        assert [program, *arguments[:2]] == ["python", "-m", "pipeline"]
+        assert pipeline(arguments[2:]) == 0
+        place, *documents = capsys.readouterr().out.splitlines()
+        assert place.startswith(f"{arguments[-1]}: ")
+        assert len(documents) == len(named)
+        for document, line in zip(documents, named, strict=True):
+            assert f": {document.split(':')[0].strip()}" in line
+
+
+def test_without_the_documents_ids_are_shown_alone(
+    taught: tuple[Chain, Path, dict[str, str]],
+) -> None:
+    chain, run, _ = taught
+    told = explain_step(str(run), 1).splitlines()
+    clean = Path(chain.store, "snapshots", "s1", "clean")
+    clean.rename(clean.with_name("away"))
+    without = explain_step(str(run), 1).splitlines()
+    assert sum(line.startswith("their addresses are not here") for line in without) == 3
+    shown = [line.split(", ")[0] for line in told if line.startswith("  from token ")]
+    assert [line for line in without if line.startswith("  from token ")] == shown
 
 
 @pytest.mark.parametrize("packing", FORMATS)
-def test_rows_name_their_documents(tmp_path: Path, packing: str) -> None:
+def test_rows_number_their_documents(tmp_path: Path, packing: str) -> None:
     snapshot = write_packed(tmp_path, packing)
     lines, recipe = explain(tmp_path, 3)
     stream = open_stream(str(tmp_path), snapshot, data_plan(recipe.pretrain, snapshot))
@@ -125,13 +186,12 @@ def test_rows_name_their_documents(tmp_path: Path, packing: str) -> None:
         shard, local = stream.train.open(int(row))
         pieces = shard.pieces()
         here = pieces.rows == local
-        named = [int(part.split()[0]) for part in line.split(": ")[1].split(", ")]
-        assert named == pieces.documents[here].tolist()
-        if packing not in REORDERED:
-            first = pieces.offsets[here][0] > 0
-            assert ("continued" in line) == first
-            starts = [int(part.split()[-1]) for part in line.split(", ") if "from token" in part]
-            assert starts == pieces.starts[here].tolist()[int(first) :]
+        values = zip(pieces.documents, pieces.starts, pieces.offsets, strict=True)
+        held = [each for each, is_here in zip(values, here, strict=True) if is_here]
+        assert line.split(": ")[1].split(", ") == [
+            f"{document} from token {start}{' (continued)' if offset else ''}"
+            for document, start, offset in held
+        ]
     halves = Counter(line for line in lines if line.startswith("second half: "))
     assert halves.total() == (3 if packing in PAIRED else 0)
 

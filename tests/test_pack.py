@@ -7,12 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from corpus.membership import ShardPlan, documents_in, split_range
 from corpus.recipe import Pack
 from corpus.shards import Shard
 from corpus.snapshots import Tree
 from pipeline.encode import tokens_schema
 from pipeline.pack import pack_shard, read_documents
-from pipeline.plans import ShardPlan, document_ids, plan_shards, split_range
+from pipeline.plans import plan_shards
 from pipeline.signatures import write_arrow
 
 
@@ -37,6 +38,10 @@ def write_tokens(
 
 
 TOP = 2**64 - 1
+
+
+def ids_in(tree: Tree, parts: list[str], low: int, high: int) -> list[str]:
+    return [each.id for each in documents_in(tree, parts, low, high)]
 
 
 def hashed_documents(count: int) -> list[tuple[int, str, list[int]]]:
@@ -79,7 +84,7 @@ def test_shards_part_the_documents(tmp_path: Path) -> None:
         assert len(split) == -(-tokens * 2 // 200)
     assert (validation[0].low, train[-1].high) == (0, 2**64)
     assert validation[-1].high == train[0].low == int(0.2 * 2**64)
-    found = [document_ids(tree, parts["s"], plan.low, plan.high) for plan in [*validation, *train]]
+    found = [ids_in(tree, parts["s"], plan.low, plan.high) for plan in [*validation, *train]]
     assert [each for ids in found for each in ids] == [name for _, name, _ in sorted(documents)]
 
 
@@ -146,11 +151,11 @@ def test_documents_of_one_hash_lie_in_the_order_of_their_ids(tmp_path: Path) -> 
         tmp_path, {"a-0-0": [(7, "s/bb", [1])], "a-1-0": [(7, "s/a", [2]), (3, "s/c", [3])]}
     )
     tree, parts = Tree(str(tmp_path)), ["a-0-0", "a-1-0"]
-    assert document_ids(tree, parts, 0, 8) == ["s/c", "s/a", "s/bb"]
+    assert ids_in(tree, parts, 0, 8) == ["s/c", "s/a", "s/bb"]
     documents = read_documents(tree, parts, 0, 8)
     assert documents.sentences.tolist() == [0, 3, 5, 6]
     assert documents.documents.tolist() == [0, 1, 2, 3]
-    assert document_ids(tree, parts, 0, 7) == ["s/c"]
+    assert ids_in(tree, parts, 0, 7) == ["s/c"]
 
 
 def test_a_large_vocabulary_is_packed_in_wider_ids(tmp_path: Path) -> None:

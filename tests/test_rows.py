@@ -50,7 +50,14 @@ def test_documents_come_back(tmp_path: Path, packing: str) -> None:
     assert [TOKENIZER.decode(ids.tolist()) for ids, _ in found] == TEXTS
     assert [len(starts) for _, starts in found] == [len(text.encode()) for text in TEXTS]
     held: dict[int, list[int]] = {}
+    pieces = shard.pieces()
     for row in range(shard.rows):
+        documents, starts, stops, begins = shard.pieces_of(row)
+        here = pieces.rows == row
+        assert np.array_equal(documents, pieces.documents[here])
+        assert np.array_equal(starts, pieces.starts[here])
+        assert np.array_equal(stops, pieces.stops[here])
+        assert np.array_equal(begins, pieces.offsets[here] == 0)
         for number, text in row_texts(shard, row, TOKENIZER):
             assert text.strip("\ufffd") in TEXTS[number]
             held.setdefault(number, []).append(row)

@@ -171,7 +171,9 @@ def test_the_guilty_batch_is_left_out_and_the_rest_is_as_if_it_never_was(
     assert "(the run left this batch out)" in left_out
     assert f"among the largest losses: sequence {6 * POISONED}, " in left_out
     name = guilty.shard.removeprefix("shards/").removesuffix(".arrow")
-    assert f"their ids: python -m pipeline show {store} --snapshot one --row {name}:" in left_out
+    assert f"row {guilty.row} of {guilty.shard}, source {name.split('/')[1]}" in left_out
+    command = f"python -m pipeline show {store} --snapshot one --row {name}:{guilty.row}"
+    assert f"where the whole store is: {command}" in left_out
     assert f"sequences   {6 * POISONED} to {6 * POISONED + 5}, pass 1 of 97 rows" in left_out
     message = f"batch {STEPS + 1} is not in this run: its {STEPS} steps took, or left out"
     with pytest.raises(ValueError, match=message):

@@ -1,0 +1,197 @@
+"""Which documents a shard holds: arithmetic on hashes of ids, and their ids read back.
+
+A document is dealt by a hash of its id: the lowest `validation_fraction` of the hash space is the
+validation split, the rest is train, and each split is cut into equal ranges, its shards. So which
+documents a shard holds depends on nothing but their ids and the number of shards, and no list of
+them is kept: they are those of its range in the tokens files of its source, in the order of the
+hashes. Of these files ids and hashes are read and nothing else, of a document's page its address.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from corpus.files import RemoteReadError, is_remote, open_reader
+from corpus.recipe import Pack, Recipe
+from corpus.snapshots import ShardEntry, Snapshot, Tree
+
+SPLITS = ("train", "validation")
+HASH_SPACE = 2**64
+# The columns of a tokens file that say whose tokens they are: `id` and `hash` come first.
+_WHOSE = (0, 1)
+
+
+class ShardPlan(NamedTuple):
+    """One shard: where it lies and the range of document hashes [low, high) that it holds."""
+
+    snapshot: str
+    source: str
+    split: str
+    number: int
+    low: int
+    high: int
+
+    @property
+    def name(self) -> str:
+        """Name of the shard's task; no label holds a plus sign."""
+        return f"{self.snapshot}+{self.source}+{self.split}-{self.number:05d}"
+
+    @property
+    def path(self) -> str:
+        """Path of the shard below the snapshot."""
+        return f"shards/{self.snapshot}/{self.source}/{self.split}-{self.number:05d}.arrow"
+
+
+class Held(NamedTuple):
+    """A document of a shard, and the part that it came in."""
+
+    id: str
+    part: str
+
+
+def split_range(split: str, validation_fraction: float) -> tuple[int, int]:
+    """Return the range of document hashes [low, high) of a split."""
+    cut = int(validation_fraction * HASH_SPACE)
+    return (0, cut) if split == "validation" else (cut, HASH_SPACE)
+
+
+def cut_split(place: tuple[str, str, str], shards: int, config: Pack) -> list[ShardPlan]:
+    """Cut the hashes of one (snapshot, source, split) into equal ranges, its shards."""
+    low, high = split_range(place[2], config.validation_fraction)
+    bounds = [low + (high - low) * number // shards for number in range(shards)] + [high]
+    return [ShardPlan(*place, n, *bounds[n : n + 2]) for n in range(shards)]
+
+
+def siblings(snapshot: Snapshot, place: tuple[str, str, str]) -> list[ShardEntry]:
+    """Return the shards of a (snapshot, source, split) by their numbers."""
+    found = [each for each in snapshot.shards if (each.snapshot, each.source, each.split) == place]
+    return sorted(found, key=lambda each: each.path)
+
+
+def shard_plan(snapshot: Snapshot, entry: ShardEntry) -> ShardPlan:
+    """Return the hash range of a shard, from its number and how many shards its split has."""
+    place = (entry.snapshot, entry.source, entry.split)
+    paths = [each.path for each in siblings(snapshot, place)]
+    pack = Recipe.model_validate(snapshot.recipe).pack
+    return cut_split(place, len(paths), pack)[paths.index(entry.path)]
+
+
+def part_names(snapshot: Snapshot, entry: ShardEntry) -> list[str]:
+    """Return the parts whose documents a shard may hold."""
+    place = (entry.snapshot, entry.source)
+    return [part.name for part in snapshot.parts if (part.snapshot, part.source) == place]
+
+
+def find_range(hashes: npt.NDArray[np.uint64], low: int, high: int) -> tuple[int, int]:
+    """Return where the hashes of a range begin and end among sorted ones."""
+    stop = len(hashes) if high == HASH_SPACE else int(np.searchsorted(hashes, np.uint64(high)))
+    return int(np.searchsorted(hashes, np.uint64(low))), stop
+
+
+def documents_in(
+    tree: Tree, parts: Sequence[str], low: int, high: int, numbers: Iterable[int] | None = None
+) -> list[Held]:
+    """Return the documents of a hash range in packing order, or those of them with some numbers.
+
+    `FileNotFoundError` where the tokens of a part are not there, `ValueError` where they are
+    damaged, `IndexError` for a number that no document has.
+    """
+    columns: list[pa.ChunkedArray] = []
+    found = [np.empty((3, 0), np.uint64)]
+    for part in parts:
+        ids, hashes = _open_ids(tree.find(f"tokens/{part}.arrow"))
+        rows = np.arange(*find_range(hashes, low, high), dtype=np.uint64)
+        found.append(np.stack([hashes[rows], np.full_like(rows, len(columns)), rows]))
+        columns.append(ids)
+    dealt = np.concatenate(found, axis=1)
+    dealt = dealt[:, np.argsort(dealt[0], kind="stable")]
+    held = [(owner, row) for owner, row in dealt[1:].T.tolist()]
+
+    def document(at: int) -> Held:
+        owner, row = held[at]
+        return Held(columns[owner][row].as_py(), parts[owner])
+
+    order = list(range(len(held)))
+    if (dealt[0][1:] == dealt[0][:-1]).any():  # those of one hash lie in the order of their ids
+        order.sort(key=lambda at: (dealt[0][at], document(at).id))
+    wanted = range(len(order)) if numbers is None else list(numbers)
+    outside = [number for number in wanted if not 0 <= number < len(order)]
+    if outside:
+        raise IndexError(f"the range holds {len(order)} documents, none has number {outside[0]}")
+    return [document(order[number]) for number in wanted]
+
+
+def documents_of(
+    tree: Tree, snapshot: Snapshot, entry: ShardEntry, numbers: Iterable[int] | None = None
+) -> list[Held]:
+    """Return a shard's documents in packing order, or those with some numbers.
+
+    Raises what `documents_in` raises; a number that no document has is a `ValueError` here.
+    """
+    plan = shard_plan(snapshot, entry)
+    try:
+        return documents_in(tree, part_names(snapshot, entry), plan.low, plan.high, numbers)
+    except IndexError:
+        raise ValueError(
+            f"{entry.path} has rows of more documents than its tokens files hold: run "
+            "`python -m pipeline audit STORE`"
+        ) from None
+
+
+@contextmanager
+def _damage_named(path: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is not there") from None
+    except RemoteReadError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): delete its snapshot's directory and refresh again"
+        ) from error
+
+
+def _open_ids(path: str) -> tuple[pa.ChunkedArray, npt.NDArray[np.uint64]]:
+    """Open a tokens file; return the ids and the hashes in it, mapped where the file is local."""
+    options = pa.ipc.IpcReadOptions(included_fields=list(_WHOSE))
+    with _damage_named(path):
+        source = pa.PythonFile(open_reader(path), "r") if is_remote(path) else pa.memory_map(path)
+        table = pa.ipc.open_file(source, options=options).read_all()
+    return table["id"], table["hash"].to_numpy()
+
+
+def read_urls(tree: Tree, documents: Iterable[Held]) -> dict[str, str]:
+    """Return the addresses of kept documents, by id, of those that have one.
+
+    `FileNotFoundError` where the documents of a part are not there, `ValueError` where they are
+    damaged.
+    """
+    by_part: dict[str, set[str]] = defaultdict(set)
+    for each in documents:
+        by_part[each.part].add(each.id)
+    found: dict[str, str] = {}
+    for part, ids in by_part.items():
+        columns = ["id", "url", "file", "position"]
+        rows = _rows_of(tree.find(f"clean/{part}.parquet"), columns, ids)
+        if len(rows) > len(ids):  # some were dropped in favour of another with the same id
+            places = ["id", "file", "position"]
+            gone = _rows_of(tree.find(f"duplicates/{part}.parquet"), places, ids)
+            rows = [row for row in rows if {name: row[name] for name in places} not in gone]
+        found |= {row["id"]: row["url"] for row in rows if row["url"] is not None}
+    return found
+
+
+def _rows_of(path: str, columns: list[str], ids: set[str]) -> list[dict[str, Any]]:
+    """Read some columns of the rows with these ids; row groups that cannot have one stay closed."""
+    with _damage_named(path), open_reader(path) as source:
+        filters = [("id", "in", sorted(ids))]
+        table = pq.read_table(source, columns=columns, filters=filters, use_threads=False)
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
