@@ -65,6 +65,11 @@ class Pretrain(Section):
         description="ranks on a Ray cluster instead of `processes`: a number or [fewest, most]",
     )
     ray_worker_cpus: int = Field(1, ge=1, description="cores that Ray reserves for a rank")
+    ray_grow_after_seconds: float = Field(
+        300, gt=0, allow_inf_nan=False,
+        description="between two looks whether more ranks have room; to grow costs a start and the "
+        "steps since the last checkpoint",
+    )  # fmt: skip
     ray_max_failures: int = Field(
         3, ge=0, description="restarts after failed ranks; machines given notice of do not count"
     )

@@ -50,9 +50,6 @@ ray_collective: Any = importlib.import_module("ray.train.collective")
 
 # Ray's embedded object store carries a recipe and little else. Guess.
 _OBJECT_STORE_BYTES = 100 * 2**20
-# Seconds between two looks whether more ranks have room: growing costs the steps since the last
-# checkpoint and a start. Guess.
-_GROW_AFTER_SECONDS = 300.0
 # Ray itself looks every five seconds. Guess.
 _ASK_AFTER_SECONDS = 1.0
 # Longer than workers take to start where there is room for them. Guess.
@@ -197,7 +194,7 @@ def _scaling(recipe: Recipe) -> Any:  # noqa: ANN401 - Ray's
         num_workers=most if fewest == most else (fewest, most),
         use_gpu=has_gpu,
         resources_per_worker={"CPU": recipe.pretrain.ray_worker_cpus, "GPU": int(has_gpu)},
-        elastic_resize_monitor_interval_s=_GROW_AFTER_SECONDS,
+        elastic_resize_monitor_interval_s=recipe.pretrain.ray_grow_after_seconds,
     )
 
 

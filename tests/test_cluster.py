@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -22,13 +23,16 @@ from pretrain_helpers import (
     make_recipe,
     write_recipe,
 )
-from ray_helpers import two_nodes
+from ray_helpers import NODE, small_nodes
 
+from benchmarks.curves import widest
+from corpus.recipe import Recipe
 from pretrain.cache import ShardUnreadableError
 from pretrain.checkpoints import checkpoint_home
 from pretrain.explain import open_recipe
 from pretrain.launch import run_training
 from pretrain.metrics import read_metrics
+from pretrain.preemption import PreemptedError
 from pretrain.world import World
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
@@ -50,7 +54,15 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Start a head that runs no ranks and two nodes of one core; on loopback."""
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.5")
-    with two_nodes(monkeypatch) as cluster:
+    with small_nodes(monkeypatch) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Start a head that runs no ranks and one node of one core; on loopback."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    with small_nodes(monkeypatch, 1) as cluster:
         yield cluster
 
 
@@ -212,24 +224,6 @@ def test_ray_is_asked_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_told()
 
 
-def test_a_killed_node_does_not_show(
-    store: Path,
-    uninterrupted: Path,
-    nodes: Any,  # noqa: ANN401 - Ray's cluster
-    start: Start,
-    tmp_path: Path,
-) -> None:
-    run = tmp_path / "run"
-    recipe = make_recipe(store, run, ray_workers=(1, 2), zero_stage=2, **LONG)
-    driver = start(write_recipe(recipe, tmp_path / "recipe.yaml"), nodes.address)
-    wait_for_steps(driver, run, 25)
-    nodes.remove_node(nodes.worker_nodes.copy().pop(), allow_graceful=False)
-    sizes = group_sizes(finish(driver))
-    assert sizes[0] == 2
-    assert sizes[-1] == 1
-    check_same_steps(run, uninterrupted)
-
-
 def test_a_notice_is_answered_by_a_checkpoint(
     store: Path,
     uninterrupted: Path,
@@ -258,6 +252,78 @@ def test_a_notice_is_answered_by_a_checkpoint(
     assert 5 <= saved[0] <= steps
     assert saved[-1] == 150
     assert column(run, "batch_hash") == column(uninterrupted, "batch_hash")
+
+
+def test_ranks_follow_a_node_that_comes_and_goes(
+    store: Path,
+    node: Any,  # noqa: ANN401 - Ray's cluster
+    start: Start,
+    tmp_path: Path,
+) -> None:
+    run, alone = tmp_path / "run", tmp_path / "alone"
+    settings: dict[str, Any] = {"max_steps": 100_000, "validate_every_steps": 100_000}
+    recipe = make_recipe(
+        store, run, ray_workers=(1, 2), ray_grow_after_seconds=1, zero_stage=2,
+        checkpoint_every_steps=20, **settings,
+    )  # fmt: skip
+    driver = start(write_recipe(recipe, tmp_path / "recipe.yaml"), node.address)
+    said = listen_to(driver)
+    wait_until_said(driver, said, "begins on 1 ranks.*is written")
+    second = node.add_node(num_cpus=1, **NODE)
+    wait_until_said(driver, said, "begins on 2 ranks.*is written")
+    node.remove_node(second, allow_graceful=False)
+    wait_until_said(driver, said, "begins on 2 ranks.*begins on 1 ranks.*is written")
+    driver.terminate()
+    driver.wait(PATIENCE_SECONDS)
+    grown, *_ = re.findall(r"begins on 2 ranks.*?checkpoint of step (\d+) is", joined(said), re.S)
+    lines = read_metrics(str(run))
+    assert len(lines) > int(grown)
+    recipe = make_recipe(store, alone, checkpoint_every_steps=100_000, **settings)
+    run_until(recipe, alone, len(lines))
+    others = read_metrics(str(alone))[: len(lines)]
+    assert [line["step"] for line in lines] == list(range(len(lines)))
+    assert [line["batch_hash"] for line in lines] == [line["batch_hash"] for line in others]
+    assert widest([line["loss"] for line in lines], [line["loss"] for line in others]) < 1e-5
+
+
+def listen_to(driver: "subprocess.Popen[str]") -> list[str]:
+    """Collect the lines that a driver prints, as it prints them."""
+    said: list[str] = []
+
+    def collect() -> None:
+        assert driver.stdout is not None
+        for line in driver.stdout:
+            said.append(line)
+
+    threading.Thread(target=collect, daemon=True).start()
+    return said
+
+
+def joined(said: list[str]) -> str:
+    return "".join(said).replace(",", "")
+
+
+def wait_until_said(driver: "subprocess.Popen[str]", said: list[str], pattern: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not re.search(pattern, joined(said), re.S):
+        assert driver.poll() is None, joined(said)
+        assert time.monotonic() < deadline, joined(said)
+        time.sleep(0.2)
+
+
+def run_until(recipe: Recipe, run: Path, steps: int) -> None:
+    """Train in this process until so many steps are recorded, and end as at SIGTERM."""
+
+    def end() -> None:
+        while len(read_metrics(str(run))) < steps:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ender = threading.Thread(target=end)
+    ender.start()
+    with pytest.raises(PreemptedError):
+        run_training(recipe)
+    ender.join()
 
 
 def drain(address: str, node: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 from corpus_helpers import REPOSITORY, Built, run, start, wait_for_held
-from ray_helpers import two_nodes
+from ray_helpers import small_nodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -30,7 +30,7 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def nodes(held: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Start a head that runs no tasks and two nodes of one core; on loopback."""
-    with two_nodes(monkeypatch) as cluster:
+    with small_nodes(monkeypatch) as cluster:
         yield cluster
 
 

@@ -33,7 +33,7 @@ _FREE = frozenset(
     (
         "run", "checkpoint_root", "trackers", "cache", "keep_checkpoints",
         "keep_checkpoint_every_steps", "checkpoint_every_steps", "validate_every_steps",
-        "validation_sequences", "ray_max_failures", "ray_worker_cpus",
+        "validation_sequences", "ray_grow_after_seconds", "ray_max_failures", "ray_worker_cpus",
     )
 )  # fmt: skip
 
