@@ -106,25 +106,26 @@ def documents_in(
     found = [np.empty((3, 0), np.uint64)]
     for part in parts:
         ids, hashes = _open_ids(tree.find(f"tokens/{part}.arrow"))
-        rows = np.arange(*find_range(hashes, low, high), dtype=np.uint64)
-        found.append(np.stack([hashes[rows], np.full_like(rows, len(columns)), rows]))
-        columns.append(ids)
-    dealt = np.concatenate(found, axis=1)
-    dealt = dealt[:, np.argsort(dealt[0], kind="stable")]
-    held = [(owner, row) for owner, row in dealt[1:].T.tolist()]
+        start, stop = find_range(hashes, low, high)
+        rows = np.arange(stop - start, dtype=np.uint64)
+        found.append(np.stack([hashes[start:stop], np.full_like(rows, len(columns)), rows]))
+        columns.append(ids.slice(start, stop - start))
+    hashes, owners, rows = np.concatenate(found, axis=1)
 
-    def document(at: int) -> Held:
-        owner, row = held[at]
-        return Held(columns[owner][row].as_py(), parts[owner])
+    def id_of(at: int) -> str:
+        return str(columns[owners[at]][int(rows[at])])
 
-    order = list(range(len(held)))
-    if (dealt[0][1:] == dealt[0][:-1]).any():  # those of one hash lie in the order of their ids
-        order.sort(key=lambda at: (dealt[0][at], document(at).id))
-    wanted = range(len(order)) if numbers is None else list(numbers)
+    order = np.argsort(hashes, kind="stable")
+    if (hashes[order[1:]] == hashes[order[:-1]]).any():  # of one hash: in the order of their ids
+        order = np.array(sorted(order.tolist(), key=lambda at: (hashes[at], id_of(at))))
+    if numbers is None:
+        every = [identity for column in columns for identity in column.to_pylist()]
+        return [Held(every[at], parts[owners[at]]) for at in order.tolist()]
+    wanted = list(numbers)
     outside = [number for number in wanted if not 0 <= number < len(order)]
     if outside:
         raise IndexError(f"the range holds {len(order)} documents, none has number {outside[0]}")
-    return [document(order[number]) for number in wanted]
+    return [Held(id_of(at), parts[owners[at]]) for at in order[wanted].tolist()]
 
 
 def documents_of(
