@@ -6,11 +6,13 @@ with rows of 512 random ids in shards of 8,192 rows, as our shards and as Mosaic
 included, and says what the parts cost: the order alone, the order and the copy, all of it, all of
 it with the hash of the batch. The peers read the same rows: `streaming.StreamingDataset` with its
 `py1e` shuffle, and `datasets.Dataset.from_file` on our shards (concatenated, `shuffle(seed)`, numpy
-format), by row and in batches of 32; neither masks. Every file is in the page cache; each figure is
-the best of three passes over the rows, in CPU seconds of the process, all its threads together.
+format), by row and in batches of 32. Neither masks, so each is measured alone, which goes beside
+our order and copy, and with transformers' `DataCollatorForLanguageModeling`, which goes beside our
+microbatches. Every file is in the page cache; each figure is the best of three passes over the
+rows, in CPU seconds of the process, all its threads together.
 
-PYTHON is the interpreter of an environment with mosaicml-streaming and datasets. Not measured:
-remote stores, several readers.
+PYTHON is the interpreter of an environment with mosaicml-streaming, datasets, transformers and
+torch. Not measured: remote stores, several readers.
 """
 
 import argparse
@@ -33,6 +35,7 @@ _LENGTH, _STEP, _SHARD, _VOCABULARY, _PASSES = 512, 2048, 8192, 50_265, 3
 
 _PEERS = """
 import json, sys, time, os
+from itertools import islice
 from pathlib import Path
 import numpy as np
 directory, rows = Path(sys.argv[1]), int(sys.argv[2])
@@ -78,8 +81,39 @@ def by_batch():
         whole[at:at + 32]["token_ids"]
     return rows // 32 * 32
 
-print(json.dumps({"MosaicML streaming, py1e": best(mosaic), "datasets, by row": best(by_row),
-                  "datasets, batches of 32": best(by_batch)}))
+import torch
+from tokenizers import Tokenizer, models
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
+torch.set_num_threads(1)
+names = ["<s>", "<pad>", "</s>", "<unk>"] + [f"t{at}" for at in range(50260)] + ["<mask>"]
+tokenizer = PreTrainedTokenizerFast(
+    tokenizer_object=Tokenizer(models.WordLevel({name: at for at, name in enumerate(names)})),
+    bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>", mask_token="<mask>")
+collate = DataCollatorForLanguageModeling(tokenizer)
+
+def masked(batches):
+    count = 0
+    for batch in batches:
+        collate([{"input_ids": torch.from_numpy(row.astype(np.int64))} for row in batch])
+        count += len(batch)
+    return count
+
+def mosaic_batches():
+    held = []
+    for row in opened:
+        held.append(row["token_ids"])
+        if len(held) == 32:
+            yield held
+            held = []
+
+few = min(rows, 1024)
+print(json.dumps({
+    "MosaicML streaming, py1e": best(mosaic), "datasets, by row": best(by_row),
+    "datasets, batches of 32": best(by_batch),
+    "MosaicML streaming, with masks": best(lambda: masked(islice(mosaic_batches(), few // 32))),
+    "datasets, batches, with masks": best(
+        lambda: masked(whole[at:at + 32]["token_ids"] for at in range(0, few, 32))),
+}))
 """
 
 
