@@ -6,15 +6,17 @@ compare-and-set there is: it writes only where nothing stands (`O_EXCL`, If-None
 what fixed records need; fsspec's `exists` followed by a write would be no lock.
 
 It does not cache remote files and does not retry: a filesystem's own retries apply. What reading
-something remote raises is an `OSError` here whatever library it comes from, and names the path.
+or writing something remote raises is an `OSError` here whatever library it comes from, and names
+the path.
 """
 
 import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -26,10 +28,17 @@ _CHUNK_BYTES = 2**20
 _NETWORK = {"aiohttp", "httpx", "httpx2", "httpcore", "requests", "urllib3", "botocore", "gcsfs"}
 # The answers that say that nothing is there (RFC 9110, 15.5.5 and 15.5.11).
 _MISSING = (404, 410)
+# What has no directories to be made: to make one there is to make the bucket of the path.
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"}
+# What S3 answers to one who creates a file: that it is there, or that another is at it right now.
+_CREATED_BEFORE = ("PreconditionFailed", "412")
+_BEING_CREATED = ("ConditionalRequestConflict", "409")
+_CONFLICT_TRIES = 8
+_CONFLICT_SECONDS = 0.1
 
 
-class RemoteReadError(OSError):
-    """Something remote could not be read; says which and why."""
+class RemoteError(OSError):
+    """Something remote could not be read or written; says which and why."""
 
 
 def is_remote(path: str) -> bool:
@@ -56,32 +65,67 @@ def filesystem(path: str) -> tuple[Any, str]:
         fs, name = fsspec.core.url_to_fs(path)
     except (ImportError, ValueError) as error:  # names the package to install, or the protocol
         raise ValueError(f"{path} cannot be opened: {error}") from error
-    fs.invalidate_cache()  # a listing of object stores may be older than another worker's commit
+    # A listing of object stores may be older than another worker's commit. On the hub no worker
+    # commits, and it counts who asks: what it said stays until `look_afresh`.
+    if fs.protocol != "hf":
+        fs.invalidate_cache()
     return fs, str(name)
+
+
+def look_afresh(path: str) -> None:
+    """Forget what this process knows of the hub, where a path leads there."""
+    if path.startswith("hf://"):
+        fs, _ = filesystem(path)
+        fs.clear_instance_cache()  # each thread has an instance that knows for itself
 
 
 @contextmanager
 def remote_reads(path: str) -> Iterator[None]:
-    """Turn what the network raises within the block into a `RemoteReadError`."""
+    """Turn what the network raises within the block into a `RemoteError`."""
     try:
         yield
     except Exception as error:
         failure = _failure_of(error)
         if failure is None or not is_remote(path):
             raise
-        reason = f"{type(failure).__name__}: {failure}"
-        raise RemoteReadError(f"{path} could not be read over the network: {reason}") from error
+        raise _remote_error(path, "read", failure) from error
+
+
+@contextmanager
+def remote_writes(path: str, done: str = "written") -> Iterator[None]:
+    """Turn what the network raises within the block, and every `OSError`, into a `RemoteError`."""
+    try:
+        yield
+    except Exception as error:
+        failure = _library_error(error) or _library_error(error.__cause__)
+        if failure is None and isinstance(error, OSError):
+            failure = error
+        if failure is None or not is_remote(path):
+            raise
+        raise _remote_error(path, done, failure) from error
+
+
+def _remote_error(path: str, done: str, failure: BaseException) -> RemoteError:
+    reason = " ".join(f"{type(failure).__name__}: {failure}".split())
+    return RemoteError(f"{path} could not be {done} over the network: {reason}")
 
 
 def _failure_of(error: Exception) -> BaseException | None:
     """Return the network's error behind one; None where it is another, or nothing is there."""
+    if isinstance(error, RemoteError):
+        return None
     if not isinstance(error, FileNotFoundError):
-        return error if _NETWORK & _libraries(error) else None
+        # To s3fs an answer that refuses is an OSError, made from one of botocore.
+        return _library_error(error) or _library_error(error.__cause__)
     # To fsspec's HTTP every answer but a good one is a missing file.
     cause = error.__cause__
     status = getattr(cause, "status", None)
     is_answer = status is not None or "aiohttp" in _libraries(cause)
     return cause if is_answer and status not in _MISSING else None
+
+
+def _library_error(error: BaseException | None) -> BaseException | None:
+    return error if _NETWORK & _libraries(error) else None
 
 
 def _libraries(error: BaseException | None) -> set[str]:
@@ -111,16 +155,13 @@ def size_bytes(path: str) -> int:
         return int(fs.size(name))
 
 
-def state_key(path: str) -> str:
-    """Return a cheap key that changes when a file is written again (time, size, ETag).
+def state_key(path: str, info: Mapping[str, Any]) -> str:
+    """Return a key that changes when a file is written again, from what its filesystem says of it.
 
     It is empty where a web server says nothing that would change.
     """
-    with remote_reads(path):
-        fs, name = filesystem(path)
-        if not path.startswith(("http://", "https://")):
-            return str(fs.ukey(name))
-        info = fs.info(name)  # to fsspec's `ukey` what a web server has never changes
+    if not path.startswith(("http://", "https://")):
+        return hashlib.sha256(str(info).encode()).hexdigest()
     said = [info.get(field) for field in ("ETag", "Last-Modified", "Content-MD5", "Digest")]
     return f"{info.get('size')} {said}" if any(said) else ""
 
@@ -157,6 +198,11 @@ def open_reader(path: str) -> BinaryIO:
 
 def read_bytes(path: str) -> bytes:
     """Read a whole file."""
+    if is_remote(path):
+        with remote_reads(path):
+            fs, name = filesystem(path)
+            # Opened and then read, one that another replaces in between would be an error on S3.
+            return bytes(fs.cat_file(name))
     with open_reader(path) as stream:
         return stream.read()
 
@@ -177,10 +223,15 @@ def list_names(root: str) -> list[str]:
     """List all files below a root as sorted names relative to it; a missing root has none."""
     with remote_reads(root):
         fs, base = filesystem(root)
-        if not fs.exists(base):
+        if not exists(root):
             return []
         base = base.rstrip("/") + "/"
-        return sorted(name.removeprefix(base) for name in fs.find(base))
+        return sorted(name.removeprefix(base) for name in fs.find(base) if is_file_name(name))
+
+
+def is_file_name(name: str) -> bool:
+    """Tell a file's name from the empty object that stands for a folder of an object store."""
+    return not name.endswith("/")
 
 
 @contextmanager
@@ -197,9 +248,9 @@ def writing(path: str) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
         if remote:
-            fs, name = filesystem(path)
-            fs.makedirs(fs._parent(name), exist_ok=True)
-            fs.put_file(temporary, name)
+            with remote_writes(path):
+                fs, name = _ready(path)
+                fs.put_file(temporary, name)
         else:
             Path(temporary).chmod(0o644)
             Path(temporary).rename(path)
@@ -216,13 +267,8 @@ def write_bytes(path: str, data: bytes) -> None:
 def create(path: str, data: bytes) -> bool:
     """Commit a small file unless one stands there already; tell which happened."""
     if is_remote(path):
-        fs, name = filesystem(path)
-        fs.makedirs(fs._parent(name), exist_ok=True)
-        try:
-            fs.pipe_file(name, data, mode="create")
-        except FileExistsError:
-            return False
-        return True
+        with remote_writes(path):
+            return _create_remote(path, data)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(suffix=TEMPORARY_SUFFIX, dir=target.parent)
@@ -240,6 +286,34 @@ def create(path: str, data: bytes) -> bool:
     return True
 
 
+def _create_remote(path: str, data: bytes) -> bool:
+    fs, name = _ready(path)
+    for tries_left in reversed(range(_CONFLICT_TRIES)):
+        try:
+            fs.pipe_file(name, data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            answer = getattr(error.__cause__, "response", {})
+            code = answer.get("Error", {}).get("Code") if isinstance(answer, dict) else None
+            if code in _CREATED_BEFORE:  # what is not of AWS need not say which condition failed
+                return False
+            if code not in _BEING_CREATED or not tries_left:
+                raise
+            time.sleep(_CONFLICT_SECONDS)
+        else:
+            return True
+    raise AssertionError("the last try returns or raises")
+
+
+def _ready(path: str) -> tuple[Any, str]:
+    """Return the filesystem of a path and its name there, once a file can be written at it."""
+    fs, name = filesystem(path)
+    if path.partition("://")[0] not in _OBJECT_STORES:
+        fs.makedirs(fs._parent(name), exist_ok=True)
+    return fs, name
+
+
 def try_lock(stream: BinaryIO) -> bool:
     """Lock a local file for its holder alone, until it is closed; tell whether that was possible.
 
@@ -255,17 +329,16 @@ def try_lock(stream: BinaryIO) -> bool:
 def remove(path: str) -> None:
     """Delete a file; one that is gone already is no error."""
     fs, name = filesystem(path)
-    try:
+    with remote_writes(path, "deleted"), suppress(FileNotFoundError):
         fs.rm_file(name)
-    except FileNotFoundError:
-        return
 
 
 def remove_tree(path: str) -> None:
     """Delete a directory with all that is in it; one that is gone already is no error."""
-    fs, name = filesystem(path)
-    if fs.exists(name):
-        fs.rm(name, recursive=True)
+    if exists(path):
+        with remote_writes(path, "deleted"):
+            fs, name = filesystem(path)
+            fs.rm(name, recursive=True)
 
 
 def check_absolute_in_job(kind: str, path: str) -> None:

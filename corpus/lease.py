@@ -98,7 +98,15 @@ def holding(store: str, label: str) -> Iterator[Lease]:
     finally:
         stop.set()
         thread.join()
-        create(_path(store, lease.number, "released"), b"")
+        _release(_path(store, lease.number, "released"))
+
+
+def _release(path: str) -> None:
+    """Say that a number is free; where that fails, what the block raised is what its user reads."""
+    try:
+        create(path, b"")
+    except OSError as error:
+        logger.warning("the lease was not released, as a killed holder's is not: %s", error)
 
 
 def _path(store: str, number: int, kind: str) -> str:

@@ -24,7 +24,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
     parsed = parse(_parser(), arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    # Of libraries warnings only: those that speak over a network tell of every request.
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for package in ("corpus", "pipeline"):
+        logging.getLogger(package).setLevel(logging.INFO)
     try:
         return int(parsed.run(parsed))
     except BrokenPipeError:  # what reads our lines, `head` say, has seen enough

@@ -15,7 +15,8 @@ import logging
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -23,11 +24,12 @@ from corpus.files import (
     checksum,
     exists,
     filesystem,
+    is_file_name,
     is_remote,
     join,
+    look_afresh,
     read_bytes,
     remote_reads,
-    size_bytes,
     state_key,
     write_bytes,
 )
@@ -58,11 +60,22 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 logger = logging.getLogger(__name__)
 
 
+class _File(NamedTuple):
+    """A file that a source names, and what its filesystem said of it when it was listed."""
+
+    name: str
+    path: str
+    size_bytes: int
+    state: str
+
+
 def find_inputs(recipe: Recipe) -> tuple[tuple[Input, ...], dict[str, str]]:
     """List the inputs of all sources in canonical order, with the state key of each path."""
     notes = _read_notes(recipe.store)
+    for given in (path for source in recipe.sources for path in source.paths):
+        look_afresh(given)
     found = [entry for source in recipe.sources for entry in _find_in_source(source)]
-    states = {path: state_key(path) for _, _, _, path in found}
+    states = {file.path: file.state for _, _, file in found}
     with ThreadPoolExecutor() as pool:
         checksums = list(pool.map(lambda path: _checksum(path, states[path], notes), states))
     known = dict(zip(states, checksums, strict=True))
@@ -71,14 +84,14 @@ def find_inputs(recipe: Recipe) -> tuple[tuple[Input, ...], dict[str, str]]:
         Input(
             snapshot=recipe.snapshot,
             source=source,
-            name=name,
+            name=file.name,
             format=form,
             options=options[source],
-            size_bytes=size_bytes(path),
-            checksum=known[path],
-            path=path,
+            size_bytes=file.size_bytes,
+            checksum=known[file.path],
+            path=file.path,
         )
-        for source, name, form, path in found
+        for source, form, file in found
     ]
     return tuple(sorted(inputs, key=lambda each: (each.source, each.name))), states
 
@@ -109,28 +122,35 @@ def _checksum(path: str, state: str, notes: dict[str, Any]) -> str:
     return checksum(path)
 
 
-def _find_in_source(source: Source) -> list[tuple[str, str, str, str]]:
-    """Return (source, name, format, path) of every file of a source."""
-    by_name: dict[str, str] = {}
+def _find_in_source(source: Source) -> list[tuple[str, str, _File]]:
+    """Return (source, format, file) of every file of a source."""
+    by_name: dict[str, _File] = {}
     for given in source.paths:
         files = _expand(given)
         if not files:
             raise ValueError(f"source {source.name}: there is no file at {given}{_hint(given)}")
-        for name, path in files:
-            other = by_name.setdefault(name, path)
-            if other != path:
+        for file in files:
+            other = by_name.setdefault(file.name, file)
+            if other.path != file.path:
                 raise ValueError(
-                    f"source {source.name}: {other} and {path} are both called {name}: name "
-                    "their common parent directory instead, or make them two sources"
+                    f"source {source.name}: {other.path} and {file.path} are both called "
+                    f"{file.name}: name their common parent directory instead, or make them two "
+                    "sources"
                 )
+    form = source.format
     return [
-        (source.name, name, source.format if source.format != "auto" else sniff_format(path), path)
-        for name, path in by_name.items()
+        (source.name, form if form != "auto" else sniff_format(file.path), file)
+        for file in by_name.values()
     ]
 
 
 def _hint(given: str) -> str:
-    """Say how a dataset of the hub is written, where a path looks like the name of one."""
+    """Say how a dataset of the hub is written, or read, where a path may be that of one."""
+    if given.startswith("hf://"):
+        return (
+            ", or the hub does not show it to you: a dataset is hf://datasets/OWNER/NAME, and a "
+            "private or gated one wants HF_TOKEN in the environment or `hf auth login`"
+        )
     if not _HUB_NAME.fullmatch(given) or format_by_name(given):
         return ""
     return (
@@ -139,23 +159,53 @@ def _hint(given: str) -> str:
     )
 
 
-def _expand(given: str) -> list[tuple[str, str]]:
-    """Return the (name, path) of every file that a path, directory or glob names."""
+def _expand(given: str) -> list[_File]:
+    """Return every file that a path, directory or glob names."""
     with remote_reads(given):
         fs, base = filesystem(given)
         # A file may have a bracket in its name.
         if any(character in given for character in _GLOB_CHARACTERS) and not exists(given):
-            paths = [path for path in fs.glob(base) if fs.isfile(path)]
+            found = _matching(fs, base, given)
             fixed = base[: min(base.index(c) for c in _GLOB_CHARACTERS if c in base)]
             base = fixed.rsplit("/", 1)[0]
         elif _may_be_directory(given) and fs.isdir(base):
-            paths = _data_files(fs.find(base), base, given)
+            found = fs.find(base, detail=True)
+            left = _data_files(list(found), base, given)
+            found = {path: found[path] for path in left}
         else:
-            paths = [base] if exists(given) else []
+            found = {base: fs.info(base)} if exists(given) else {}
             base = base.rsplit("/", 1)[0]
+        # What a listing says is enough, and to ask for each file is what a hub limits; but one of a
+        # web server has no sizes, and one of a disk does not follow links.
+        told = {
+            path: info if is_remote(given) and info.get("size") is not None else fs.info(path)
+            for path, info in found.items()
+            if is_file_name(path)
+        }
     prefix = base.rstrip("/") + "/"
     spell = fs.unstrip_protocol if is_remote(given) else str
-    return [(path.removeprefix(prefix), spell(path)) for path in sorted(paths)]
+    return [
+        _File(
+            path.removeprefix(prefix), spell(path), _size_bytes(path, info), state_key(path, info)
+        )
+        for path, info in sorted(told.items())
+    ]
+
+
+def _matching(fs: Any, base: str, given: str) -> dict[str, dict[str, Any]]:  # noqa: ANN401 - fsspec
+    """Return the files that a glob names; where its bucket or dataset is missing there are none."""
+    listed: dict[str, dict[str, Any]] = {}
+    with suppress(FileNotFoundError), remote_reads(given):
+        listed = fs.glob(base, detail=True)
+    if is_remote(given):
+        return {path: info for path, info in listed.items() if info["type"] == "file"}
+    return {path: info for path, info in listed.items() if fs.isfile(path)}
+
+
+def _size_bytes(path: str, info: dict[str, Any]) -> int:
+    if info.get("size") is None:
+        raise ValueError(f"{path} has no known size: its server does not tell; copy it to a disk")
+    return int(info["size"])
 
 
 def _may_be_directory(given: str) -> bool:

@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
 from corpus.archives import InputFile
-from corpus.files import checksum, remove_tree, write_bytes
+from corpus.files import checksum, list_names, remove_tree, write_bytes
 from corpus.readers import read_records
 from corpus.recipe import Recipe, Source
 from corpus.records import ReadOptions, Record
@@ -160,6 +160,16 @@ def test_urls_are_read_like_paths(remote: str) -> None:
     assert {each.path.split("://")[0] for each in found} == {"memory"}
     assert names(find(f"{remote}/*/*.jsonl")) == ["deep/b.jsonl"]
     assert names(find(f"{remote}/deep/b.jsonl")) == ["b.jsonl"]
+
+
+def test_an_empty_object_for_a_folder_is_no_file(
+    remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bytes(f"{remote}/a.txt", b"a")
+    said = {name: {"size": 0, "type": "file"} for name in ("/test-inputs/", "/test-inputs/a.txt")}
+    for question in ("find", "glob"):
+        monkeypatch.setattr(MemoryFileSystem, question, lambda *_, **__: dict(said))
+    assert names(find(remote)) == names(find(f"{remote}/**")) == list_names(remote) == ["a.txt"]
 
 
 def test_checksums_are_taken_from_the_notes_while_the_state_is_the_same(
@@ -319,7 +329,7 @@ def test_a_dataset_of_the_hub_is_read(hub: str) -> None:
     assert isinstance(record, Record)
     assert record.text == "other/train-0"
     assert names(find(f"{hub}/plain/train-*.parquet")) == ["train-0.parquet"]
-    with pytest.raises(ValueError, match=r"there is no file at hf://datasets/owner/none$"):
+    with pytest.raises(ValueError, match=r"no file at hf://datasets/owner/none, or .* HF_TOKEN"):
         find("hf://datasets/owner/none")
 
 
@@ -361,12 +371,11 @@ def test_a_page_with_links_is_no_directory(monkeypatch: pytest.MonkeyPatch) -> N
             self.asked.append(path)
             return True
 
-        def find(self, path: str, **_: Any) -> list[str]:  # noqa: ANN401
-            return [f"{path}a.jsonl"]
+        def find(self, path: str, **_: Any) -> dict[str, Any]:  # noqa: ANN401
+            return {f"{path}a.jsonl": {"size": None, "type": "file"}}
 
     monkeypatch.setitem(_registry, "http", Web)
     monkeypatch.setattr(inputs, "checksum", lambda _: "0")
-    monkeypatch.setattr(inputs, "state_key", lambda _: "0")
     page, folder = "http://e.com/page.html", "http://e.com/data/"
     assert [(each.name, each.path) for each in find(page)] == [("page.html", page)]
     assert Web.asked == []

@@ -372,3 +372,15 @@ def test_a_stopped_process_still_holds(tmp_path: Path) -> None:
         end(holder)
     with holding(store, "second"):
         pass
+
+
+def test_a_store_that_went_away_does_not_hide_why_the_command_failed(
+    store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def gone(*_: object) -> None:
+        raise OSError("nobody answers")
+
+    with pytest.raises(ValueError, match="the reason"), holding(store, "first"):
+        monkeypatch.setattr(lease, "create", gone)
+        raise ValueError("the reason")
+    assert "the lease was not released, as a killed holder's is not: nobody answers" in caplog.text
