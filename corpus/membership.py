@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from corpus.files import RemoteReadError, is_remote, open_reader
+from corpus.files import RemoteError, is_remote, open_reader
 from corpus.recipe import Pack, Recipe
 from corpus.snapshots import ShardEntry, Snapshot, Tree
 
@@ -151,7 +151,7 @@ def _damage_named(path: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is not there") from None
-    except RemoteReadError:
+    except RemoteError:
         raise
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
