@@ -14,11 +14,11 @@ does in Thai, which has no stop at all. Lines that were wrapped by hand count as
 
 `pipeline/split.py` is the rules written for reading; `sentence_cuts` gives the same cuts for many
 texts, from their bytes. Measured (`python -m benchmarks.sentences`, one core of a busy AMD EPYC,
-2026-11): 660 to 700 MB/s of English (`python -m benchmarks.encoding`). On 7,430 sentences of newswire (MRPC) joined by tens, with only
-titles added after a look, F1 of the ends is 99.5 %; blingfire 0.1.8 has 99.1 % at 3 MB/s, syntok
-98.4 % and pysbd 96.8 % below 1. On 980 of a Chinese treebank (GSD) 99.5 %, the others 99.9 %, as
-they cut before an opening quote. On XQuAD's questions in eleven languages 98.7 % and more; Greek's
-mark was missing until they were looked at.
+2026-11): 660 to 700 MB/s of English, by `benchmarks.encoding`. On 7,430 sentences of newswire
+(MRPC) joined by tens, with only titles added after a look, F1 of the ends is 99.5 %; blingfire
+0.1.8 has 99.1 % at 3 MB/s, syntok 98.4 % and pysbd 96.8 % below 1. On 980 of a Chinese treebank
+(GSD) 99.5 %, the others 99.9 %, as they cut before an opening quote. On XQuAD's questions in eleven
+languages 98.7 % and more; Greek's mark was missing until they were looked at.
 """
 
 import numba

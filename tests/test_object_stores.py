@@ -43,7 +43,7 @@ from pipeline.proofs import audit
 from pipeline.purge import purge
 from pipeline.refresh import refresh
 
-INSTALL = "wants `pip install s3fs 'moto[s3]' flask flask-cors`, which constraints.txt cannot fit"
+INSTALL = "wants the packages of the extra `dev`: s3fs, moto and flask-cors"
 s3fs = pytest.importorskip("s3fs", reason=INSTALL)
 for module in ("moto", "flask_cors"):
     pytest.importorskip(module, reason=INSTALL)
