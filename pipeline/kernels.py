@@ -12,6 +12,10 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from corpus.compiled import share_compiled_code
+
+share_compiled_code()
+
 UInt8s = npt.NDArray[np.uint8]
 UInt32s = npt.NDArray[np.uint32]
 UInt64s = npt.NDArray[np.uint64]

@@ -8,7 +8,10 @@ compiled at their first call, for some seconds, and then lie in numba's cache.
 import numba
 import numpy as np
 
+from corpus.compiled import share_compiled_code
 from corpus.tokenizer import BOS_ID, EOS_ID
+
+share_compiled_code()
 
 # The increment and the finalizer of splitmix64 (Steele, Lea and Flood 2014).
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
