@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.nn import functional
 
 
@@ -67,8 +68,9 @@ def attend(
         assert isinstance(out, Tensor)
         return out.view(rows, length, *out.shape[1:])
     if reach.bounds_N is not None and reach.keys_B11S is None:
-        out = _attend_each(*(part.flatten(0, 1) for part in parts), reach.bounds_N, dropout)
-        return out.view(rows, length, *out.shape[1:])  # type: ignore[no-any-return]
+        query_THK, key_THK, value_THK = (part.flatten(0, 1) for part in parts)
+        out = _attend_each(query_THK, key_THK, value_THK, reach.bounds_N, dropout)
+        return out.view(rows, length, *out.shape[1:])
     return _attend_rows(*parts, reach.keys_B11S, dropout)
 
 
@@ -89,8 +91,10 @@ def _attend_rows(
     return out_BHSK.transpose(1, 2)
 
 
-# Sizes differ from batch to batch: compiled, every batch would be compiled anew.
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+# Sizes differ from batch to batch: compiled, every batch would be compiled anew. By torch's own
+# decorator, for `torch.compiler.disable` loads the compiler at once: a third of what commands that
+# do not train take to start.
+@_disable_dynamo
 def _attend_each(
     query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, bounds_N: Tensor, dropout: float
 ) -> Tensor:

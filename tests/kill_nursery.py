@@ -16,6 +16,7 @@ from pretrain_helpers import write_snapshot
 _PLANS = 24  # of which some have each kind of masking, with and without isolation
 
 importlib.import_module("deepspeed")
+importlib.import_module("torch._dynamo")  # as optimizers do when they are made
 with tempfile.TemporaryDirectory() as _directory:
     _store = Path(_directory) / "store"
     write_snapshot(_store)

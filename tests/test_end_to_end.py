@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from corpus_helpers import Built, run
+from corpus_helpers import Built, run, start
 
 pytestmark = pytest.mark.slow
 
@@ -32,8 +32,12 @@ def test_raw_text_to_a_checkpoint(built: Built, tmp_path: Path) -> None:
     assert validation < losses[0] - 0.5
 
     exported = tmp_path / "exported"
-    done = run("pretrain", "export", str(tmp_path / "run"), str(exported))
-    assert done.returncode == 0, done.stderr
+    told = {"PYTHONPROFILEIMPORTTIME": "1"}
+    process = start("pretrain", "export", str(tmp_path / "run"), str(exported), extra=told)
+    _, imported = process.communicate(timeout=900)
+    assert process.returncode == 0, imported
+    assert "pretrain.export" in imported
+    assert "torch._dynamo" not in imported  # torch's compiler, for commands that do not train
     model = transformers.AutoModelForMaskedLM.from_pretrained(exported)
     tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
     assert built.summary["fingerprint"] in (exported / "README.md").read_text()

@@ -9,7 +9,6 @@ an adapter beside its checkpoint and needs `peft` to load. The head of the task 
 import warnings
 from typing import Any, Literal
 
-import peft
 from pydantic import Field
 from torch import nn
 
@@ -52,6 +51,8 @@ class Adapter(Section):
 
 def add_adapter(model: nn.Module, adapter: Adapter, kind: Kind) -> nn.Module:
     """Put an adapter on a model with its head; only the adapter and the head learn from now on."""
+    import peft  # noqa: PLC0415 - takes seconds, and most fine-tuning does without
+
     heads = [name for name, _ in model.named_children() if name in _HEADS]
     common: dict[str, Any] = {"task_type": _TASK_TYPES.get(kind), "modules_to_save": heads}
     if adapter.kind == "lora":
@@ -90,6 +91,8 @@ def merged(model: Any) -> nn.Module:  # noqa: ANN401 - peft has no types
 
 def with_adapter(model: nn.Module, directory: str) -> nn.Module:
     """Put a saved adapter back on its checkpoint."""
+    import peft  # noqa: PLC0415
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         adapted: nn.Module = peft.PeftModel.from_pretrained(model, directory)
