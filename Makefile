@@ -32,6 +32,8 @@ demo: setup
 	test -e $(OUT)/checkpoint || $(RUN) -m pretrain export $(OUT)/run $(OUT)/checkpoint
 	$(RUN) -m demo.summary recipes/demo.yaml $(OUT)/checkpoint $(OUT)/loss.png
 
+# Some containers forbid it; then each of hundreds of processes compiles our sources for itself.
+test: export PYTHONDONTWRITEBYTECODE =
 test: setup
 	@echo "test: every test but those that need a GPU, four files at a time, as many wait for Ray"
 	@$(RUN) -m pytest -q -m "not gpu" -n 4 --dist loadfile --no-loadscope-reorder

@@ -1,5 +1,8 @@
 """Fixtures shared by the tests; settings that keep Ray and deepspeed quiet and on loopback."""
 
+import fcntl
+import gc
+import json
 import os
 from pathlib import Path
 
@@ -24,6 +27,12 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 
+def pytest_collection_finish() -> None:
+    """Keep all that was imported out of garbage collections, which DeepSpeed asks for each time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real data beside the checkout; tests that need it are skipped where it is missing."""
@@ -35,10 +44,16 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """A small corpus refreshed once by the command line; nobody changes it."""
-    directory = tmp_path_factory.mktemp("corpus")
-    recipe = write_corpus(directory)
-    return Built(directory, recipe, refresh(recipe))
+    """A small corpus refreshed once by the command line, for all that test; nobody changes it."""
+    base = tmp_path_factory.getbasetemp()
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "corpus"
+    directory.mkdir(exist_ok=True)
+    summary = directory / "summary.json"
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not summary.exists():
+            summary.write_text(json.dumps(refresh(write_corpus(directory))))
+    return Built(directory, directory / "recipe.yaml", json.loads(summary.read_text()))
 
 
 @pytest.fixture(scope="session")

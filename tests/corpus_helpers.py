@@ -148,12 +148,26 @@ def run(module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def refresh(recipe: Path, *overrides: str) -> dict[str, Any]:
+def refresh(
+    recipe: Path, *overrides: str, extra: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Run a refresh that must succeed; return its JSON summary."""
-    done = run("pipeline", "refresh", str(recipe), "--json", *overrides)
-    assert done.returncode == 0, done.stderr
-    summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    process = start("pipeline", "refresh", str(recipe), "--json", *overrides, extra=extra)
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0, err
+    summary: dict[str, Any] = json.loads(out.splitlines()[-1])
     return summary
+
+
+def hold(directory: Path, stages: Mapping[str, int]) -> dict[str, str]:
+    """Return what makes a worker wait for its end where a stage has so many records.
+
+    The stages may be named anew while Ray runs; each is held once a directory (see tests/hold).
+    """
+    directory.mkdir(exist_ok=True)
+    (directory / "stages.json").write_text(json.dumps(stages))
+    path = os.pathsep.join(map(str, (REPOSITORY / "tests" / "hold", REPOSITORY)))
+    return {"PYTHONPATH": path, "MASKLINE_HOLD": str(directory)}
 
 
 def wait_for_held(driver: "subprocess.Popen[str]", directory: Path, stage: str) -> int:

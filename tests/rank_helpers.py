@@ -1,10 +1,11 @@
 """Runs a function on several ranks that meet as those of a run do."""
 
 import multiprocessing
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from kill_helpers import prepare_ranks
 
 from pretrain.launch import join
 from pretrain.world import World
@@ -12,7 +13,7 @@ from pretrain.world import World
 
 def run_ranks(size: int, meeting: Path, function: Callable[..., Any], *values: Any) -> list[Any]:  # noqa: ANN401
     """Call `function(world, *values)` in a process of its own a rank; give what they return."""
-    context = multiprocessing.get_context("spawn")
+    context = prepare_ranks()
     results = context.Queue()
     arguments = (size, meeting, results, function, values)
     ranks = [context.Process(target=_run_rank, args=(rank, *arguments)) for rank in range(size)]
@@ -33,6 +34,5 @@ def _run_rank(
     function: Callable[..., Any],
     values: tuple[Any, ...],
 ) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
     world: World = join(rank, size, rank, meeting)
     results.put((rank, function(world, *values)))

@@ -1,29 +1,24 @@
 """Two machines, simulated: a node that is killed does not show; neither does a second command."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from corpus_helpers import REPOSITORY, Built, run, start, wait_for_held
+from corpus_helpers import Built, hold, run, start, wait_for_held
 from ray_helpers import small_nodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
-
-HOLD = str(REPOSITORY / "tests" / "hold")
 
 
 @pytest.fixture
 def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Let the nodes' workers wait in `encode`, before the second record of it."""
     directory = tmp_path / "held"
-    directory.mkdir()
-    settings = {"directory": str(directory), "stages": {"encode": 1}}
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([HOLD, str(REPOSITORY)]))
-    monkeypatch.setenv("MASKLINE_HOLD", json.dumps(settings))
+    for name, value in hold(directory, {"encode": 1}).items():
+        monkeypatch.setenv(name, value)
     return directory
 
 
@@ -60,12 +55,10 @@ def test_a_killed_node_does_not_show(
 
 def test_of_two_commands_the_second_says_who_is_first(built: Built, tmp_path: Path) -> None:
     directory = tmp_path / "held"
-    directory.mkdir()
-    settings = {"directory": str(directory), "stages": {"clean": 1}}
     store = f"store={tmp_path}/store"
     first = start(
         "pipeline", "refresh", str(built.recipe), store, "workers=1", "--json",
-        extra={"PYTHONPATH": HOLD, "MASKLINE_HOLD": json.dumps(settings)},
+        extra=hold(directory, {"clean": 1}),
     )  # fmt: skip
     worker = psutil.Process(wait_for_held(first, directory, "clean"))
     second = run("pipeline", "refresh", str(built.recipe), store, "workers=1")

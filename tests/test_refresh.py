@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pyarrow.parquet as pq
@@ -15,12 +17,14 @@ from corpus_helpers import (
     REPOSITORY,
     Built,
     environment,
+    hold,
     make_documents,
     refresh,
     run,
     start,
     wait_for_held,
 )
+from ray_helpers import one_node
 
 from corpus.snapshots import newest_label, open_snapshot
 from pipeline.refresh import summarize
@@ -33,6 +37,21 @@ _TASKS = {
     "count-words": 10, "add-words": 1, "tokenizer": 1, "encode": 10, "pack": 10,
 }  # fmt: skip
 STAGES = tuple(_TASKS)
+
+
+class Shared(NamedTuple):
+    """A Ray that is there before a command and after it, and the directory that holds workers."""
+
+    held: Path
+    variables: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """Start a Ray for the commands of this file that do not start their own."""
+    held = tmp_path_factory.mktemp("held")
+    with one_node(4, hold(held, {})) as variables:
+        yield Shared(held, variables)
 
 
 def count_tasks(workers: int) -> dict[str, int]:
@@ -108,11 +127,14 @@ def test_no_work_files_stay(built: Built) -> None:
     }  # fmt: skip
 
 
-def test_one_worker_gives_the_same_snapshot(built: Built, tmp_path: Path) -> None:
-    assert refresh(built.recipe, f"store={tmp_path}/store", "workers=1") == built.summary
+def test_one_worker_gives_the_same_snapshot(built: Built, shared: Shared, tmp_path: Path) -> None:
+    overrides = (f"store={tmp_path}/store", "workers=1")
+    assert refresh(built.recipe, *overrides, extra=shared.variables) == built.summary
 
 
-def test_order_of_files_and_partitions_do_not_show(built: Built, tmp_path: Path) -> None:
+def test_order_of_files_and_partitions_do_not_show(
+    built: Built, shared: Shared, tmp_path: Path
+) -> None:
     recipe = json.loads(built.recipe.read_text())
     for source in recipe["sources"]:
         names = sorted(Path(source["paths"][0]).iterdir(), reverse=True)
@@ -120,10 +142,8 @@ def test_order_of_files_and_partitions_do_not_show(built: Built, tmp_path: Path)
     recipe["sources"].reverse()
     path = tmp_path / "reversed.yaml"
     path.write_text(json.dumps(recipe))
-    assert (
-        refresh(path, f"store={tmp_path}/store", "dedup.partitions=64", "workers=4")
-        == built.summary
-    )
+    overrides = (f"store={tmp_path}/store", "dedup.partitions=64", "workers=4")
+    assert refresh(path, *overrides, extra=shared.variables) == built.summary
 
 
 def relabelled(built: Built, directory: Path) -> Path:
@@ -143,7 +163,9 @@ def test_a_new_label_without_new_inputs_makes_no_snapshot(built: Built, tmp_path
     assert files_of(tmp_path / "store") == before
 
 
-def test_a_new_label_with_new_inputs_is_a_second_snapshot(built: Built, tmp_path: Path) -> None:
+def test_a_new_label_with_new_inputs_is_a_second_snapshot(
+    built: Built, shared: Shared, tmp_path: Path
+) -> None:
     """What was delivered before is neither read again nor touched."""
     path = relabelled(built, tmp_path)
     store = tmp_path / "store"
@@ -154,7 +176,7 @@ def test_a_new_label_with_new_inputs_is_a_second_snapshot(built: Built, tmp_path
     recipe = json.loads(path.read_text())
     recipe["sources"][0]["paths"].append(str(tmp_path / "more.jsonl"))
     path.write_text(json.dumps(recipe))
-    summary = refresh(path)
+    summary = refresh(path, extra=shared.variables)
     first, second = (open_snapshot(str(store), label) for label in ("first", "second"))
     assert newest_label(str(store)) == "second"
     assert summary == summarize(second)
@@ -177,17 +199,9 @@ def committed(root: Path, stage: str) -> int:
     return len(list((root / "records" / stage).glob("*.json")))
 
 
-def hold(directory: Path, tasks: dict[str, int]) -> dict[str, str]:
-    """Return what makes workers wait for their end halfway in these stages (see tests/hold).
-
-    Halfway: one record stands, or the outputs of a stage's only task do and its record does not.
-    """
-    directory.mkdir()
-    after = {stage: min(1, count - 1) for stage, count in tasks.items()}
-    return {
-        "PYTHONPATH": str(REPOSITORY / "tests" / "hold"),
-        "MASKLINE_HOLD": json.dumps({"directory": str(directory), "stages": after}),
-    }
+def halfway(tasks: Mapping[str, int]) -> dict[str, int]:
+    """Say where to hold stages: where one record stands, or before the record of an only task."""
+    return {stage: min(1, count - 1) for stage, count in tasks.items()}
 
 
 def wait_until_dead(helpers: list[psutil.Process]) -> None:
@@ -218,24 +232,34 @@ def is_worker(process: psutil.Process) -> bool:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_driver_killed_in_every_stage(
-    built: Built, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, stage: str
+    built: Built,
+    shared: Shared,
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    stage: str,
 ) -> None:
-    """One store goes through all parameters: each kill comes on top of the ones before."""
+    """One store goes through all parameters: each kill comes on top of the ones before.
+
+    The driver of the last stage starts Ray itself, as on a laptop, and Ray ends with it.
+    """
     store = tmp_path_factory.getbasetemp() / "killed" / "store"
     root = store / "snapshots" / "first"
-    held, tasks = tmp_path / "held", count_tasks(1)[stage]
+    is_last, tasks = stage == STAGES[-1], count_tasks(1)[stage]
+    held = tmp_path / "held" if is_last else shared.held
+    variables = hold(held, halfway({stage: tasks})) | ({} if is_last else shared.variables)
     driver = start(
-        "pipeline", "refresh", str(built.recipe), f"store={store}", "workers=1",
-        extra=hold(held, {stage: tasks}),
-    )  # fmt: skip
-    wait_for_held(driver, held, stage)
-    helpers = psutil.Process(driver.pid).children(recursive=True)
+        "pipeline", "refresh", str(built.recipe), f"store={store}", "workers=1", extra=variables
+    )
+    worker = psutil.Process(wait_for_held(driver, held, stage))
+    helpers = [worker, *psutil.Process(driver.pid).children(recursive=True)]
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
     wait_until_dead(helpers)
     assert committed(root, stage) < tasks
-    if stage == STAGES[-1]:
-        assert refresh(built.recipe, f"store={store}") == built.summary
+    hold(held, {})
+    if is_last:
+        overrides = (f"store={store}",)
+        assert refresh(built.recipe, *overrides, extra=shared.variables) == built.summary
         assert run("pipeline", "audit", str(store)).returncode == 0
 
 
@@ -243,7 +267,7 @@ def test_worker_killed_in_every_stage(built: Built, tmp_path: Path) -> None:
     held = tmp_path / "held"
     driver = start(
         "pipeline", "refresh", str(built.recipe), f"store={tmp_path}/store", "--json",
-        extra=hold(held, count_tasks(2)),
+        extra=hold(held, halfway(count_tasks(2))),
     )  # fmt: skip
     for stage in STAGES:
         worker = psutil.Process(wait_for_held(driver, held, stage))

@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 import pytest
 import yaml
-from corpus_helpers import REPOSITORY, environment, wait_for_held, write_corpus
-from test_refresh import hold
+from corpus_helpers import REPOSITORY, environment, hold, wait_for_held, write_corpus
 from test_schedule import as_cron_runs_it, split
 
 from corpus.snapshots import Snapshot, list_snapshots, newest_label, open_snapshot
@@ -114,7 +113,7 @@ def test_three_firings(scheduled: Scheduled) -> None:
     # New input, and a second firing while the first is at work: it ends with the first one's name.
     deliver_more(scheduled)
     held = scheduled.directory / "held"
-    slow = scheduled.start(scheduled.crontab, "2026-12-07 03:17", hold(held, {"encode": 1}))
+    slow = scheduled.start(scheduled.crontab, "2026-12-07 03:17", hold(held, {"encode": 0}))
     worker = wait_for_held(slow, held, "encode")
     status, out, err = scheduled.fire(scheduled.entrypoint, "2026-12-14 03:17")
     assert (status, out) == (2, "")

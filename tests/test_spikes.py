@@ -10,10 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pretrain_helpers import column, make_recipe, start_training
+from pretrain_helpers import column, make_recipe
+from rank_helpers import run_ranks
 from test_checkpoints import IDENTITY, STATE
 from torch import Tensor
 
+from corpus.recipe import Recipe
 from corpus.snapshots import open_snapshot
 from corpus.training import Pretrain
 from pretrain.batches import open_stream
@@ -23,6 +25,7 @@ from pretrain.dataset import Shares
 from pretrain.explain import explain_batch, explain_step
 from pretrain.launch import run_training
 from pretrain.model import MaskedLanguageModel
+from pretrain.preemption import Notice
 from pretrain.spikes import (
     LossWatch,
     Rollback,
@@ -34,6 +37,8 @@ from pretrain.spikes import (
     roll_back,
     write_rollbacks,
 )
+from pretrain.train import train
+from pretrain.world import World
 from pretrain.writer import CheckpointWriter
 
 STEPS = 24
@@ -304,13 +309,18 @@ def test_by_default_a_run_stops(
     assert len(column(tmp_path, "loss")) == 20
 
 
+def mistake_of(world: World, recipe: Recipe) -> str:
+    """Be a rank of a run that ends by a mistake, or by the other's end; return what it says."""
+    with pytest.raises((ValueError, RuntimeError)) as caught:
+        train(recipe, world, Notice())
+    return str(caught.value)
+
+
 @pytest.mark.slow
 def test_two_ranks_go_back_together(store: Path, tmp_path: Path) -> None:
     # A learning rate beyond all sense breaks every update: both ranks roll back until the bound.
     settings = SETTINGS | {"learning_rate": 1e25, "warmup_steps": 0, "max_rollbacks": 1}
-    recipe = make_recipe(store, tmp_path / "run", processes=2, **settings)
-    process = start_training(recipe, tmp_path / "recipe.yaml")
-    errors = process.communicate(timeout=600)[1]
-    assert process.returncode == 2, errors
-    assert "rolled back 1 times already" in errors
+    recipe = make_recipe(store, tmp_path / "run", **settings)
+    first, _ = run_ranks(2, tmp_path / "meeting", mistake_of, recipe)
+    assert "rolled back 1 times already" in first
     assert len(read_rollbacks(str(tmp_path / "run"))) == 1

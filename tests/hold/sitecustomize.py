@@ -1,8 +1,8 @@
 """Holds a worker at the moment before it commits a record, so that a test can kill it there.
 
-Python runs this file at its start where its directory is in PYTHONPATH. MASKLINE_HOLD is a JSON
-object: `directory`, and `stages`, which maps a stage to how many of its records have to stand
-before one is held. Only the first is held; it leaves its process id in `<directory>/<stage>`.
+Python runs this file at its start where its directory is in PYTHONPATH. MASKLINE_HOLD names a
+directory. Its `stages.json` maps a stage to how many of its records have to stand before one is
+held. Only the first is held; it leaves its process id in the directory, under the stage's name.
 """
 
 import json
@@ -19,14 +19,14 @@ def hold(event: str, arguments: tuple[Any, ...]) -> None:
         return
     record = Path(arguments[1])
     stage = record.parent.name
-    settings = json.loads(os.environ["MASKLINE_HOLD"])
-    after = settings["stages"].get(stage)
-    if record.parent.parent.name != "records" or after is None:
+    if record.parent.parent.name != "records":
         return
-    if len(list(record.parent.glob("*.json"))) < after:
+    directory = Path(os.environ["MASKLINE_HOLD"])
+    after = json.loads((directory / "stages.json").read_text()).get(stage)
+    if after is None or len(list(record.parent.glob("*.json"))) < after:
         return
     try:
-        handle = os.open(Path(settings["directory"], stage), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        handle = os.open(directory / stage, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
         return
     os.write(handle, str(os.getpid()).encode())
