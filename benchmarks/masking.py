@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.mask_statistics import Check, check_masks, check_word_masks
-from benchmarks.peers import run_peer
+from benchmarks.peers import COLLATOR, run_peer
 from corpus.training import Pretrain
 from pretrain.config import plan_over
 from pretrain.draw import MASKINGS
@@ -30,16 +30,10 @@ from pretrain.masking_torch import mask_tensors
 _LENGTH, _BATCH, _VOCABULARY, _PASSES = 512, 512, 50_265, 50
 _WORD_SHARE = 0.75  # of tokens begin a word: about what English has at this vocabulary
 
-_PEERS = """
-import json, sys, time, torch
-from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
-from tokenizers import Tokenizer, models
-torch.set_num_threads(1)
-names = ["<s>", "<pad>", "</s>", "<unk>"] + [f"t{at}" for at in range(50260)] + ["<mask>"]
-tokenizer = PreTrainedTokenizerFast(
-    tokenizer_object=Tokenizer(models.WordLevel({name: at for at, name in enumerate(names)})),
-    bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>", mask_token="<mask>")
-collate = DataCollatorForLanguageModeling(tokenizer)
+_PEERS = (
+    COLLATOR
+    + """
+import json, sys, time
 rows = torch.randint(4, 50264, (int(sys.argv[1]), 512))
 rows[:, 0], rows[:, -1] = 0, 2
 batches = [[{"input_ids": row} for row in part] for part in rows.split(32)]
@@ -51,6 +45,7 @@ for _ in range(5):
     best = max(best, rows.numel() / (time.process_time() - start))
 print(json.dumps({"DataCollatorForLanguageModeling": best}))
 """
+)
 
 
 def make_rule(masking: str) -> MaskRule:

@@ -11,6 +11,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+# Makes `collate` in a peer's interpreter: masks as users of transformers draw them, on one thread.
+COLLATOR = """
+import torch
+from tokenizers import Tokenizer, models
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
+torch.set_num_threads(1)
+names = ["<s>", "<pad>", "</s>", "<unk>"] + [f"t{at}" for at in range(50260)] + ["<mask>"]
+tokenizer = PreTrainedTokenizerFast(
+    tokenizer_object=Tokenizer(models.WordLevel({name: at for at, name in enumerate(names)})),
+    bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>", mask_token="<mask>")
+collate = DataCollatorForLanguageModeling(tokenizer)
+"""
+
 
 def run_peer(
     python: str, code: str, *arguments: str | Path, environment: Mapping[str, str] | None = None

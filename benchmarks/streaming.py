@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.peers import run_peer
+from benchmarks.peers import COLLATOR, run_peer
 from corpus.files import checksum, size_bytes, writing
 from corpus.shards import Sequences, shard_schema, write_shard
 from corpus.snapshots import FORMAT_VERSION, Counts, ShardEntry, Snapshot, snapshot_root
@@ -80,17 +80,8 @@ def by_batch():
     for at in range(0, rows, 32):
         whole[at:at + 32]["token_ids"]
     return rows // 32 * 32
-
-import torch
-from tokenizers import Tokenizer, models
-from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
-torch.set_num_threads(1)
-names = ["<s>", "<pad>", "</s>", "<unk>"] + [f"t{at}" for at in range(50260)] + ["<mask>"]
-tokenizer = PreTrainedTokenizerFast(
-    tokenizer_object=Tokenizer(models.WordLevel({name: at for at, name in enumerate(names)})),
-    bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>", mask_token="<mask>")
-collate = DataCollatorForLanguageModeling(tokenizer)
-
+"""
+_MASKED = """
 def masked(batches):
     count = 0
     for batch in batches:
@@ -207,7 +198,8 @@ def main() -> int:
         plan = data_plan(Pretrain(batch_sequences=_STEP), snapshot)
         found = read_ours(open_stream(temporary, snapshot, plan), parsed.rows)
         if parsed.peers:
-            found |= run_peer(parsed.peers, _PEERS, temporary, str(parsed.peer_rows))
+            peers = _PEERS + COLLATOR + _MASKED
+            found |= run_peer(parsed.peers, peers, temporary, str(parsed.peer_rows))
         for name, speed in found.items():
             print(f"{name:>32} {speed / 1e6:9.2f} million tokens per CPU second")
     return 0
