@@ -40,7 +40,7 @@ from pipeline.parquet import read_columns
 from pipeline.sentences import sentence_cuts
 from pipeline.signatures import write_arrow
 from pipeline.spans import bytes_of
-from pipeline.wide import eight
+from pipeline.wide import HIGH, ONES, eight
 
 # Raised by hand when ids, sentence starts, word starts or the count of words change.
 VERSION = 4
@@ -49,7 +49,6 @@ VERSION = 4
 # Text that is encoded in one go; the working arrays take some ten times it. Guess.
 _BATCH_BYTES = 8 * 2**20
 _BLOCK = 32  # bytes that are looked at together for words
-_ONES, _HIGH = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 BEGINS, ENDS = 1, 2  # of a token: it begins, or ends, with white space
 # Text of each part that the reference encodes too: 8 ms of it at 2 MB/s.
 CHECKED_BYTES = 16 * 2**10
@@ -213,7 +212,7 @@ def _count_words(data: UInt8s, offsets: Int64s, classes: UInt8s) -> int:
 @numba.njit(cache=True, forceinline=True)
 def _at_least(chunk: np.uint64, byte: int) -> np.uint64:
     """Set the highest bit of each byte that is as large; all of them are below 0x80."""
-    return (chunk + np.uint64(0x80 - byte) * _ONES) & _HIGH
+    return (chunk + np.uint64(0x80 - byte) * ONES) & HIGH
 
 
 @numba.njit(cache=True, forceinline=True)
@@ -227,9 +226,9 @@ def _count_plain(data: UInt8s, place: int, inside: int) -> int:
         chunk = eight(data, n)
         ink = _at_least(chunk, 0x21)
         known = _at_least(chunk, 0x1C) | (_at_least(chunk, 0x09) & ~_at_least(chunk, 0x0E))
-        strange |= (chunk & _HIGH) | (_HIGH & ~known)
+        strange |= (chunk & HIGH) | (HIGH & ~known)
         starts = ink & ~(ink << np.uint64(8) | before)
-        count += int((starts >> np.uint64(7)) * _ONES >> np.uint64(56))
+        count += int((starts >> np.uint64(7)) * ONES >> np.uint64(56))
         before = ink >> np.uint64(56)
     return -1 if strange else count
 

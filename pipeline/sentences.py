@@ -43,7 +43,7 @@ from pipeline.stops import (
     SPACES,
     STOPS,
 )
-from pipeline.wide import eight, trailing_zeros
+from pipeline.wide import HIGH, ONES, eight, trailing_zeros
 
 
 def sentence_cuts(data: npt.NDArray[np.uint8], offsets: Int64s) -> tuple[Int64s, Int64s]:
@@ -84,7 +84,6 @@ _CONTINUE_POINTS = np.array(sorted(map(ord, CONTINUES)))
 _FOLLOWER_LOWS = np.array([low for low, _ in FOLLOWERS])
 _FOLLOWER_HIGHS = np.array([high for _, high in FOLLOWERS])
 _ELLIPSIS = 0x2026
-_ONES, _HIGH = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 # What the stops of a run have been, as bits.
 _FULL_STOP, _DOTS, _MARK, _PLAIN = 1, 2, 4, 8
 
@@ -297,7 +296,7 @@ def _cut_stop(data, bounds, i, begin):  # type: ignore[no-untyped-def]  # noqa: 
 @numba.njit(cache=True, forceinline=True)
 def _is_byte(chunk, byte):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Set the highest bit of each of eight ASCII bytes that is this one."""
-    return ~((chunk ^ np.uint64(byte) * _ONES) + np.uint64(0x7F) * _ONES) & _HIGH
+    return ~((chunk ^ np.uint64(byte) * ONES) + np.uint64(0x7F) * ONES) & HIGH
 
 
 @numba.njit(cache=True, forceinline=True)
@@ -306,9 +305,9 @@ def _next_candidate(data, i, end):  # type: ignore[no-untyped-def]  # noqa: ANN0
     while i < end:
         if i + 8 <= end:
             chunk = eight(data, i)
-            if not chunk & _HIGH:
-                from_tab = chunk + np.uint64(0x80 - 0x0A) * _ONES
-                found = from_tab & ~(chunk + np.uint64(0x80 - 0x0E) * _ONES) & _HIGH
+            if not chunk & HIGH:
+                from_tab = chunk + np.uint64(0x80 - 0x0A) * ONES
+                found = from_tab & ~(chunk + np.uint64(0x80 - 0x0E) * ONES) & HIGH
                 for byte in (ord("."), ord("!"), ord("?"), ord(";")):
                     found |= _is_byte(chunk, byte)
                 if found:

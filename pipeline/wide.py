@@ -17,9 +17,9 @@ from numba.np.arrayobj import make_array
 from pipeline.kernels import UInt8s
 
 # One bit or some bits of every byte.
-_HIGH, _LOW = np.uint64(0x8080808080808080), np.uint64(0x7F7F7F7F7F7F7F7F)
+HIGH, ONES = np.uint64(0x8080808080808080), np.uint64(0x0101010101010101)
+_LOW = np.uint64(0x7F7F7F7F7F7F7F7F)
 _FROM_SPACE = np.uint64(0x6060606060606060)  # with 0x1F it makes 0x7F: more reaches the high bit
-_BEFORE_DELETE = np.uint64(0x0101010101010101)
 _CASE = np.uint64(0x2020202020202020)  # the bit in which an ASCII letter's cases differ
 _FROM_A, _BEYOND_Z = np.uint64(0x1F1F1F1F1F1F1F1F), np.uint64(0x0505050505050505)
 _ABOVE_SPACE = np.uint64(0x5F5F5F5F5F5F5F5F)  # with 0x20 it makes 0x7F: more reaches the high bit
@@ -64,7 +64,7 @@ def eight(text: UInt8s, i: int) -> np.uint64:
 @numba.njit(cache=True, forceinline=True)
 def plain_bytes(chunk: np.uint64) -> int:
     """Return how many bytes come before the first that is no printed ASCII: 0 to 8."""
-    odd = (~((chunk & _LOW) + _ABOVE_SPACE) | chunk) & _HIGH
+    odd = (~((chunk & _LOW) + _ABOVE_SPACE) | chunk) & HIGH
     return int(trailing_zeros(odd) >> 3)
 
 
@@ -72,7 +72,7 @@ def plain_bytes(chunk: np.uint64) -> int:
 def printed_bytes(chunk: np.uint64) -> int:
     """Return how many bytes come before the first that is neither printed ASCII nor a space."""
     low = chunk & _LOW
-    odd = (~(low + _FROM_SPACE) | (low + _BEFORE_DELETE) | chunk) & _HIGH
+    odd = (~(low + _FROM_SPACE) | (low + ONES) | chunk) & HIGH
     return int(trailing_zeros(odd) >> 3)
 
 
@@ -90,7 +90,7 @@ def printed_end(text: UInt8s, i: int) -> int:
 def letter_bytes(chunk: np.uint64) -> int:
     """Return how many bytes come before the first that is no ASCII letter: 0 to 8."""
     small = (chunk | _CASE) & _LOW
-    odd = (~(small + _FROM_A) | (small + _BEYOND_Z) | chunk) & _HIGH
+    odd = (~(small + _FROM_A) | (small + _BEYOND_Z) | chunk) & HIGH
     return int(trailing_zeros(odd) >> 3)
 
 

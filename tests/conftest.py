@@ -4,6 +4,7 @@ import fcntl
 import gc
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 from corpus_helpers import Built, refresh, write_corpus
 from hypothesis import settings
 from pretrain_helpers import write_snapshot
+
+from corpus.files import remove_tree
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -31,6 +34,13 @@ def pytest_collection_finish() -> None:
     """Keep all that was imported out of garbage collections, which DeepSpeed asks for each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def remote() -> Iterator[str]:
+    """A place of fsspec's memory, which is remote to all that reads and writes."""
+    yield "memory://test-remote"
+    remove_tree("memory://test-remote")
 
 
 @pytest.fixture(scope="session")

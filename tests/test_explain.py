@@ -3,7 +3,6 @@
 import ast
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,6 @@ import pytest
 from corpus_helpers import write_corpus
 from stage_helpers import run_stages_here, table_rows
 
-from corpus.files import remove_tree
 from corpus.membership import shard_plan
 from corpus.recipe import load_recipe
 from corpus.shards import Shard
@@ -246,12 +244,6 @@ def test_a_damaged_table_is_named(made: Made, tmp_path: Path) -> None:
     for damaged in (path, tmp_path / "nothing.parquet"):
         with pytest.raises(ValueError, match=f"{damaged.name} is damaged or missing"):
             table_rows(damaged)
-
-
-@pytest.fixture
-def remote() -> Iterator[str]:
-    yield "memory://test-explain"
-    remove_tree("memory://test-explain")
 
 
 def test_a_store_on_a_url_is_the_same_snapshot(

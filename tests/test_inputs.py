@@ -1,7 +1,6 @@
 """Inputs are known by name, size and checksum, whatever machine and order they come from."""
 
 import gzip
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
 from corpus.archives import InputFile
-from corpus.files import checksum, list_names, remove_tree, write_bytes
+from corpus.files import checksum, list_names, write_bytes
 from corpus.readers import read_records
 from corpus.recipe import Recipe, Source
 from corpus.records import ReadOptions, Record
@@ -145,12 +144,6 @@ def test_a_format_is_given_or_told_by_the_name(raw: Path) -> None:
     assert {each.format for each in find(raw, format="text")} == {"text"}
 
 
-@pytest.fixture
-def remote() -> Iterator[str]:
-    yield "memory://test-inputs"
-    remove_tree("memory://test-inputs")
-
-
 def test_urls_are_read_like_paths(remote: str) -> None:
     for name in ("a.txt", "deep/b.jsonl"):
         write_bytes(f"{remote}/{name}", name.encode())
@@ -166,7 +159,8 @@ def test_an_empty_object_for_a_folder_is_no_file(
     remote: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_bytes(f"{remote}/a.txt", b"a")
-    said = {name: {"size": 0, "type": "file"} for name in ("/test-inputs/", "/test-inputs/a.txt")}
+    root = remote.removeprefix("memory:/")
+    said = {name: {"size": 0, "type": "file"} for name in (f"{root}/", f"{root}/a.txt")}
     for question in ("find", "glob"):
         monkeypatch.setattr(MemoryFileSystem, question, lambda *_, **__: dict(said))
     assert names(find(remote)) == names(find(f"{remote}/**")) == list_names(remote) == ["a.txt"]

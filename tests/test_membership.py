@@ -1,6 +1,5 @@
 """The documents of a shard are read back by their numbers, without a look at what else is there."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from test_pack import write_tokens
 
 import corpus.membership
 from corpus.documents import DOCUMENT_SCHEMA, DUPLICATE_SCHEMA
-from corpus.files import open_reader, remove_tree, write_bytes
+from corpus.files import open_reader, write_bytes
 from corpus.membership import Held, documents_in, read_urls
 from corpus.snapshots import Tree
 
@@ -63,12 +62,6 @@ class Counted:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a stream has
         return getattr(self.stream, name)
-
-
-@pytest.fixture
-def remote() -> Iterator[str]:
-    yield "memory://test-membership"
-    remove_tree("memory://test-membership")
 
 
 def test_of_remote_tokens_only_ids_are_read(
