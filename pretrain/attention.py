@@ -1,20 +1,24 @@
 """Attention of the tokens of a row over its real tokens, or over those of their own document.
 
-No S x S mask is ever made. Full rows need no mask; padded rows take a row of S bits, or on a GPU in
-bf16 without dropout their bounds, as isolated documents do. These are laid end to end and cut at
-their bounds: by torch's variable-length kernel on such a GPU, else by one call a document (a matter
-of correctness, not of speed: the kernel knows neither fp32 nor dropout, and no CPU).
+No S x S mask is ever made. On a CPU in fp32 rows, their real tokens or their documents are cut out
+and computed one after the other (fused.py). On a GPU in bf16 without dropout padded rows and
+isolated documents are laid end to end and cut at their bounds by torch's variable-length kernel.
+Else padded rows take a row of S bits, and documents one call each (a matter of correctness, not of
+speed: the kernel knows neither fp32 nor dropout). Full rows need nothing.
 
 Shapes: B rows, S tokens a row, H heads, K width of a head, P documents a row, padded with S,
 N bounds of documents, T = B x S tokens.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.nn import functional
+
+from pretrain.fused import Spans, attend_spans, is_fused
 
 
 class Reach(NamedTuple):
@@ -58,20 +62,31 @@ def attend(
     """Attend: [B, S, H, K]. What padding gets is unspecified, but finite."""
     rows, length = query_BSHK.shape[:2]
     parts = (query_BSHK, key_BSHK, value_BSHK)
-    if reach.bounds_N is not None and _has_kernel(query_BSHK, dropout):
+    query_THK, key_THK, value_THK = (part.flatten(0, 1) for part in parts)
+    bounds = reach.bounds_N
+    if is_fused(query_BSHK):
+        out_THK = attend_spans(query_THK, key_THK, value_THK, _spans(reach, rows, length), dropout)
+    elif bounds is not None and _has_kernel(query_BSHK, dropout):
         # It loads torch's compiler: a third of the time that a command takes to start.
         from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415
 
-        query_THK, key_THK, value_THK = (part.flatten(0, 1) for part in parts)
-        bounds = reach.bounds_N
-        out = varlen_attn(query_THK, key_THK, value_THK, bounds, bounds, length, length)
-        assert isinstance(out, Tensor)
-        return out.view(rows, length, *out.shape[1:])
-    if reach.bounds_N is not None and reach.keys_B11S is None:
-        query_THK, key_THK, value_THK = (part.flatten(0, 1) for part in parts)
-        out = _attend_each(query_THK, key_THK, value_THK, reach.bounds_N, dropout)
-        return out.view(rows, length, *out.shape[1:])
-    return _attend_rows(*parts, reach.keys_B11S, dropout)
+        found = varlen_attn(query_THK, key_THK, value_THK, bounds, bounds, length, length)
+        assert isinstance(found, Tensor)
+        out_THK = found
+    elif bounds is not None and reach.keys_B11S is None:
+        out_THK = _attend_each(query_THK, key_THK, value_THK, bounds, dropout)
+    else:
+        return _attend_rows(*parts, reach.keys_B11S, dropout)
+    return out_THK.view(rows, length, *out_THK.shape[1:])
+
+
+def _spans(reach: Reach, rows: int, length: int) -> Spans:
+    """List where documents begin and end, padding and empty ones left out."""
+    if reach.bounds_N is None:
+        return [(start, start + length) for start in range(0, rows * length, length)]
+    every = (len(reach.bounds_N) - 1) // rows  # the last of a row is its padding
+    spans = enumerate(pairwise(reach.bounds_N.tolist()), 1)
+    return [(start, stop) for at, (start, stop) in spans if start < stop and at % every]
 
 
 def _has_kernel(query: Tensor, dropout: float) -> bool:

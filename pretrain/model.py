@@ -30,11 +30,22 @@ from corpus.tokenizer import PAD_ID
 from corpus.training import Pretrain
 from pretrain.attention import Reach, attend, reach_of
 from pretrain.config import ModelShape
+from pretrain.fused import drop_out, is_fused, summed_loss
 
 NORM_EPSILON = 1e-5  # RoBERTa's released configuration
 # Rows of a bf16 matrix that NVIDIA's kernels take whole: "Matrix Multiplication Background", 2023.
 _GPU_MULTIPLE = 64
 INITIAL_DEVIATION = 0.02  # Devlin et al. 2019; RoBERTa's released configuration
+
+
+class Dropout(nn.Dropout):
+    """Torch's, but for what fused.py does faster."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Drop out while training."""
+        if self.training and is_fused(input):
+            return drop_out(input, self.p)
+        return super().forward(input)
 
 
 class Embeddings(nn.Module):
@@ -49,7 +60,7 @@ class Embeddings(nn.Module):
         )
         self.token_type_embeddings = nn.Embedding(1, shape.width)
         self.LayerNorm = nn.LayerNorm(shape.width, NORM_EPSILON)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, inputs_BS: Tensor, real_BS: Tensor) -> Tensor:
         """Embed tokens; padding has the padding position, the others count from the next one."""
@@ -88,7 +99,7 @@ class Residual(nn.Module):
         super().__init__()
         self.dense = nn.Linear(inner, shape.width)
         self.LayerNorm = nn.LayerNorm(shape.width, NORM_EPSILON)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x_BSF: Tensor, residual_BSD: Tensor) -> Tensor:
         """Join the two streams."""
@@ -180,14 +191,22 @@ class Head(nn.Module):
         self.bias = nn.Parameter(torch.zeros(shape.vocab_size))
         self.padding = -shape.vocab_size % vocabulary_multiple
 
-    def forward(self, x_BMD: Tensor, words_VD: Tensor) -> Tensor:
-        """Give logits over the vocabulary and its padding, which has minus infinity."""
+    def forward(self, x_BMD: Tensor, words_VD: Tensor, labels_BM: Tensor | None = None) -> Tensor:
+        """Give logits over the vocabulary and its padding, which has minus infinity.
+
+        Or, with labels, the sum of their cross-entropies in fp32 and nats.
+        """
+        x_BMD = self.layer_norm(functional.gelu(self.dense(x_BMD)))
+        if labels_BM is not None and is_fused(x_BMD):
+            return summed_loss(x_BMD.flatten(0, 1), words_VD, self.bias, labels_BM.flatten())
         bias_V: Tensor = self.bias
         if self.padding:  # a padding of nothing would be a copy
             words_VD = functional.pad(words_VD, (0, 0, 0, self.padding))
             bias_V = functional.pad(bias_V, (0, self.padding), value=-math.inf)
-        x_BMD = self.layer_norm(functional.gelu(self.dense(x_BMD)))
-        return functional.linear(x_BMD, words_VD, bias_V)
+        logits_BMV = functional.linear(x_BMD, words_VD, bias_V)
+        if labels_BM is None:
+            return logits_BMV
+        return _summed_loss(logits_BMV.flatten(0, 1), labels_BM.flatten())
 
 
 class NextSentenceHead(nn.Module):
@@ -289,8 +308,7 @@ class MaskedLanguageModel(nn.Module):
         return torch.stack([masked, _summed_loss(pair_logits_B2, next_sentence_B)])
 
     def _masked_loss(self, x_BMD: Tensor, labels_BM: Tensor) -> Tensor:
-        logits_BMV = self.lm_head(x_BMD, self.decoder_weight)
-        return _summed_loss(logits_BMV.flatten(0, 1), labels_BM.flatten())
+        return self.lm_head(x_BMD, self.decoder_weight, labels_BM)  # type: ignore[no-any-return]
 
 
 def make_model(shape: ModelShape, config: Pretrain) -> MaskedLanguageModel:

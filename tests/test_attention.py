@@ -44,9 +44,13 @@ def by_hand(parts: list[Tensor], lengths: list[int], starts: list[list[int]] | N
     return torch.einsum("bhqs,bshk->bqhk", scores.softmax(-1), value)
 
 
-@given(st.data())
+# Our own attention takes fp32, torch's the rest.
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+@given(data=st.data())
 @unhurried
-def test_tokens_reach_what_the_formula_lets_them(data: st.DataObject) -> None:
+def test_tokens_reach_what_the_formula_lets_them(
+    precision: torch.dtype, data: st.DataObject
+) -> None:
     lengths = data.draw(st.lists(st.integers(1, LENGTH), min_size=1, max_size=3))
     isolated = data.draw(st.booleans())
     starts = None
@@ -57,7 +61,8 @@ def test_tokens_reach_what_the_formula_lets_them(data: st.DataObject) -> None:
             for length in lengths
         ]
     seed = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
-    parts = [torch.randn(len(lengths), LENGTH, 2, 4, generator=seed) for _ in range(3)]
+    shape = (len(lengths), LENGTH, 2, 4)
+    parts = [torch.randn(shape, generator=seed, dtype=precision) for _ in range(3)]
     padded = None
     if starts:
         width = max(map(len, starts))

@@ -99,6 +99,8 @@ def test_activations_are_what_autograd_keeps(preset: str, length: int, precision
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     found = sum(storage.nbytes() for place, storage in kept.items() if place not in weights)
     counted = saved_bytes(shape, config, rows, slots)
+    if precision == "fp32":  # on a CPU no logits are kept
+        counted -= rows * slots * shape.vocab_size * 4
     assert found == pytest.approx(counted, rel=0.05)
 
 

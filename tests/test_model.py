@@ -9,6 +9,8 @@ import torch
 from pretrain_helpers import make_recipe, write_snapshot
 from transformers import RobertaConfig, RobertaForMaskedLM
 
+from pretrain import attention
+from pretrain import model as model_module
 from pretrain.batches import Batch, open_stream
 from pretrain.config import ModelShape, data_plan
 from pretrain.dataset import Shares
@@ -148,6 +150,15 @@ ROWS: dict[str, Callable[[Batch], Batch]] = {
 }  # fmt: skip
 
 
+@pytest.fixture(params=[True, False], ids=["fused", "torch"])
+def is_fused(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test as on a CPU, then with torch's own functions only, as elsewhere."""
+    if not request.param:
+        for module in (attention, model_module):
+            monkeypatch.setattr(module, "is_fused", lambda x: False)
+
+
+@pytest.mark.usefixtures("is_fused")
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("rows", ROWS)
 def test_logits_loss_and_gradients_equal_those_of_transformers(
@@ -159,6 +170,7 @@ def test_logits_loss_and_gradients_equal_those_of_transformers(
     check_against(run_reference(reference, model, chosen), model, chosen)
 
 
+@pytest.mark.usefixtures("is_fused")
 def test_isolated_documents_do_not_see_each_other(batch: Batch) -> None:
     model, rows = make_model(), isolated(batch)
     assert rows.starts is not None
@@ -225,6 +237,7 @@ def test_the_first_loss_is_the_logarithm_of_the_vocabulary(batch: Batch) -> None
     assert abs(loss.item() - np.log(SHAPE.vocab_size)) < 0.1
 
 
+@pytest.mark.usefixtures("is_fused")
 def test_dropout_acts_in_training_only(batch: Batch) -> None:
     model = MaskedLanguageModel(SHAPE, 0.5, seed=1)
     arguments = (batch.inputs, batch.lengths, batch.slots, batch.labels)
@@ -243,6 +256,7 @@ def test_weight_decay_spares_biases_and_norms() -> None:
     assert all(name.endswith(".weight") and "orm" not in name for name in matrices)
 
 
+@pytest.mark.usefixtures("is_fused")
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_the_next_sentence_loss_is_that_of_its_formula(
     batch: Batch, options: dict[str, Any]
@@ -274,6 +288,7 @@ def test_the_next_sentence_head_changes_no_other_weight() -> None:
     assert not any(map(is_exported, with_head))
 
 
+@pytest.mark.usefixtures("is_fused")
 def test_attention_may_drop_out_otherwise_than_the_rest(batch: Batch) -> None:
     arguments = (batch.inputs, batch.lengths, batch.slots, batch.labels)
     model = MaskedLanguageModel(SHAPE, 0.0, seed=1, attention_dropout=0.5)
@@ -284,6 +299,7 @@ def test_attention_may_drop_out_otherwise_than_the_rest(batch: Batch) -> None:
     assert model(*arguments).item() != model(*arguments).item()
 
 
+@pytest.mark.usefixtures("is_fused")
 def test_recomputation_repeats_the_dropout(batch: Batch) -> None:
     gradients = []
     for recompute in (False, True):

@@ -1,0 +1,162 @@
+"""Dropout, attention and the loss on a CPU against torch's own, whole and cut into pieces."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from stage_helpers import unhurried
+from torch import Tensor
+
+from pretrain import fused, loops
+from pretrain.fused import attend_spans, drop_out, is_fused, summed_loss
+
+
+def random_tensors(count: int, *shape: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(shape, generator=generator).requires_grad_() for _ in range(count)]
+
+
+def attend_by_formula(
+    parts: list[Tensor], spans: list[tuple[int, int]], probability: float
+) -> Tensor:
+    """Attention with a square matrix a document, and the dropout that the seed gives."""
+    drop = fused._draw(probability)
+    query, key, value = (part.double().transpose(0, 1) for part in parts)
+    heads, tokens, width = query.shape
+    out = 0 * (query + key + value)
+    for start, stop in spans:
+        kept = np.empty((heads, stop - start, stop - start), np.float32)
+        for head in range(heads):
+            loops.drop_out(np.ones_like(kept[head]), kept[head], drop, head * tokens + start)
+        some = slice(start, stop)
+        scores = query[:, some] @ key[:, some].mT / width**0.5
+        out[:, some] = (scores.softmax(-1) * torch.from_numpy(kept)) @ value[:, some]
+    return out.transpose(0, 1)
+
+
+def gradients_of(result: Tensor, tensors: list[Tensor]) -> list[Tensor]:
+    """Differentiate a sum of the result in which every number has its own weight."""
+    weights = torch.linspace(-1, 1, result.numel(), dtype=result.dtype).view(result.shape)
+    return list(torch.autograd.grad((result * weights).sum(), tensors))
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3])
+@pytest.mark.parametrize("scores", [2**20, 100, 7])  # whole, some heads or queries, one query
+@given(data=st.data())
+@unhurried
+def test_attention_is_that_of_its_formula(
+    scores: int, probability: float, data: st.DataObject
+) -> None:
+    tokens = data.draw(st.integers(1, 24))
+    cuts = sorted({0, tokens, *data.draw(st.sets(st.integers(0, tokens), max_size=4))})
+    spans = [pair for pair in pairwise(cuts) if data.draw(st.integers(0, 3))]
+    parts = random_tensors(3, tokens, 3, 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "_SCORES", max(scores, tokens))
+        torch.manual_seed(5)
+        found = attend_spans(parts[0], parts[1], parts[2], spans, probability)
+        slopes = gradients_of(found, parts)
+    torch.manual_seed(5)
+    expected = attend_by_formula(parts, spans, probability)
+    assert torch.allclose(found.double(), expected, atol=1e-5)
+    for one, other in zip(slopes, gradients_of(expected, parts), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_a_piece_has_no_more_scores_than_may_be() -> None:
+    for tokens, heads in ((512, 12), (2000, 2), (40_000, 1)):
+        pieces = list(fused._pieces([(0, tokens)], tokens, heads))
+        sizes = [[one.stop - one.start for one in piece[:3]] for piece in pieces]
+        assert all(np.prod(size) <= fused._SCORES for size in sizes)
+        assert sum(size[0] * size[1] for size in sizes) == tokens * heads
+
+
+@pytest.mark.parametrize(("logits", "words"), [(2**24, 2048), (60, 7), (1, 1)])
+def test_the_loss_and_its_gradients_are_those_of_torch(
+    logits: int, words: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "_LOGITS", logits)
+    monkeypatch.setattr(fused, "_WORDS", words)
+    (x,), (table,), (bias,) = (random_tensors(1, *shape) for shape in ((11, 6), (20, 6), (20,)))
+    labels = torch.arange(11) + 3
+    labels[4] = -100
+    tensors = [x, table, bias]
+    found = summed_loss(x, table, bias, labels)
+    every = torch.nn.functional.linear(x.double(), table.double(), bias.double())
+    expected = torch.nn.functional.cross_entropy(every, labels, reduction="sum")
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    slopes = torch.autograd.grad(found * 0.25, tensors)
+    for one, other in zip(slopes, torch.autograd.grad(expected * 0.25, tensors), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    with torch.no_grad():
+        assert summed_loss(x, table, bias, labels) == found
+
+
+def test_the_gradient_of_a_loss_is_taken_once() -> None:
+    x, table = random_tensors(2, 5, 5)
+    loss = summed_loss(x, table, torch.zeros(5), torch.arange(5))
+    loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+    with pytest.raises(RuntimeError, match="taken before"):
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
+def test_a_label_beyond_the_vocabulary_is_refused() -> None:
+    x, table = random_tensors(2, 5, 5)
+    with pytest.raises(AssertionError, match="no entry"):
+        summed_loss(x, table, torch.zeros(5), torch.arange(5) + 1)
+
+
+def test_dropout_acts_backward_as_forward() -> None:
+    (x,) = random_tensors(1, 40, 3, 50)
+    torch.manual_seed(1)
+    found = drop_out(x, 0.2)
+    gone = found == 0
+    assert 0.1 < gone.float().mean() < 0.3
+    assert torch.equal(found[~gone], x[~gone] * 1.25)
+    (slope,) = torch.autograd.grad(found.sum(), x)
+    assert torch.equal(slope, torch.where(gone, 0.0, 1.25))
+    torch.manual_seed(1)
+    assert torch.equal(drop_out(x.mT.contiguous().mT, 0.2), found)  # however it lies
+    assert not torch.equal(drop_out(x, 0.2), found)
+
+
+def test_dropouts_of_nothing_and_of_all() -> None:
+    (x,) = random_tensors(1, 30, 40)
+    state = torch.get_rng_state()
+    assert drop_out(x, 0) is x
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not drop_out(x, 1).any()
+
+
+def test_threads_change_no_bit() -> None:
+    parts = random_tensors(3, 30, 5, 4)
+    (x,) = random_tensors(1, 7, 3)
+    works: list[Callable[[], Tensor]] = [
+        lambda: attend_spans(parts[0], parts[1], parts[2], [(0, 30)], 0.3),
+        lambda: drop_out(x, 0.3),
+        lambda: summed_loss(x, parts[0][:8, 0, :3], torch.zeros(8), torch.arange(7)),
+    ]
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            torch.manual_seed(2)
+            results = [work() for work in works]
+            slopes = torch.autograd.grad(sum(each.sum() for each in results), [*parts, x])  # type: ignore[arg-type]
+            found.append([*results, *slopes])
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_other_tensors_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_fused(torch.zeros(1))
+    assert not is_fused(torch.zeros(1, dtype=torch.bfloat16))
+    assert not is_fused(torch.zeros(1, device="meta"))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert not is_fused(torch.zeros(1))
