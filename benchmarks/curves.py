@@ -2,10 +2,10 @@
 
 `python -m benchmarks.curves STORE OUT [--steps N] [--most-processes P] [--optimizers muon,lamb]`
 trains the tiny preset in fp32 without dropout on a store: a plain PyTorch loop over the same
-batches; 1 to P processes at ZeRO stages 1, 2 and 3, and one process at stage 0; and a run that is
-stopped three times and goes on with another stage and another number of processes. The batch, 7
-sequences, is divided by no world but the first. It prints the largest difference of each curve from
-the plain loop's, and the largest between any two curves; exit status 1 where that is above 1e-5.
+batches, with torch's own functions in the place of `pretrain.fused`; 1 to P processes at ZeRO
+stages 1, 2 and 3, and one process at stage 0; and a run that is stopped three times and goes on
+with another stage and another number of processes. The batch, 7 sequences, is divided by no world
+but the first. It prints the largest difference of each curve from the plain loop's, and the largest between any two curves; exit status 1 where that is above 1e-5.
 Takes some minutes on two cores at rows of 64 tokens. With `--optimizers` it does so for each of
 these at stage 0 alone, which is the only one that leaves tensors whole, and compares no two
 optimizers.
@@ -15,12 +15,16 @@ import argparse
 import itertools
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from corpus.recipe import Recipe, Source
 from corpus.snapshots import open_snapshot
 from corpus.training import Pretrain
+from pretrain import attention, model
 from pretrain.batches import open_stream
 from pretrain.config import data_plan, learning_rate_at, model_shape
 from pretrain.dataset import Shares
@@ -57,17 +61,27 @@ def recipe_for(store: str, run: Path, steps: int, **settings: Any) -> Recipe:  #
     )
 
 
+@contextmanager
+def torch_only() -> Iterator[None]:
+    """Have the model take torch's own functions on a CPU too."""
+    with ExitStack() as stack:
+        for module in (attention, model):
+            stack.enter_context(mock.patch.object(module, "is_fused", lambda x: False))
+        yield
+
+
 def plain_losses(recipe: Recipe) -> list[float]:
-    """Train in this process by a loop of torch alone: whole batches, no DeepSpeed."""
+    """Train in this process by a loop of torch alone: whole batches, no DeepSpeed, no `fused`."""
     config = recipe.pretrain
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
     stream = open_stream(recipe.store, snapshot, data_plan(config, snapshot))
-    model = make_model(model_shape(config.preset, snapshot), config)
-    optimizer = make_optimizer(model, config)
+    trained = make_model(model_shape(config.preset, snapshot), config)
+    optimizer = make_optimizer(trained, config)
     losses = []
     for step in range(config.max_steps):
         (batch,) = stream.train_batches(Shares(BATCH, 1, BATCH), step, rank=0)
-        sums = model(batch.inputs, batch.lengths, batch.slots, batch.labels)
+        with torch_only():
+            sums = trained(batch.inputs, batch.lengths, batch.slots, batch.labels)
         loss = sums[0] / batch.label_count
         loss.backward()
         for group in optimizer.param_groups:

@@ -1,5 +1,7 @@
 """Attention reaches what it should, whichever way it is computed."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from stage_helpers import unhurried
 from torch import Tensor
 
+from pretrain import attention
 from pretrain.attention import attend, reach_of
 
 LENGTH = 8
@@ -75,6 +78,37 @@ def test_tokens_reach_what_the_formula_lets_them(
     real = torch.arange(LENGTH) < sizes[:, None]
     assert (found - expected)[real].abs().max() < 1e-6
     assert found.isfinite().all()
+
+
+def varlen(
+    query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, key_bounds: Tensor, *longest: int
+) -> Tensor:
+    """What torch says its variable-length kernel computes, one document after the other."""
+    assert bounds.dtype == key_bounds.dtype == torch.int32
+    assert max(longest) >= int(bounds.diff().max())
+    out = torch.empty_like(query)
+    for start, stop in pairwise(bounds.tolist()):
+        some = slice(start, stop)
+        scores = torch.einsum("qhk,shk->hqs", query[some], key[some]) / query.shape[-1] ** 0.5
+        out[some] = torch.einsum("hqs,shk->qhk", scores.softmax(-1), value[some])
+    assert stop == len(query)
+    return out
+
+
+@pytest.mark.parametrize("starts", [None, [[0, 3, 5], [0, 8, 8]]])
+def test_the_kernel_of_a_gpu_gets_the_bounds_of_documents(
+    starts: list[list[int]] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "is_fused", lambda x: False)
+    monkeypatch.setattr(attention, "_has_kernel", lambda query, dropout: True)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen)
+    generator, lengths = torch.Generator().manual_seed(0), [6, 8]
+    query, key, value = (torch.randn(2, LENGTH, 2, 4, generator=generator) for _ in range(3))
+    places = None if starts is None else torch.tensor(starts)
+    found = attend(query, key, value, reach_of(torch.tensor(lengths), places, LENGTH, True), 0.0)
+    real = torch.arange(LENGTH) < torch.tensor(lengths)[:, None]
+    expected = by_hand([query, key, value], lengths, starts)
+    assert (found - expected)[real].abs().max() < 1e-6
 
 
 @pytest.mark.gpu

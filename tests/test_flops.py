@@ -11,9 +11,8 @@ from pretrain_helpers import make_recipe, write_snapshot
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.curves import torch_only
 from corpus.snapshots import open_snapshot
-from pretrain import attention
-from pretrain import model as model_module
 from pretrain.batches import Batch, open_stream
 from pretrain.config import ModelShape, data_plan, fit_preset
 from pretrain.dataset import Shares
@@ -34,9 +33,7 @@ def test_the_case_worked_out_by_hand() -> None:
     assert train_flops(shape, 4, 16, 1) == 2 * (projections + attention + rest + head) * 3 == 912
 
 
-def test_it_equals_what_torch_counts_in_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (attention, model_module):  # torch counts its own functions only
-        monkeypatch.setattr(module, "is_fused", lambda x: False)
+def test_it_equals_what_torch_counts_in_the_model() -> None:
     shape = fit_preset("tiny", 267, 64)
     model = MaskedLanguageModel(shape, 0.0, 0)
     rows, slots = 3, 10
@@ -45,7 +42,7 @@ def test_it_equals_what_torch_counts_in_the_model(monkeypatch: pytest.MonkeyPatc
     places = torch.arange(slots).expand(rows, slots)
     labels = torch.full((rows, slots), 7)
     counter = FlopCounterMode(display=False)
-    with counter, sdpa_kernel(SDPBackend.MATH):
+    with counter, sdpa_kernel(SDPBackend.MATH), torch_only():  # it knows torch's functions only
         model(inputs, lengths, places, labels, False).backward()
     assert counter.get_total_flops() == train_flops(shape, rows * 64, rows * 64**2, rows * slots)
 

@@ -1,4 +1,5 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -9,8 +10,8 @@ import torch
 from pretrain_helpers import make_recipe, write_snapshot
 from transformers import RobertaConfig, RobertaForMaskedLM
 
+from benchmarks.curves import torch_only
 from pretrain import attention
-from pretrain import model as model_module
 from pretrain.batches import Batch, open_stream
 from pretrain.config import ModelShape, data_plan
 from pretrain.dataset import Shares
@@ -150,12 +151,11 @@ ROWS: dict[str, Callable[[Batch], Batch]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=[True, False], ids=["fused", "torch"])
-def is_fused(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=[nullcontext, torch_only], ids=["fused", "torch"])
+def is_fused(request: pytest.FixtureRequest) -> Iterator[None]:
     """Run a test as on a CPU, then with torch's own functions only, as elsewhere."""
-    if not request.param:
-        for module in (attention, model_module):
-            monkeypatch.setattr(module, "is_fused", lambda x: False)
+    with request.param():
+        yield
 
 
 @pytest.mark.usefixtures("is_fused")
@@ -310,3 +310,26 @@ def test_recomputation_repeats_the_dropout(batch: Batch) -> None:
     for one, other in zip(*gradients, strict=True):
         assert one is not None
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("has_padding", "isolate", "attention_dropout"),
+    [(False, False, 0.0), (True, False, 0.0), (True, True, 0.0), (False, False, 0.1)],
+)
+def test_a_step_on_a_gpu_reads_no_value_back(
+    has_padding: bool, isolate: bool, attention_dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Tensors without values stand for those of a GPU: shapes and types pass torch's own checks.
+    monkeypatch.setattr(attention, "_has_kernel", lambda query, dropout: dropout == 0)
+    monkeypatch.setattr(MaskedLanguageModel, "_initialize", lambda self, generator: None)
+    with torch.device("meta"):
+        model = MaskedLanguageModel(
+            SHAPE, 0.1, 0, attention_dropout, vocabulary_multiple=64
+        ).bfloat16()
+        rows, starts = torch.empty(4, 64, dtype=torch.int32), torch.empty(4, 8, dtype=torch.int32)
+        slots, lengths = torch.empty(4, 10, dtype=torch.int64), rows[:, 0]
+        extras = Extras(starts) if isolate else None
+        loss = model(rows, lengths, slots, slots, has_padding, extras)
+    assert (loss.shape, loss.dtype, loss.device.type) == ((1,), torch.float32, "meta")
+    loss.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
