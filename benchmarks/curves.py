@@ -5,10 +5,10 @@ trains the tiny preset in fp32 without dropout on a store: a plain PyTorch loop 
 batches, with torch's own functions in the place of `pretrain.fused`; 1 to P processes at ZeRO
 stages 1, 2 and 3, and one process at stage 0; and a run that is stopped three times and goes on
 with another stage and another number of processes. The batch, 7 sequences, is divided by no world
-but the first. It prints the largest difference of each curve from the plain loop's, and the largest between any two curves; exit status 1 where that is above 1e-5.
-Takes some minutes on two cores at rows of 64 tokens. With `--optimizers` it does so for each of
-these at stage 0 alone, which is the only one that leaves tensors whole, and compares no two
-optimizers.
+but the first. It prints the largest difference of each curve from the plain loop's, and the largest
+between any two curves; exit status 1 where that is above 1e-5. Takes some minutes on two cores at
+rows of 64 tokens. With `--optimizers` it does so for each of these at stage 0 alone, which is the
+only one that leaves tensors whole, and compares no two optimizers.
 """
 
 import argparse

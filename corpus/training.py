@@ -114,7 +114,9 @@ class Pretrain(Section):
     recompute_activations: bool = Field(
         False, description="less memory for a third more work: only layer inputs are kept"
     )
-    compile: bool = Field(False, description="by torch.compile; needs a C++ compiler")
+    compile: bool = Field(
+        False, description="by torch.compile; needs a C++ compiler; fp32 on a CPU is slower with it"
+    )
     vocabulary_multiple: int | None = Field(
         None, ge=1, description="logits are over a vocabulary rounded up to it; absent: 64 on a GPU"
     )
