@@ -1,10 +1,11 @@
 """Attention of the tokens of a row over its real tokens, or over those of their own document.
 
-No S x S mask is ever made. On a CPU in fp32 rows, their real tokens or their documents are cut out
-and computed one after the other (fused.py). On a GPU in bf16 without dropout padded rows and
-isolated documents are laid end to end and cut at their bounds by torch's variable-length kernel.
-Else padded rows take a row of S bits, and documents one call each (a matter of correctness, not of
-speed: the kernel knows neither fp32 nor dropout). Full rows need nothing.
+No S x S mask is ever made. Full rows need none; padded rows take a row of S bits, or on a GPU in
+bf16 without dropout their bounds, as isolated documents do. These are laid end to end and cut at
+their bounds: by torch's variable-length kernel on such a GPU, else by one call a document (a matter
+of correctness, not of speed: the kernel knows neither fp32 nor dropout, and no CPU). With dropout
+on a CPU in fp32, which torch has no kernel for, rows, their real tokens or their documents are cut
+out and computed by fused.py.
 
 Shapes: B rows, S tokens a row, H heads, K width of a head, P documents a row, padded with S,
 N bounds of documents, T = B x S tokens.
@@ -64,7 +65,7 @@ def attend(
     parts = (query_BSHK, key_BSHK, value_BSHK)
     query_THK, key_THK, value_THK = (part.flatten(0, 1) for part in parts)
     bounds = reach.bounds_N
-    if is_fused(query_BSHK):
+    if dropout > 0 and is_fused(query_BSHK):
         out_THK = attend_spans(query_THK, key_THK, value_THK, _spans(reach, rows, length), dropout)
     elif bounds is not None and _has_kernel(query_BSHK, dropout):
         # It loads torch's compiler: a third of the time that a command takes to start.

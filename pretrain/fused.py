@@ -1,18 +1,20 @@
 """What torch is slow at on a CPU in fp32: dropout, attention with it, and the loss of a vocabulary.
 
-Torch draws dropouts one after the other from a generator, 9 ns each, and its attention with dropout
-makes five tensors of rows x heads x S x S. The loss makes three of slots x vocabulary. Here matrix
-products are torch's, on pieces that stay in a processor's cache; what comes between them is done in
-place, once, by the loops of loops.py. Attention keeps its sums' logarithms and makes its scores
-again going backward (Dao et al. 2022, "FlashAttention"); the loss takes its gradient at once while
-a piece of logits is at hand, so that none is kept. A dropout is a hash of a seed drawn from torch's
-generator, made again where the backward pass needs it.
+Torch draws dropouts one after the other from a generator, 9 ns each; its attention with dropout is
+no single kernel but makes five tensors of rows x heads x S x S, and the loss makes three of slots x
+vocabulary. Here matrix products are torch's, on pieces that stay in a processor's cache; what comes
+between them is done in place, once, by the loops of loops.py. Attention keeps its sums' logarithms
+and makes its scores again going backward (Dao et al. 2022, "FlashAttention"); the loss takes its
+gradient at once while a piece of logits is at hand, so that none is kept. A dropout is a hash of a
+seed drawn from torch's generator, made again where the backward pass needs it.
 
 For tensors of other types, on other devices and under torch's compiler the model takes torch's own
-functions. Sums differ from torch's in rounding; dropouts are others of the same distribution.
+functions, and for attention without dropout, where torch's kernel for a CPU is faster than this.
+Sums differ from torch's in rounding; dropouts are others of the same distribution.
 
-Shapes: T tokens of all rows, H heads, K width of a head, N tokens of a document, Q of a piece's
-queries, L slots of all rows and R those of a piece, D width, V vocabulary.
+Shapes: T tokens of all rows, H heads, K width of a head, P documents, N tokens of a document; a
+piece of attention has G heads, those of all its documents, and Q queries of each; L slots of all
+rows and R those of a piece, D width, V vocabulary.
 """
 
 import math
@@ -37,6 +39,7 @@ from pretrain import loops
 _SCORES = 2**20
 _LOGITS = 2**24
 _WORDS = 2048
+_LEAST = 2**16  # numbers that are worth a thread: it takes about as long to wake one. A guess.
 
 Spans = Sequence[tuple[int, int]]  # where documents begin and end among the tokens
 
@@ -81,13 +84,13 @@ def _draw(probability: float) -> loops.Drop:
     return loops.Drop(np.uint32(limit), np.float32(growth), np.uint64(seed))
 
 
-def _spread(count: int, work: Callable[[slice], None]) -> None:
-    """Do work on `count` things, in as many parts at once as torch has threads."""
-    threads = min(count, torch.get_num_threads())
+def _spread(shape: Sequence[int], work: Callable[[slice], None]) -> None:
+    """Do work on the first axis of an array, in parts at once where torch has several threads."""
+    threads = min(shape[0], torch.get_num_threads(), math.prod(shape) // _LEAST)
     if threads <= 1:
-        work(slice(0, count))
+        work(slice(0, shape[0]))
         return
-    edges = (count * at // threads for at in range(threads + 1))
+    edges = (shape[0] * at // threads for at in range(threads + 1))
     list(_pool(os.getpid(), threads).map(work, [slice(*pair) for pair in pairwise(edges)]))
 
 
@@ -113,71 +116,67 @@ def _dropped(x: Tensor, drop: loops.Drop) -> Tensor:
     x = x.contiguous()
     out = torch.empty_like(x)
     source, target = (each.flatten(0, -2).numpy() for each in (x, out))
-    _spread(len(source), lambda some: loops.drop_out(source[some], target[some], drop, some.start))
+    _spread(source.shape, lambda some: loops.drop_out(source[some], target[some], drop, some.start))
     return out
 
 
 class _Piece(NamedTuple):
-    """Some heads of some queries of a document, with all its keys."""
+    """Documents of one size, whole, or some heads of some queries of one document."""
 
+    start: int  # of the first document among the tokens
+    documents: int
+    size: int  # tokens of a document
     heads: slice
     queries: slice
-    keys: slice
-    row: int  # of the first head's first query in the dropout
-    stride: int  # from head to head
 
-    def shape(self, room: Tensor) -> Tensor:
-        """Take what the piece's scores need of some room: [heads, queries, keys]."""
-        sizes = [each.stop - each.start for each in (self.heads, self.queries, self.keys)]
-        return room[: math.prod(sizes)].view(sizes)
+    def of(self, x_THK: Tensor, some: slice) -> Tensor:
+        """View the piece's heads, at some tokens of each document: [documents, heads, some, K]."""
+        x_PNHK = x_THK[self._tokens].view(self.documents, self.size, *x_THK.shape[1:])
+        return x_PNHK.transpose(1, 2)[:, self.heads, some]
+
+    def queries_of(self, x_TH: Tensor) -> Tensor:
+        """View one number for each query and head: [G, Q]; they lie by document and head."""
+        x_PHN = x_TH[self._tokens].view(self.documents, x_TH.shape[1], self.size)
+        return x_PHN[:, self.heads, self.queries].flatten(0, 1)
+
+    def rows(self, heads: int) -> tuple[int, int]:
+        """Number the first query as `queries_of` has it, and give the way from head to head."""
+        first = self.start * heads + self.heads.start * self.size + self.queries.start
+        return first, self.size
+
+    @property
+    def _tokens(self) -> slice:
+        return slice(self.start, self.start + self.documents * self.size)
 
 
-def _pieces(spans: Spans, tokens: int, heads: int) -> Iterator[_Piece]:
+_KEYS = slice(None)
+
+
+def _pieces(spans: Spans, heads: int) -> Iterator[_Piece]:
     """Cut attention so that the scores of a piece are at most `_SCORES`."""
-    for start, stop in spans:
-        size = stop - start
+    for start, documents, size in _alike(spans, heads):
         queries = max(1, min(size, _SCORES // size))
         together = max(1, min(heads, _SCORES // (size * queries)))
         for head in range(0, heads, together):
             some = slice(head, min(head + together, heads))
-            for begin in range(start, stop, queries):
-                part = slice(begin, min(begin + queries, stop))
-                yield _Piece(some, part, slice(start, stop), head * tokens + begin, tokens)
+            for begin in range(0, size, queries):
+                part = slice(begin, min(begin + queries, size))
+                yield _Piece(start, documents, size, some, part)
 
 
-def _soften(
-    piece: _Piece, scores_HQN: Tensor, logs_HQ: Tensor, drop: loops.Drop, scale: np.float32
-) -> None:
-    """Run `loops.softmax` on a piece."""
-    scores, logs = scores_HQN.numpy(), logs_HQ.numpy()
-
-    def work(heads: slice) -> None:
-        rows = (piece.row + heads.start * piece.stride, piece.stride)
-        loops.softmax(scores[heads], logs[heads], drop, rows, scale)
-
-    _spread(len(scores), work)
-
-
-def _soften_back(
-    piece: _Piece,
-    scores_HQN: tuple[Tensor, Tensor],
-    sums_HQ: tuple[Tensor, Tensor],
-    drop: loops.Drop,
-    scale: np.float32,
-) -> None:
-    """Run `loops.softmax_gradient` on a piece."""
-    scores, slopes, logs, means = (each.numpy() for each in (*scores_HQN, *sums_HQ))
-
-    def work(heads: slice) -> None:
-        rows = (piece.row + heads.start * piece.stride, piece.stride)
-        sums = (logs[heads], means[heads])
-        loops.softmax_gradient(scores[heads], slopes[heads], sums, drop, rows, scale)
-
-    _spread(len(scores), work)
-
-
-def _scale(query: Tensor) -> np.float32:
-    return np.float32(query.shape[-1] ** -0.5)
+def _alike(spans: Spans, heads: int) -> Iterator[tuple[int, int, int]]:
+    """Give (start, documents, size) of neighbours of one size that together make one piece."""
+    start = documents = size = 0
+    for begin, stop in spans:
+        is_next = begin == start + documents * size and stop - begin == size
+        if is_next and (documents + 1) * heads * size * size <= _SCORES:
+            documents += 1
+            continue
+        if documents:
+            yield start, documents, size
+        start, documents, size = begin, 1, stop - begin
+    if documents:
+        yield start, documents, size
 
 
 class _Attention(torch.autograd.Function):
@@ -190,41 +189,86 @@ class _Attention(torch.autograd.Function):
         spans: Spans,
         drop: loops.Drop,
     ) -> Tensor:
-        query, key, value = (part.transpose(0, 1) for part in (query_THK, key_THK, value_THK))
+        heads, scale = query_THK.shape[1], np.float32(query_THK.shape[2] ** -0.5)
         out_THK = torch.zeros_like(query_THK, memory_format=torch.contiguous_format)
-        logs_HT, out = torch.empty(query.shape[:2]), out_THK.transpose(0, 1)
-        room = torch.empty(_SCORES)
-        for piece in _pieces(spans, *logs_HT.shape[::-1]):
-            queries, keys = (piece.heads, piece.queries), (piece.heads, piece.keys)
-            scores = piece.shape(room)
-            torch.bmm(query[queries], key[keys].mT, out=scores)
-            _soften(piece, scores, logs_HT[queries], drop, _scale(query))
-            out[queries] = torch.bmm(scores, value[keys])
-        ctx.save_for_backward(query_THK, key_THK, value_THK, out_THK, logs_HT)
-        ctx.spans, ctx.drop = spans, drop
+        logs_TH, room = torch.empty(out_THK.shape[:2]), torch.empty(_SCORES)
+        for piece in _pieces(spans, heads):
+            query = piece.of(query_THK, piece.queries).flatten(0, 1)
+            key, value = (piece.of(x, _KEYS).flatten(0, 1) for x in (key_THK, value_THK))
+            scores = _multiply(query, key, room)
+            logs = piece.queries_of(logs_TH)
+            _soften(scores, logs, drop, piece.rows(heads), scale)
+            out = piece.of(out_THK, piece.queries)
+            out.copy_(torch.bmm(scores, value).view(out.shape))
+        ctx.save_for_backward(query_THK, key_THK, value_THK, out_THK, logs_TH)
+        ctx.spans, ctx.drop, ctx.scale = spans, drop, scale
         return out_THK
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope_THK: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        *parts_THK, logs_HT = ctx.saved_tensors
-        means_HT = (slope_THK * parts_THK[-1]).sum(-1).T.contiguous()
-        query, key, value = (part.transpose(0, 1) for part in parts_THK[:3])
-        slope = slope_THK.transpose(0, 1)
-        slopes_THK = [torch.zeros_like(slope_THK) for _ in range(3)]
-        to_query, to_key, to_value = (each.transpose(0, 1) for each in slopes_THK)
-        rooms = torch.empty(2, _SCORES)
-        for piece in _pieces(ctx.spans, *logs_HT.shape[::-1]):
-            queries, keys = (piece.heads, piece.queries), (piece.heads, piece.keys)
-            scores, scores_slope = map(piece.shape, rooms)
-            torch.bmm(query[queries], key[keys].mT, out=scores)
-            torch.bmm(slope[queries], value[keys].mT, out=scores_slope)
-            sums = (logs_HT[queries], means_HT[queries])
-            _soften_back(piece, (scores, scores_slope), sums, ctx.drop, _scale(query))
-            to_query[queries] = torch.bmm(scores_slope, key[keys])
-            to_key[keys] += torch.bmm(scores_slope.mT, query[queries])
-            to_value[keys] += torch.bmm(scores.mT, slope[queries])
+        query_THK, key_THK, value_THK, out_THK, logs_TH = ctx.saved_tensors
+        slopes_THK = [torch.zeros_like(out_THK) for _ in range(3)]
+        heads, rooms = logs_TH.shape[1], torch.empty(2, _SCORES)
+        for piece in _pieces(ctx.spans, heads):
+            at_queries = (query_THK, slope_THK, out_THK)
+            query, slope, out = (piece.of(x, piece.queries).flatten(0, 1) for x in at_queries)
+            key, value = (piece.of(x, _KEYS).flatten(0, 1) for x in (key_THK, value_THK))
+            pair = (_multiply(query, key, rooms[0]), _multiply(slope, value, rooms[1]))
+            sums = (piece.queries_of(logs_TH), (slope * out).sum(-1))
+            _soften_back(pair, sums, ctx.drop, piece.rows(heads), ctx.scale)
+            scores, scores_slope = pair
+            found = (
+                torch.bmm(scores_slope, key),
+                torch.bmm(scores_slope.mT, query),
+                torch.bmm(scores.mT, slope),
+            )
+            places = (piece.queries, _KEYS, _KEYS)
+            for whole_THK, place, part in zip(slopes_THK, places, found, strict=True):
+                target = piece.of(whole_THK, place)
+                target += part.view(target.shape)
         return *slopes_THK, None, None
+
+
+def _multiply(left_GQK: Tensor, right_GNK: Tensor, room: Tensor) -> Tensor:
+    """Multiply rows with rows, in some room: [G, Q, N]."""
+    shape = (*left_GQK.shape[:2], right_GNK.shape[1])
+    return torch.bmm(left_GQK, right_GNK.mT, out=room[: math.prod(shape)].view(shape))
+
+
+def _soften(
+    scores_GQN: Tensor,
+    logs_GQ: Tensor,
+    drop: loops.Drop,
+    rows: tuple[int, int],
+    scale: np.float32,
+) -> None:
+    """Run `loops.softmax` on a piece."""
+    scores, logs = scores_GQN.numpy(), logs_GQ.numpy()
+
+    def work(some: slice) -> None:
+        first = rows[0] + some.start * rows[1]
+        loops.softmax(scores[some], logs[some], drop, (first, rows[1]), scale)
+
+    _spread(scores.shape, work)
+
+
+def _soften_back(
+    scores_GQN: tuple[Tensor, Tensor],
+    sums_GQ: tuple[Tensor, Tensor],
+    drop: loops.Drop,
+    rows: tuple[int, int],
+    scale: np.float32,
+) -> None:
+    """Run `loops.softmax_gradient` on a piece."""
+    scores, slopes, logs, means = (each.numpy() for each in (*scores_GQN, *sums_GQ))
+
+    def work(some: slice) -> None:
+        first = rows[0] + some.start * rows[1]
+        sums = (logs[some], means[some])
+        loops.softmax_gradient(scores[some], slopes[some], sums, drop, (first, rows[1]), scale)
+
+    _spread(scores.shape, work)
 
 
 class _SummedLoss(torch.autograd.Function):
@@ -279,6 +323,6 @@ def _take_losses(logits_RV: Tensor, bias_V: Tensor, labels_R: Tensor, losses_R: 
     """Run `loops.cross_entropy` on a piece."""
     logits, bias, labels, losses = (x.numpy() for x in (logits_RV, bias_V, labels_R, losses_R))
     _spread(
-        len(logits),
+        logits.shape,
         lambda some: loops.cross_entropy(logits[some], bias, labels[some], losses[some]),
     )

@@ -5,8 +5,8 @@ Each goes over its numbers once where torch goes several times, and draws dropou
 what they are for. Their sums and maxima may be taken in any order (`fastmath`), so that processors
 take eight numbers or more at a time.
 
-Cost an element on one core of an AMD EPYC with AVX2 (2026-11): softmax with dropout 1.2 ns, its
-gradient 1.0 ns; torch needs 15 and 6.
+Cost an element on one core of an AMD EPYC with AVX2 (benchmarks/fused.py, 2026-11): softmax with
+dropout 1.0 ns where torch needs 9.2, its gradient 1.3 ns for 1.4.
 """
 
 from typing import Any, NamedTuple
@@ -118,12 +118,8 @@ def softmax(scores_HQN, logs_HQ, drop, rows, scale):  # type: ignore[no-untyped-
             logs_HQ[head, query] = top * scale + np.log(total)
             factor = drop.growth / total
             keys = _keys(drop, rows[0] + head * rows[1] + query)
-            if drop.limit:
-                for at in range(len(row)):
-                    row[at] *= _ZERO if _is_dropped(at, keys, drop.limit) else factor
-            else:
-                for at in range(len(row)):
-                    row[at] *= factor
+            for at in range(len(row)):
+                row[at] *= _ZERO if _is_dropped(at, keys, drop.limit) else factor
 
 
 @numba.njit(cache=True, nogil=True, **_LOOP)
@@ -141,9 +137,7 @@ def softmax_gradient(scores_HQN, slopes_HQN, sums_HQ, drop, rows, scale):  # typ
             keys = _keys(drop, rows[0] + head * rows[1] + query)
             for at in range(len(row)):
                 share = exponential(row[at] * scale - log)
-                kept = share * drop.growth
-                if drop.limit:
-                    kept = _ZERO if _is_dropped(at, keys, drop.limit) else kept
+                kept = share * (_ZERO if _is_dropped(at, keys, drop.limit) else drop.growth)
                 row[at] = kept
                 slope[at] = (kept * slope[at] - share * mean) * scale
 

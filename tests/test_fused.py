@@ -26,12 +26,13 @@ def attend_by_formula(
     """Attention with a square matrix a document, and the dropout that the seed gives."""
     drop = fused._draw(probability)
     query, key, value = (part.double().transpose(0, 1) for part in parts)
-    heads, tokens, width = query.shape
+    heads, _, width = query.shape
     out = 0 * (query + key + value)
     for start, stop in spans:
         kept = np.empty((heads, stop - start, stop - start), np.float32)
         for head in range(heads):
-            loops.drop_out(np.ones_like(kept[head]), kept[head], drop, head * tokens + start)
+            first = start * heads + head * (stop - start)
+            loops.drop_out(np.ones_like(kept[head]), kept[head], drop, first)
         some = slice(start, stop)
         scores = query[:, some] @ key[:, some].mT / width**0.5
         out[:, some] = (scores.softmax(-1) * torch.from_numpy(kept)) @ value[:, some]
@@ -45,7 +46,9 @@ def gradients_of(result: Tensor, tensors: list[Tensor]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3])
-@pytest.mark.parametrize("scores", [2**20, 100, 7])  # whole, some heads or queries, one query
+@pytest.mark.parametrize(
+    "scores", [2**20, 300, 100, 7]
+)  # whole, some documents, heads, queries; one
 @given(data=st.data())
 @unhurried
 def test_attention_is_that_of_its_formula(
@@ -53,6 +56,8 @@ def test_attention_is_that_of_its_formula(
 ) -> None:
     tokens = data.draw(st.integers(1, 24))
     cuts = sorted({0, tokens, *data.draw(st.sets(st.integers(0, tokens), max_size=4))})
+    if data.draw(st.booleans()):
+        cuts = list(range(0, tokens + 1, data.draw(st.integers(1, tokens))))
     spans = [pair for pair in pairwise(cuts) if data.draw(st.integers(0, 3))]
     parts = random_tensors(3, tokens, 3, 4)
     with pytest.MonkeyPatch.context() as patch:
@@ -68,11 +73,21 @@ def test_attention_is_that_of_its_formula(
 
 
 def test_a_piece_has_no_more_scores_than_may_be() -> None:
-    for tokens, heads in ((512, 12), (2000, 2), (40_000, 1)):
-        pieces = list(fused._pieces([(0, tokens)], tokens, heads))
-        sizes = [[one.stop - one.start for one in piece[:3]] for piece in pieces]
-        assert all(np.prod(size) <= fused._SCORES for size in sizes)
-        assert sum(size[0] * size[1] for size in sizes) == tokens * heads
+    for lengths, heads in (([512] * 20, 12), ([64] * 99, 4), ([9, 9, 7, 7, 9], 1), ([40_000], 2)):
+        edges = [0, *np.cumsum(lengths).tolist()]
+        pieces = list(fused._pieces(list(pairwise(edges)), heads))
+        queries = 0
+        for piece in pieces:
+            some = (piece.heads.stop - piece.heads.start) * (
+                piece.queries.stop - piece.queries.start
+            )
+            assert piece.documents * some * piece.size <= fused._SCORES
+            queries += piece.documents * some
+        assert queries == sum(lengths) * heads
+        if lengths[0] == 64:
+            assert len(pieces) == 2
+        if len(lengths) == 5:
+            assert [(piece.documents, piece.size) for piece in pieces] == [(2, 9), (2, 7), (1, 9)]
 
 
 @pytest.mark.parametrize(("logits", "words"), [(2**24, 2048), (60, 7), (1, 1)])
@@ -132,7 +147,8 @@ def test_dropouts_of_nothing_and_of_all() -> None:
     assert not drop_out(x, 1).any()
 
 
-def test_threads_change_no_bit() -> None:
+def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "_LEAST", 10)
     parts = random_tensors(3, 30, 5, 4)
     (x,) = random_tensors(1, 7, 3)
     works: list[Callable[[], Tensor]] = [
