@@ -51,7 +51,7 @@ def is_fused(x: Tensor) -> bool:
 
 
 def drop_out(x: Tensor, probability: float) -> Tensor:
-    """Set numbers to zero with this probability, and enlarge the others for it."""
+    """Set numbers (two axes or more) to zero with this probability; enlarge the others for it."""
     if probability == 0:
         return x
     return _Dropout.apply(x, _draw(probability))  # type: ignore[no-any-return, no-untyped-call]
@@ -70,7 +70,7 @@ def summed_loss(x_LD: Tensor, words_VD: Tensor, bias_V: Tensor, labels_L: Tensor
 
     The gradient can be taken once.
     """
-    assert int(labels_L.max()) < len(bias_V), "a label is no entry of the vocabulary"
+    assert bool((labels_L < len(bias_V)).all()), "a label is no entry of the vocabulary"
     if torch.is_grad_enabled():
         return _SummedLoss.apply(x_LD, words_VD, bias_V, labels_L)  # type: ignore[no-any-return, no-untyped-call]
     return _sum_losses(x_LD, words_VD, bias_V, labels_L)
@@ -303,9 +303,10 @@ def _sum_losses(
 ) -> Tensor:
     """Sum the losses; write the gradients of the first three arguments where there is room."""
     losses_L = torch.empty(len(x_LD))
-    room_RV = torch.empty(min(len(x_LD), max(1, _LOGITS // len(bias_V))), len(bias_V))
-    for start in range(0, len(x_LD), len(room_RV)):
-        x_RD = x_LD[start : start + len(room_RV)]
+    rows = max(1, min(len(x_LD), _LOGITS // len(bias_V)))
+    room_RV = torch.empty(rows, len(bias_V))
+    for start in range(0, len(x_LD), rows):
+        x_RD = x_LD[start : start + rows]
         part, logits_RV = slice(start, start + len(x_RD)), room_RV[: len(x_RD)]
         for first in range(0, len(bias_V), _WORDS):
             some = slice(first, first + _WORDS)

@@ -7,6 +7,8 @@ take eight numbers or more at a time.
 
 Cost an element on one core of an AMD EPYC with AVX2 (benchmarks/fused.py, 2026-11): softmax with
 dropout 1.0 ns where torch needs 9.2, its gradient 1.3 ns for 1.4.
+
+Shapes: G heads of one or more documents, Q queries, N keys; R rows, C columns, V vocabulary.
 """
 
 from typing import Any, NamedTuple
@@ -102,20 +104,20 @@ def _is_dropped(column, keys, limit):  # type: ignore[no-untyped-def]  # noqa: A
 
 
 @numba.njit(cache=True, nogil=True, **_LOOP)
-def softmax(scores_HQN, logs_HQ, drop, rows, scale):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def softmax(scores_GQN, logs_GQ, drop, rows, scale):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Make probabilities with dropout of scores, in place; give the logarithms of their sums.
 
     Row q of head h is row `rows[0]` + h * `rows[1]` + q of the dropout.
     """
-    for head in range(len(scores_HQN)):
-        for query in range(scores_HQN.shape[1]):
-            row = scores_HQN[head, query]
+    for head in range(len(scores_GQN)):
+        for query in range(scores_GQN.shape[1]):
+            row = scores_GQN[head, query]
             top, total = _largest(row), _ZERO
             for at in range(len(row)):
                 power = exponential((row[at] - top) * scale)
                 row[at] = power
                 total += power
-            logs_HQ[head, query] = top * scale + np.log(total)
+            logs_GQ[head, query] = top * scale + np.log(total)
             factor = drop.growth / total
             keys = _keys(drop, rows[0] + head * rows[1] + query)
             for at in range(len(row)):
@@ -123,17 +125,17 @@ def softmax(scores_HQN, logs_HQ, drop, rows, scale):  # type: ignore[no-untyped-
 
 
 @numba.njit(cache=True, nogil=True, **_LOOP)
-def softmax_gradient(scores_HQN, slopes_HQN, sums_HQ, drop, rows, scale):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def softmax_gradient(scores_GQN, slopes_GQN, sums_GQ, drop, rows, scale):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Make what `softmax` made of scores again, and the gradient of the scores of its own.
 
-    Both in place. `sums_HQ` are the logarithms from there, and the mean gradient of every row's
+    Both in place. `sums_GQ` are the logarithms from there, and the mean gradient of every row's
     probabilities, weighed by them.
     """
-    logs_HQ, means_HQ = sums_HQ
-    for head in range(len(scores_HQN)):
-        for query in range(scores_HQN.shape[1]):
-            row, slope = scores_HQN[head, query], slopes_HQN[head, query]
-            log, mean = logs_HQ[head, query], means_HQ[head, query]
+    logs_GQ, means_GQ = sums_GQ
+    for head in range(len(scores_GQN)):
+        for query in range(scores_GQN.shape[1]):
+            row, slope = scores_GQN[head, query], slopes_GQN[head, query]
+            log, mean = logs_GQ[head, query], means_GQ[head, query]
             keys = _keys(drop, rows[0] + head * rows[1] + query)
             for at in range(len(row)):
                 share = exponential(row[at] * scale - log)
