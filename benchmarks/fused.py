@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pretrain import loops
-from pretrain.fused import _draw, attend_spans, drop_out, summed_loss
-from pretrain.launch import _keep_freed_memory
+from pretrain.fused import attend_spans, draw_dropout, drop_out, summed_loss
+from pretrain.launch import keep_freed_memory
 
 TIMES = 5
 HEAD, VOCABULARY, LABELS = 64, 50_265, 77
@@ -70,7 +70,7 @@ def nanoseconds_a_score(length: int) -> list[tuple[str, float, float]]:
     """Time softmax with dropout and its gradient, ours and torch's, on scores in the cache."""
     scores = torch.randn(4, length, length)
     slopes, sums = torch.randn_like(scores), torch.zeros(4, length).numpy()
-    drop, scale, rows = _draw(0.1), np.float32(0.125), (0, length)
+    drop, scale, rows = draw_dropout(0.1), np.float32(0.125), (0, length)
     ours: tuple[list[float], list[float]] = ([], [])
     theirs: tuple[list[float], list[float]] = ([], [])
     for _ in range(TIMES + 1):
@@ -103,7 +103,7 @@ def main() -> int:
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--heads", type=int, default=4)
     parsed = parser.parse_args()
-    _keep_freed_memory()  # as training does, for both
+    keep_freed_memory()  # as training does, for both
     print(f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
     print(f"{'':24} {'ours':>9} {'torch':>9} {'ratio':>6}")
     for name, pair in pairs_of(parsed.rows, parsed.length, parsed.heads).items():

@@ -54,14 +54,14 @@ def drop_out(x: Tensor, probability: float) -> Tensor:
     """Set numbers (two axes or more) to zero with this probability; enlarge the others for it."""
     if probability == 0:
         return x
-    return _Dropout.apply(x, _draw(probability))  # type: ignore[no-any-return, no-untyped-call]
+    return _Dropout.apply(x, draw_dropout(probability))  # type: ignore[no-any-return, no-untyped-call]
 
 
 def attend_spans(
     query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, spans: Spans, probability: float
 ) -> Tensor:
     """Attend within spans: [T, H, K]; zeros outside of them."""
-    drop = _draw(probability)
+    drop = draw_dropout(probability)
     return _Attention.apply(query_THK, key_THK, value_THK, spans, drop)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -76,7 +76,7 @@ def summed_loss(x_LD: Tensor, words_VD: Tensor, bias_V: Tensor, labels_L: Tensor
     return _sum_losses(x_LD, words_VD, bias_V, labels_L)
 
 
-def _draw(probability: float) -> loops.Drop:
+def draw_dropout(probability: float) -> loops.Drop:
     """Draw a dropout from torch's generator; none is drawn for a probability of 0."""
     seed = int(torch.randint(2**63 - 1, ())) if probability else 0
     limit = min(round(probability * 2**32), 2**32 - 1)

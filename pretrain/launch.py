@@ -95,7 +95,7 @@ def join(rank: int, size: int, local_rank: int, meeting_point: Path | Store | No
             )
         torch.cuda.set_device(device)
     else:
-        _keep_freed_memory()
+        keep_freed_memory()
         if size > 1 and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
     if not distributed.is_initialized():
@@ -112,7 +112,7 @@ def join(rank: int, size: int, local_rank: int, meeting_point: Path | Store | No
     return World(rank, size, device)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have the C library keep what is freed, for the next step needs it again.
 
     It returns large pieces to the system, which gives them back page by page, each filled with

@@ -24,7 +24,7 @@ def attend_by_formula(
     parts: list[Tensor], spans: list[tuple[int, int]], probability: float
 ) -> Tensor:
     """Attention with a square matrix a document, and the dropout that the seed gives."""
-    drop = fused._draw(probability)
+    drop = fused.draw_dropout(probability)
     query, key, value = (part.double().transpose(0, 1) for part in parts)
     heads, _, width = query.shape
     out = 0 * (query + key + value)

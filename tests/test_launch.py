@@ -41,7 +41,7 @@ import resource, sys
 import numpy as np
 from pretrain import launch
 if sys.argv[1] == "kept":
-    launch._keep_freed_memory()
+    launch.keep_freed_memory()
 def touch():
     np.empty(2**26, np.uint8).fill(1)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
