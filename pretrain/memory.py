@@ -8,8 +8,8 @@ ranks, stage 2 gradients too, stage 3 weights too. Activations are what the back
 again (Korthikanti et al. 2022, section 4, with our residual layout and without a score matrix, as
 attention is fused), and the logits with their gradient: as on a GPU. On a CPU in fp32 the logits
 are made in pieces of 64 MB and dropouts kept as seeds, but the embedding's gradient is there twice
-(fused.py). The libraries' own buffers, an allocator's
-gaps, a padded copy of the vocabulary and the checkpoint on its way out are not in it.
+(fused.py). The libraries' own buffers, an allocator's gaps, a padded copy of the vocabulary and the
+checkpoint on its way out are not in it.
 """
 
 from corpus.training import Pretrain

@@ -100,7 +100,6 @@ def varlen(
 def test_the_kernel_of_a_gpu_gets_the_bounds_of_documents(
     starts: list[list[int]] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "is_fused", lambda x: False)
     monkeypatch.setattr(attention, "_has_kernel", lambda query, dropout: True)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen)
     generator, lengths = torch.Generator().manual_seed(0), [6, 8]
