@@ -27,7 +27,7 @@ from pretrain.config import ModelShape, fit_preset
 from pretrain.dataset import Shares
 from pretrain.engine import Engine
 from pretrain.flops import attended_pairs, train_flops
-from pretrain.launch import join
+from pretrain.launch import join, keep_freed_memory
 from pretrain.model import make_model
 from pretrain.world import World
 
@@ -138,6 +138,7 @@ def main() -> int:
     peak = matrix_rate() if torch.cuda.is_available() else None
     if peak is not None:
         print(f"{torch.cuda.get_device_name()}: {peak / 1e12:.0f} TFLOP/s by one bf16 product")
+    keep_freed_memory()  # as training does
     world = join(0, 1, 0)
     for preset in parsed.presets.split(","):
         measure(preset, parsed, world, peak)

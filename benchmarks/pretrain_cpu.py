@@ -47,7 +47,7 @@ from pretrain.batches import open_stream
 from pretrain.config import data_plan, learning_rate_at, model_shape
 from pretrain.dataset import Shares, open_rows
 from pretrain.engine import Engine
-from pretrain.launch import join
+from pretrain.launch import join, keep_freed_memory
 from pretrain.model import make_model
 
 WARMUP = 2  # steps not counted
@@ -84,6 +84,7 @@ def config_for(parsed: argparse.Namespace, **settings: Any) -> Pretrain:  # noqa
 
 def our_rate(recipe: Recipe, is_profiled: bool = False) -> Rates:
     """Train some steps and return real tokens a second."""
+    keep_freed_memory()  # as training does; the Trainer's turn was before
     config, world = recipe.pretrain, join(0, 1, 0)
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
     stream = open_stream(recipe.store, snapshot, data_plan(config, snapshot))

@@ -14,7 +14,13 @@ from corpus.recipe import load_recipe
 from pretrain.evaluation import commands as evaluation
 from pretrain.explain import ROWS_SHOWN, explain_batch, explain_step
 from pretrain.export import export
-from pretrain.launch import RankFailedError, configure_logging, join, run_training
+from pretrain.launch import (
+    RankFailedError,
+    configure_logging,
+    join,
+    keep_freed_memory,
+    run_training,
+)
 from pretrain.plan import Question, describe_run, make_plan, show_plan
 from pretrain.preemption import EXIT_STATUS, PreemptedError
 from pretrain.probe import probe
@@ -151,4 +157,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

@@ -31,7 +31,7 @@ from typing import Any
 from corpus.files import is_remote, write_bytes
 from corpus.recipe import Recipe
 from pretrain.checkpoints import RECIPE
-from pretrain.launch import TIMEOUT, RankFailedError, configure_logging, join
+from pretrain.launch import TIMEOUT, RankFailedError, configure_logging, join, keep_freed_memory
 from pretrain.meeting import listen, open_store, use_interface
 from pretrain.mistakes import Box
 from pretrain.preemption import Notice
@@ -240,6 +240,7 @@ def be_rank(settings: dict[str, Any]) -> None:
     box = settings["box"]
     if ray.get(box.begin.remote()) is not None:
         return
+    keep_freed_memory()
     world = _join()
     configure_logging(logging.INFO if world.is_first else logging.ERROR)
     logger.info("training begins on %d ranks of Ray", world.size)

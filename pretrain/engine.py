@@ -31,6 +31,7 @@ from corpus.training import Pretrain
 from pretrain.batches import Batch
 from pretrain.dataset import Shares
 from pretrain.masking import IGNORED
+from pretrain.memory import bucket_elements
 from pretrain.model import Extras, MaskedLanguageModel
 from pretrain.optimizers import ADAM_MOMENTS, make_optimizer, moments_of
 from pretrain.world import World
@@ -38,8 +39,8 @@ from pretrain.world import World
 _NEVER = 2**62  # steps between DeepSpeed's own progress prints
 
 
-def deepspeed_config(config: Pretrain, shares: Shares) -> dict[str, Any]:
-    """Derive the DeepSpeed configuration of a run."""
+def deepspeed_config(config: Pretrain, shares: Shares, parameters: int) -> dict[str, Any]:
+    """Derive the DeepSpeed configuration of a run whose model has so many parameters."""
     is_bf16 = config.precision == "bf16"
     return {
         "train_micro_batch_size_per_gpu": shares.microbatch_sequences,
@@ -47,6 +48,8 @@ def deepspeed_config(config: Pretrain, shares: Shares) -> dict[str, Any]:
         "zero_optimization": {
             "stage": config.zero_stage,
             "overlap_comm": False,
+            # By default 2 GB, however small the model.
+            "reduce_bucket_size": bucket_elements(parameters),
             # Stage 3 would put a linear that rounds otherwise in place of torch's, process-wide.
             "memory_efficient_linear": False,
         },
@@ -85,7 +88,9 @@ class Engine:
             self._engine, *_ = deepspeed.initialize(
                 model=model.to(world.device),
                 optimizer=make_optimizer(model, config),
-                config=deepspeed_config(config, shares),
+                config=deepspeed_config(
+                    config, shares, sum(one.numel() for one in self._parameters.values())
+                ),
                 dist_init_required=False,
             )
         # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 deprecates.

@@ -94,10 +94,8 @@ def join(rank: int, size: int, local_rank: int, meeting_point: Path | Store | No
                 f"{torch.cuda.device_count()}: lower pretrain.processes"
             )
         torch.cuda.set_device(device)
-    else:
-        keep_freed_memory()
-        if size > 1 and "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
+    elif size > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
     if not distributed.is_initialized():
         backend = "nccl" if has_gpu else "gloo"
         os.environ.setdefault("LOCAL_RANK", str(local_rank))  # what DeepSpeed goes by
@@ -116,7 +114,8 @@ def keep_freed_memory() -> None:
     """Have the C library keep what is freed, for the next step needs it again.
 
     It returns large pieces to the system, which gives them back page by page, each filled with
-    zeros: a tenth of a step of `small` on a CPU (2026-11).
+    zeros: a tenth of a step of `small` on a CPU (2026-11). Only for a process that is ours alone:
+    one that keeps what it never used may grow beyond the machine, and then it cannot fork.
     """
     with suppress(OSError, AttributeError):  # no glibc
         library = ctypes.CDLL("libc.so.6")
@@ -200,6 +199,7 @@ def _run_rank(recipe: Recipe, rank: int, meeting_point: Path, report: Connection
     """Be one rank: what a spawned process runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends us
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_memory()
     configure_logging(logging.INFO if rank == 0 else logging.ERROR)
     try:
         size = recipe.pretrain.processes

@@ -17,8 +17,13 @@ from pretrain.config import ModelShape
 
 _FP32, _BF16 = 4, 2  # bytes
 _MOMENTS = 2
-# Elements in which DeepSpeed collects gradients by default; its BF16_Optimizer (stage 1) has none.
+# Elements in which DeepSpeed collects gradients by default.
 _BUCKET = 500_000_000
+
+
+def bucket_elements(parameters: int) -> int:
+    """Count the elements in which DeepSpeed collects gradients: no more than there are."""
+    return min(parameters, _BUCKET)
 
 
 def parameter_count(shape: ModelShape) -> int:
@@ -50,13 +55,14 @@ def state_bytes(parameters: int, config: Pretrain, ranks: int, single: int = 0) 
     def shared(least_stage: int) -> int:
         return -(-parameters // ranks) if stage >= least_stage else parameters
 
-    has_bucket = stage >= 2 or (stage == 1 and not is_bf16)
+    # In bf16 stage 1, DeepSpeed's BF16_Optimizer, has no bucket, and stage 2 one in bf16.
+    sizes = (0, 0, _BF16, _FP32) if is_bf16 else (0, _FP32, _FP32, _FP32)
     return {
         "weights": shared(3) * (_BF16 if is_bf16 else _FP32),
         "gradients": shared(2) * _FP32 + (parameters * _BF16 if is_bf16 else 0),
         "master_weights": shared(1) * _FP32 if stage else 0,
         "moments": shared(1) * _FP32 * _MOMENTS - single * _FP32,
-        "buckets": _BUCKET * _FP32 if has_bucket else 0,
+        "buckets": bucket_elements(parameters) * sizes[stage],
     }
 
 

@@ -40,6 +40,7 @@ from pretrain.engine import Engine, deepspeed_config, pair_count
 from pretrain.flops import attended_pairs, device_name, peak_flops, train_flops
 from pretrain.guilty import worst_rows
 from pretrain.initial import fingerprint_start, read_start
+from pretrain.memory import parameter_count
 from pretrain.metrics import Reporter, perplexity
 from pretrain.model import is_exported, make_model
 from pretrain.preemption import Notice, PreemptedError
@@ -330,7 +331,8 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
     writer = None
     if world.is_first:
         _write_json(run, RECIPE, recipe.model_dump(mode="json"))
-        _write_json(run, "deepspeed.json", deepspeed_config(config, shares))
+        parameters = parameter_count(identity.model)
+        _write_json(run, "deepspeed.json", deepspeed_config(config, shares, parameters))
         writer = CheckpointWriter(root, config, recipe.model_dump(mode="json"))
         if newest:
             restore_metrics(*newest, run)

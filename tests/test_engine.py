@@ -20,6 +20,7 @@ from pretrain.dataset import Shares
 from pretrain.engine import Engine, deepspeed_config, pair_count
 from pretrain.launch import join, run_training
 from pretrain.masking import IGNORED
+from pretrain.memory import parameter_count, state_bytes
 from pretrain.model import Extras, MaskedLanguageModel, make_model
 from pretrain.optimizers import moments_of
 from pretrain.writer import CheckpointWriter
@@ -199,6 +200,9 @@ def test_deepspeed_parses_what_we_mean(
     assert found.managed_gradient_accumulation()
     assert not found.zero_overlap_comm()
     assert not found._config.zero_config.memory_efficient_linear
+    assert found._config.zero_config.reduce_bucket_size == parameter_count(
+        model_shape("tiny", open_snapshot(str(store)))
+    )
     assert found._config.zero_config.offload_optimizer is None
     assert found._config.zero_config.offload_param is None
     assert found.gradient_predivide_factor() == 1.0
@@ -207,6 +211,29 @@ def test_deepspeed_parses_what_we_mean(
     dtypes = {parameter.dtype for parameter in found.module.parameters()}
     assert dtypes == {torch.bfloat16 if is_bf16 else torch.float32}
     assert {partition.dtype for partition in engine._partitions()} == {torch.float32}
+    engine.close()
+
+
+@pytest.mark.parametrize(("precision", "stage"), LAYOUTS)
+def test_gradients_are_collected_in_what_the_plan_counts(
+    store: Path, precision: str, stage: int
+) -> None:
+    engine = make_engine(store, precision=precision, zero_stage=stage)
+    config = make_recipe(store, store, precision=precision, zero_stage=stage).pretrain
+    snapshot = open_snapshot(str(store))
+    stream = open_stream(str(store), snapshot, data_plan(config, snapshot))
+    held = []
+
+    def look(_gradient: torch.Tensor) -> None:
+        buckets = getattr(engine._engine.optimizer, "ipg_buckets", {}).values()
+        buffers = [bucket.buffer for bucket in buckets]  # a list of one before stage 3
+        held.append(sum((one if stage == 3 else torch.cat(one)).nbytes for one in buffers))
+
+    words = engine._parameters["roberta.embeddings.word_embeddings.weight"]
+    words.register_hook(look)  # type: ignore[no-untyped-call]
+    engine.train(stream.train_batches(Shares(6, 1, 3), 0, rank=0)[0], 10, 0)
+    counted = state_bytes(parameter_count(model_shape("tiny", snapshot)), config, 1)["buckets"]
+    assert held == [counted]
     engine.close()
 
 
@@ -282,7 +309,7 @@ def test_deepspeed_is_left_able_to_compile(store: Path) -> None:
 
 def test_the_configuration_follows_the_division_of_the_batch(store: Path) -> None:
     config = make_recipe(store, store, zero_stage=2).pretrain
-    derived = deepspeed_config(config, Shares(8192, 3, 32))
+    derived = deepspeed_config(config, Shares(8192, 3, 32), 100)
     assert derived["train_micro_batch_size_per_gpu"] * derived["gradient_accumulation_steps"] == (
         Shares(8192, 3, 32).offsets(0).size
     )

@@ -42,6 +42,8 @@ import numpy as np
 from pretrain import launch
 if sys.argv[1] == "kept":
     launch.keep_freed_memory()
+if sys.argv[1] == "joined":
+    launch.join(0, 1, 0)
 def touch():
     np.empty(2**26, np.uint8).fill(1)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -55,12 +57,14 @@ print(touch() - first)
 def test_a_step_takes_the_memory_that_the_last_one_freed() -> None:
     faults = {
         how: int(subprocess.check_output([sys.executable, "-c", FAULTS, how], cwd=REPOSITORY))
-        for how in ("kept", "freed")
+        for how in ("kept", "freed", "joined")
     }
     pages = 2**26 // os.sysconf("SC_PAGE_SIZE")
     assert faults["kept"] < pages / 100
     # Huge pages, where the system gives them, are fewer; but each is filled anew.
     assert faults["freed"] > 3 * faults["kept"]
+    # A process that only calls us is not ours to set.
+    assert faults["joined"] > 3 * faults["kept"]
 
 
 @pytest.mark.slow
