@@ -14,6 +14,7 @@ makes checkpoints free of world size and stage. Nothing is offloaded or scaled. 
 not finite DeepSpeed makes no update, in fp32 at stage 0 excepted; `skipped_steps` counts these.
 """
 
+import gc
 import importlib
 import logging
 import os
@@ -24,7 +25,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from corpus.training import Pretrain
@@ -81,7 +82,7 @@ class Engine:
             if config.compile:
                 # Within DeepSpeed, whose own `compile` compiles its hooks too and fails (0.19.8).
                 model.forward = torch.compile(model.forward, dynamic=False)  # type: ignore[method-assign]
-            deepspeed = _import_deepspeed()
+            deepspeed = import_deepspeed()
             if config.zero_stage == 3:
                 # The head uses the embedding from outside the module that owns it.
                 deepspeed.zero.register_external_parameter(model, model.decoder_weight)
@@ -163,6 +164,8 @@ class Engine:
     def close(self) -> None:
         """Release what DeepSpeed holds."""
         self._engine.destroy()
+        if self._engine.zero_optimization_stage() == 3:
+            _forget(self._engine.module)
 
     def _arguments(self, batch: Batch) -> tuple[Any, ...]:
         needed = (batch.inputs, batch.lengths, batch.slots, batch.labels)
@@ -278,18 +281,53 @@ def _check_compiler(device: torch.device) -> None:
         )
 
 
-def _import_deepspeed() -> ModuleType:
-    """Import DeepSpeed quietly, and only now: it probes for devices while it is imported."""
+def _forget(model: nn.Module) -> None:
+    """Have DeepSpeed's stage 3 let go of a model: it stays on a list and in a cache (0.19.8).
+
+    With it would stay its tensors, the engine and the process group.
+    """
+    offload: Any = importlib.import_module("deepspeed.runtime.zero.parameter_offload")
+    stack: list[nn.Module] = getattr(offload, "FWD_MODULE_STACK", [])
+    stack[:] = [module for module in stack if module is not model]
+    cached = "_PartitionedParameterCoordinator__params_to_release"  # what a decorator wraps
+    wrapper = getattr(getattr(offload, "PartitionedParameterCoordinator", None), cached, None)
+    for cell in getattr(wrapper, "__closure__", None) or ():
+        if hasattr(cell.cell_contents, "cache_clear"):
+            cell.cell_contents.cache_clear()
+
+
+def import_deepspeed() -> ModuleType:
+    """Import DeepSpeed quietly, and before the process group is made; it probes for devices.
+
+    Modules of it and of torch that are imported later keep the group, as defaults of functions.
+    """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    deepspeed = importlib.import_module("deepspeed")
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # Its shared-memory all-reduce would be compiled at the first start, for 40 seconds and with
-    # a compiler that may not be there; gloo does without. To ask what else could be compiled, which
-    # we never use, would run the compiler at every start.
-    deepspeed.ops.__compatible_ops__ = {}
-    _import_muon_as_it_is()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated things, in many places
+        deepspeed = importlib.import_module("deepspeed")
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        # Its shared-memory all-reduce would be compiled at the first start, for 40 seconds and with
+        # a compiler that may not be there; gloo does without. To ask what else could be compiled,
+        # which we never use, would run the compiler at every start.
+        deepspeed.ops.__compatible_ops__ = {}
+        _import_muon_as_it_is()
+        importlib.import_module("torch.distributed.nn.functional")
     return deepspeed
+
+
+def leave_group() -> None:
+    """Leave the process group, and have its threads end: with the last that holds it.
+
+    A thread of gloo's may still be releasing the tensors of the last collective. Where Python ends
+    meanwhile, it ends the process by SIGABRT (torch 2.13), a run that is complete or not.
+    """
+    if not distributed.is_initialized():
+        return
+    gc.collect()  # engines are circles
+    # DeepSpeed's own lets go of the groups that it made, where it made some.
+    own = importlib.import_module("deepspeed.comm.comm")
+    (own if own.cdb is not None else distributed).destroy_process_group()
 
 
 def _import_muon_as_it_is() -> None:

@@ -33,6 +33,7 @@ from torch import distributed
 from torch.distributed import FileStore, HashStore, Store  # type: ignore[attr-defined]
 
 from corpus.recipe import Recipe
+from pretrain.engine import import_deepspeed, leave_group
 from pretrain.meeting import listen, open_store, use_interface
 from pretrain.preemption import EXIT_STATUS, Notice, PreemptedError, listening
 from pretrain.train import is_complete, run_directory, train
@@ -99,6 +100,7 @@ def join(rank: int, size: int, local_rank: int, meeting_point: Path | Store | No
     if not distributed.is_initialized():
         backend = "nccl" if has_gpu else "gloo"
         os.environ.setdefault("LOCAL_RANK", str(local_rank))  # what DeepSpeed goes by
+        import_deepspeed()
         store = _meet(rank, size, meeting_point)
         if store is None:  # torchrun serves one
             distributed.init_process_group(backend, timeout=TIMEOUT)
@@ -106,7 +108,7 @@ def join(rank: int, size: int, local_rank: int, meeting_point: Path | Store | No
             distributed.init_process_group(
                 backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT
             )
-        atexit.register(distributed.destroy_process_group)
+        atexit.register(leave_group)
     return World(rank, size, device)
 
 

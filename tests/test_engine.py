@@ -1,10 +1,12 @@
 """DeepSpeed does what its configuration was meant to say, at every stage."""
 
+import gc
 import importlib
 import math
 import shutil
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -235,6 +237,23 @@ def test_gradients_are_collected_in_what_the_plan_counts(
     counted = state_bytes(parameter_count(model_shape("tiny", snapshot)), config, 1)["buckets"]
     assert held == [counted]
     engine.close()
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_nothing_keeps_the_model_of_a_closed_engine(store: Path, stage: int) -> None:
+    engine = make_engine(store, zero_stage=stage)
+    config = make_recipe(store, store).pretrain
+    snapshot = open_snapshot(str(store))
+    stream = open_stream(str(store), snapshot, data_plan(config, snapshot))
+    for step in range(3):  # stage 3 knows by the second what it needs when
+        for batch in stream.train_batches(Shares(6, 1, 4), step, rank=0):
+            engine.train(batch, 10, 0)
+    model = weakref.ref(engine._engine.module)
+    assert isinstance(model(), MaskedLanguageModel)
+    engine.close()
+    del engine
+    gc.collect()
+    assert model() is None
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

@@ -67,6 +67,37 @@ def test_a_step_takes_the_memory_that_the_last_one_freed() -> None:
     assert faults["joined"] > 3 * faults["kept"]
 
 
+# What is called first at exit is registered last; so this comes after the group is left.
+THREADS = """
+import atexit, sys
+from pathlib import Path
+def show(when):
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    print(when, sum("gloo" in name for name in names))
+atexit.register(show, "after")
+from corpus.recipe import load_recipe
+from pretrain.launch import run_training
+run_training(load_recipe(sys.argv[1], []))
+show("before")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_the_threads_of_the_group_end_before_python_does(
+    store: Path, tmp_path: Path, stage: int
+) -> None:
+    """One that still releases tensors while Python ends would end the process by SIGABRT."""
+    recipe = make_recipe(store, tmp_path / "run", max_steps=3, zero_stage=stage)
+    path = write_recipe(recipe, tmp_path / "recipe.yaml")
+    command = [sys.executable, "-c", THREADS, str(path)]
+    lines = subprocess.check_output(command, cwd=REPOSITORY, text=True).splitlines()
+    before, after = (line.split() for line in lines[-2:])
+    assert before[0] == "before"
+    assert int(before[1]) > 0
+    assert after == ["after", "0"]
+
+
 @pytest.mark.slow
 def test_listeners_are_on_loopback_and_a_dying_rank_ends_all(store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
