@@ -23,7 +23,7 @@ from corpus.recipe import Recipe, Source, load_recipe
 from corpus.snapshots import open_snapshot
 from demo.summary import count_tokens, unigram_entropy
 from pipeline.refresh import refresh
-from pretrain.launch import run_training
+from pretrain.launch import keep_freed_memory, run_training
 from pretrain.memory import parameter_count
 from pretrain.metrics import read_metrics
 from pretrain.plan import Question, describe_run
@@ -144,6 +144,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--processes", type=int, default=2)
     parsed = parser.parse_args()
+    keep_freed_memory()  # as the command does
     data, out = parsed.data.absolute(), parsed.out.absolute()
     recipe = make_recipe(data, out, 1, 1)
     training = recipe.pretrain.model_copy(update={"processes": parsed.processes})

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from corpus.arguments import parse
@@ -130,13 +131,23 @@ def _refresh(parsed: argparse.Namespace) -> int:
         print(f"{outcome.tasks_run} tasks in {outcome.elapsed_seconds:.1f} s")
     else:
         print("nothing to do")
-    for key, value in summary.items():
-        print(f"{key:>18}  {value}")
+    for line in _tell(summary):
+        print(line)
     for line in tell_drift(outcome.snapshot.parts, outcome.snapshot.deliveries):
         print(line)
     if parsed.json:
         print(json.dumps(summary))
     return 0
+
+
+def _tell(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Lay out a summary: a count of drops by reason as their sum, with the reasons below."""
+    for key, value in summary.items():
+        whole = sum(value.values()) if isinstance(value, dict) else value
+        yield f"{key:>18}  {whole:,}" if isinstance(whole, int) else f"{key:>18}  {whole}"
+        if isinstance(value, dict):
+            reasons = sorted(value.items(), key=lambda item: (-item[1], item[0]))
+            yield from (f"{'':>18}  {count:>11,}  {reason}" for reason, count in reasons)
 
 
 def _rebuild(parsed: argparse.Namespace) -> int:

@@ -112,7 +112,17 @@ def test_second_refresh_touches_nothing_and_starts_no_ray(built: Built) -> None:
     assert done.returncode == 0, done.stderr
     assert "nothing to do" in done.stdout
     assert json.loads(done.stdout.splitlines()[-1]) == built.summary
+    words = [line.split() for line in done.stdout.splitlines()]
+    told = {reason: int(count.replace(",", "")) for count, reason in filter(is_reason, words)}
+    assert told == built.summary["documents_dropped"]
+    assert sorted(told.values(), reverse=True) == list(told.values())
+    assert ["documents_dropped", f"{sum(told.values()):,}"] in words
     assert files_of(built.directory / "store") == before
+
+
+def is_reason(words: list[str]) -> bool:
+    """Tell whether a line gives a count and a reason of drops, not a name and a value."""
+    return len(words) == 2 and words[0].replace(",", "").isdecimal()
 
 
 def test_no_work_files_stay(built: Built) -> None:
