@@ -320,7 +320,7 @@ def leave_group() -> None:
     """Leave the process group, and have its threads end: with the last that holds it.
 
     A thread of gloo's may still be releasing the tensors of the last collective. Where Python ends
-    meanwhile, it ends the process by SIGABRT (torch 2.13), a run that is complete or not.
+    meanwhile, it ends the process by SIGABRT (torch 2.13), after a complete run too.
     """
     if not distributed.is_initialized():
         return
