@@ -17,6 +17,7 @@ from pretrain.export import export
 from pretrain.launch import (
     RankFailedError,
     configure_logging,
+    failing_at_once,
     join,
     keep_freed_memory,
     run_training,
@@ -158,4 +159,5 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     keep_freed_memory()
-    sys.exit(main())
+    with failing_at_once():
+        sys.exit(main())

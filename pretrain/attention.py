@@ -21,6 +21,10 @@ from torch.nn import functional
 
 from pretrain.fused import Spans, attend_spans, is_fused
 
+# The kernel puts them on the second axis of a grid, which CUDA gives 65,535 places (CUDA C++
+# Programming Guide, technical specifications by compute capability).
+_MOST_DOCUMENTS = 65_535
+
 
 class Reach(NamedTuple):
     """What the tokens of some rows attend to; all of their row where both are absent."""
@@ -68,12 +72,7 @@ def attend(
     if dropout > 0 and is_fused(query_BSHK):
         out_THK = attend_spans(query_THK, key_THK, value_THK, _spans(reach, rows, length), dropout)
     elif bounds is not None and _has_kernel(query_BSHK, dropout):
-        # It loads torch's compiler: a third of the time that a command takes to start.
-        from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415
-
-        found = varlen_attn(query_THK, key_THK, value_THK, bounds, bounds, length, length)
-        assert isinstance(found, Tensor)
-        out_THK = found
+        out_THK = _attend_cut(query_THK, key_THK, value_THK, bounds, length)
     elif bounds is not None and reach.keys_B11S is None:
         out_THK = _attend_each(query_THK, key_THK, value_THK, bounds, dropout)
     else:
@@ -92,6 +91,28 @@ def _spans(reach: Reach, rows: int, length: int) -> Spans:
 
 def _has_kernel(query: Tensor, dropout: float) -> bool:
     return query.is_cuda and query.dtype == torch.bfloat16 and dropout == 0
+
+
+def _attend_cut(
+    query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, bounds_N: Tensor, length: int
+) -> Tensor:
+    """Attend by the kernel, over as many rows at a time as it takes documents."""
+    # It loads torch's compiler: a third of the time that a command takes to start.
+    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415
+
+    rows = len(query_THK) // length
+    every = (len(bounds_N) - 1) // rows
+    most = _MOST_DOCUMENTS // every
+    found = []
+    for first in range(0, rows, most):
+        last = min(rows, first + most)
+        tokens = slice(first * length, last * length)
+        bounds = bounds_N[first * every : last * every + 1] - first * length
+        parts = (query_THK[tokens], key_THK[tokens], value_THK[tokens])
+        out = varlen_attn(*parts, bounds, bounds, length, length)
+        assert isinstance(out, Tensor)
+        found.append(out)
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def _attend_rows(

@@ -59,6 +59,8 @@ def deepspeed_config(config: Pretrain, shares: Shares, parameters: int) -> dict[
         "communication_data_type": "fp32",
         "gradient_clipping": config.max_gradient_norm or 0.0,  # 0: none
         "steps_per_print": _NEVER,
+        # It would wait for a GPU at every microbatch, to log what we do not read.
+        "timers": {"throughput": {"enabled": False}},
     }
 
 
@@ -81,7 +83,10 @@ class Engine:
             warnings.simplefilter("ignore")
             if config.compile:
                 # Within DeepSpeed, whose own `compile` compiles its hooks too and fails (0.19.8).
-                model.forward = torch.compile(model.forward, dynamic=False)  # type: ignore[method-assign]
+                # Each engine counts its own compilations: `plan` makes one a size.
+                model.forward = torch.compile(  # type: ignore[method-assign, call-overload]
+                    model.forward, dynamic=False, isolate_recompiles=True
+                )
             deepspeed = import_deepspeed()
             if config.zero_stage == 3:
                 # The head uses the embedding from outside the module that owns it.
@@ -146,11 +151,14 @@ class Engine:
         return int(self._engine.skipped_steps)
 
     def gather_state(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Give every parameter's weight and moments in fp32; all ranks must take part."""
+        """Give the first rank every parameter's weight and moments in fp32; all must take part."""
         self._link_moments()
         for name, parameter in self._parameters.items():
             kinds = ("weight", *self._moments[name])
-            yield name, {kind: self._full(parameter, kind) for kind in kinds}
+            tensors = {kind: self._full(parameter, kind) for kind in kinds}
+            if not self._world.is_first:
+                tensors = {}
+            yield name, {kind: _copied(tensor) for kind, tensor in tensors.items()}
 
     def restore_state(self, state: Mapping[str, Mapping[str, Tensor]], step: int) -> None:
         """Take over full weights and moments by name, and the count of updates made."""
@@ -174,7 +182,9 @@ class Engine:
         return *map(self._put, needed), has_padding, extras if extras != (None, None) else None
 
     def _put(self, tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.to(self._world.device, non_blocking=True)
+        if tensor is None or self._world.device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self._world.device, non_blocking=True)
 
     def _plain_norm(self) -> float:
         """Return the norm of the gradient at stage 0, which no one else computes."""
@@ -197,7 +207,7 @@ class Engine:
             whole = self._tools.safe_get_full_fp32_param(parameter)
         else:
             whole = self._tools.safe_get_full_optimizer_state(parameter, kind)
-        return whole.detach().float().cpu().clone()
+        return whole
 
     def _set_full(self, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
         if self._is_plain:
@@ -268,16 +278,24 @@ class Engine:
         return state
 
 
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float32, copy=True)
+
+
 def pair_count(batch: Batch) -> int:
     """Count the next-sentence labels of a microbatch."""
     return 0 if batch.next_sentence is None else int((batch.next_sentence != IGNORED).sum())
 
 
 def _check_compiler(device: torch.device) -> None:
-    compilers = (os.environ.get("CXX"), "g++", "clang++")
-    if device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
+    """Refuse to begin without what torch compiles with: for a GPU Triton, which wants a C one."""
+    is_gpu = device.type == "cuda"
+    known = ["gcc", "clang", "cc"] if is_gpu else ["g++", "clang++"]
+    names = [os.environ.get("CC" if is_gpu else "CXX"), *known]
+    if not any(name and shutil.which(name) for name in names):
         raise ValueError(
-            "pretrain.compile needs a C++ compiler and found none: install g++ or set it to false"
+            f"pretrain.compile needs a {'C' if is_gpu else 'C++'} compiler and found none: install "
+            f"{known[0]} or set it to false"
         )
 
 

@@ -20,8 +20,8 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -203,16 +203,38 @@ def _run_rank(recipe: Recipe, rank: int, meeting_point: Path, report: Connection
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     configure_logging(logging.INFO if rank == 0 else logging.ERROR)
+    with failing_at_once():
+        try:
+            size = recipe.pretrain.processes
+            with listening():
+                train(recipe, join(rank, size, rank, meeting_point), Notice())
+        except (ValueError, OSError, CheckpointFailedError) as error:
+            report.send(str(error))
+            sys.exit(1)
+        except PreemptedError as error:
+            report.send(str(error))
+            sys.exit(EXIT_STATUS)
+
+
+@contextmanager
+def failing_at_once() -> Iterator[None]:
+    """End the process of a rank that fails right here; what its group waits for may never come.
+
+    The other ranks are in a collective, perhaps, and wait for this one. Ranks that are preempted or
+    complete end together, and leave the group.
+    """
     try:
-        size = recipe.pretrain.processes
-        with listening():
-            train(recipe, join(rank, size, rank, meeting_point), Notice())
-    except (ValueError, OSError, CheckpointFailedError) as error:
-        report.send(str(error))
-        sys.exit(1)
-    except PreemptedError as error:
-        report.send(str(error))
-        sys.exit(EXIT_STATUS)
+        yield
+    except BaseException as error:
+        status = error.code if isinstance(error, SystemExit) else 1
+        is_alone = not distributed.is_initialized() or distributed.get_world_size() == 1
+        if is_alone or status in (None, 0, EXIT_STATUS):
+            raise
+        if not isinstance(error, SystemExit):
+            sys.excepthook(type(error), error, error.__traceback__)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status if isinstance(status, int) else 1)
 
 
 def _end_with_parent() -> None:

@@ -3,7 +3,8 @@
 The same function runs in one process, in several of this machine and under torchrun (launch.py);
 all it knows of the other ranks is its `World`. What decides a number is set anew at each step from
 (seed, step): batch, masks, dropout, learning rate. So a run that was killed and goes on from a
-checkpoint takes the same steps, bit for bit in the same layout.
+checkpoint takes the same steps; on CPUs bit for bit in the same layout, while on a GPU the backward
+pass of attention adds in any order.
 """
 
 import logging

@@ -42,7 +42,8 @@ class World:
     def wait(self) -> None:
         """Wait for all ranks."""
         if self.size > 1:
-            distributed.barrier()
+            is_gpu = self.device.type == "cuda"
+            distributed.barrier(device_ids=[self.device.index] if is_gpu else None)
 
     def _summed(self, values: torch.Tensor) -> torch.Tensor:
         if self.size == 1:

@@ -17,7 +17,6 @@ from corpus.files import remove_tree
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
 # Ray gives way to others by default, and would wait for the other files that are tested.
 os.environ.setdefault("RAY_worker_niceness", "0")
 # Several files are tested at a time: more threads would wait for each other, spinning. Measured on
@@ -28,6 +27,12 @@ torch.set_num_threads(1)
 # Nothing is timed: a busy machine must not make a test fail.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from all tests but those that ask for one: they compare numbers bit for bit."""
+    if config.option.markexpr != "gpu":
+        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
 
 
 def pytest_collection_finish() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import yaml
 
 from benchmarks.curves import widest
@@ -28,6 +29,7 @@ from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer, build_definition
 from pretrain.config import DataPlan
 from pretrain.metrics import read_metrics
 from pretrain.mixing import Order
+from pretrain.writer import CheckpointWriter
 
 REPOSITORY = Path(__file__).parent.parent
 MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("e", "r"), ("a", "n")]
@@ -193,6 +195,18 @@ def wait_for_steps(process: subprocess.Popen[str], run: Path, steps: int) -> Non
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, f"no {steps} steps in {run}"
         time.sleep(0.05)
+
+
+def stop_after_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupt the run as soon as its first checkpoint is written."""
+    save = CheckpointWriter.save_checkpoint
+
+    def interrupt(self: CheckpointWriter, *given: Any) -> None:  # noqa: ANN401
+        save(self, *given)
+        self.wait_for_checkpoint()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CheckpointWriter, "save_checkpoint", interrupt)
 
 
 def column(run: Path, name: str) -> list[Any]:

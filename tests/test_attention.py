@@ -96,10 +96,12 @@ def varlen(
     return out
 
 
+@pytest.mark.parametrize("most", [65_535, 5, 9])
 @pytest.mark.parametrize("starts", [None, [[0, 3, 5], [0, 8, 8]]])
 def test_the_kernel_of_a_gpu_gets_the_bounds_of_documents(
-    starts: list[list[int]] | None, monkeypatch: pytest.MonkeyPatch
+    starts: list[list[int]] | None, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(attention, "_MOST_DOCUMENTS", most)
     monkeypatch.setattr(attention, "_has_kernel", lambda query, dropout: True)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen)
     generator, lengths = torch.Generator().manual_seed(0), [6, 8]
@@ -112,6 +114,7 @@ def test_the_kernel_of_a_gpu_gets_the_bounds_of_documents(
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("starts", [None, [[0, 3, 5], [0, 8, 8]]])
 def test_the_kernel_of_a_gpu_agrees(starts: list[list[int]] | None) -> None:
     generator = torch.Generator().manual_seed(0)

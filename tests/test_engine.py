@@ -13,7 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from pretrain_helpers import REPOSITORY, column, make_recipe, write_recipe
+from pretrain_helpers import (
+    REPOSITORY,
+    column,
+    make_recipe,
+    stop_after_checkpoint,
+    write_recipe,
+)
 
 from corpus.snapshots import open_snapshot
 from pretrain.batches import Batch, open_stream
@@ -25,7 +31,6 @@ from pretrain.masking import IGNORED
 from pretrain.memory import parameter_count, state_bytes
 from pretrain.model import Extras, MaskedLanguageModel, make_model
 from pretrain.optimizers import moments_of
-from pretrain.writer import CheckpointWriter
 
 
 def make_engine(store: Path, **pretrain: Any) -> Engine:  # noqa: ANN401
@@ -201,6 +206,7 @@ def test_deepspeed_parses_what_we_mean(
     assert found.train_batch_size() == 6
     assert found.managed_gradient_accumulation()
     assert not found.zero_overlap_comm()
+    assert not found._config.timers_config.enabled
     assert not found._config.zero_config.memory_efficient_linear
     assert found._config.zero_config.reduce_bucket_size == parameter_count(
         model_shape("tiny", open_snapshot(str(store)))
@@ -353,15 +359,3 @@ def test_bf16_follows_fp32_and_goes_on_bit_for_bit(
     monkeypatch.undo()
     run_training(recipe)
     assert column(again, "loss") == column(tmp_path / "bf16", "loss")
-
-
-def stop_after_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupt the run as soon as its first checkpoint is written."""
-    save = CheckpointWriter.save_checkpoint
-
-    def interrupt(self: CheckpointWriter, *given: Any) -> None:  # noqa: ANN401
-        save(self, *given)
-        self.wait_for_checkpoint()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(CheckpointWriter, "save_checkpoint", interrupt)

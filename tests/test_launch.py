@@ -98,6 +98,45 @@ def test_the_threads_of_the_group_end_before_python_does(
     assert after == ["after", "0"]
 
 
+# Rank 0 fails while its group waits for rank 1, which never comes.
+FAILING = """
+import sys
+from pathlib import Path
+import torch
+from torch import distributed
+from pretrain import launch
+rank = int(sys.argv[1])
+launch.join(rank, 2, rank, Path(sys.argv[2]))
+distributed.barrier()
+if rank:
+    sys.stdin.read()
+with launch.failing_at_once():
+    distributed.all_reduce(torch.ones(9), async_op=True)
+    {failure}
+"""
+
+
+@pytest.mark.parametrize(("failure", "status"), [("sys.exit(2)", 2), ("raise OSError('full')", 1)])
+def test_a_rank_that_fails_waits_for_nobody(tmp_path: Path, failure: str, status: int) -> None:
+    script = FAILING.format(failure=failure)
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(rank), str(tmp_path / "meeting")],
+            cwd=REPOSITORY, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in (1, 0)
+    ]  # fmt: skip
+    try:
+        _, said = ranks[1].communicate(timeout=300)
+        assert ranks[0].poll() is None
+    finally:
+        for process in ranks:
+            process.kill()
+            process.communicate()
+    assert ranks[1].returncode == status
+    assert ("OSError: full" in said) == (status == 1)
+
+
 @pytest.mark.slow
 def test_listeners_are_on_loopback_and_a_dying_rank_ends_all(store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
