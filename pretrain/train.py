@@ -3,8 +3,7 @@
 The same function runs in one process, in several of this machine and under torchrun (launch.py);
 all it knows of the other ranks is its `World`. What decides a number is set anew at each step from
 (seed, step): batch, masks, dropout, learning rate. So a run that was killed and goes on from a
-checkpoint takes the same steps; on CPUs bit for bit in the same layout, while on a GPU the backward
-pass of attention adds in any order.
+checkpoint takes the same steps, on CPUs bit for bit in the same layout.
 """
 
 import logging
@@ -184,6 +183,7 @@ def _take_steps(session: Session, first_step: int, notice: Notice) -> Spike | No
                 reporter.note(_checkpoint(session, step + 1))
             if told and notice.ends_run:
                 _tell_of_checkpoint(session, reporter, wait=True)
+                session.engine.close()
                 raise PreemptedError(
                     f"told to end after {step + 1:,} steps: their checkpoint is written, the same "
                     "command goes on from it"

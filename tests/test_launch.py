@@ -69,26 +69,38 @@ def test_a_step_takes_the_memory_that_the_last_one_freed() -> None:
 
 # What is called first at exit is registered last; so this comes after the group is left.
 THREADS = """
-import atexit, sys
+import atexit, os, signal, sys, time
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 def show(when):
     names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
     print(when, sum("gloo" in name for name in names))
 atexit.register(show, "after")
 from corpus.recipe import load_recipe
 from pretrain.launch import run_training
-run_training(load_recipe(sys.argv[1], []))
+from pretrain.preemption import PreemptedError
+recipe = load_recipe(sys.argv[1], [])
+def preempt():
+    while not Path(recipe.pretrain.run, "metrics.jsonl").exists():
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGTERM)
+if recipe.pretrain.max_steps > 3:
+    Thread(target=preempt).start()
+with suppress(PreemptedError):
+    run_training(recipe)
 show("before")
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("steps", [3, 100_000])  # complete, and preempted
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_the_threads_of_the_group_end_before_python_does(
-    store: Path, tmp_path: Path, stage: int
+    store: Path, tmp_path: Path, stage: int, steps: int
 ) -> None:
     """One that still releases tensors while Python ends would end the process by SIGABRT."""
-    recipe = make_recipe(store, tmp_path / "run", max_steps=3, zero_stage=stage)
+    recipe = make_recipe(store, tmp_path / "run", max_steps=steps, zero_stage=stage)
     path = write_recipe(recipe, tmp_path / "recipe.yaml")
     command = [sys.executable, "-c", THREADS, str(path)]
     lines = subprocess.check_output(command, cwd=REPOSITORY, text=True).splitlines()
