@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO behind five verbs, and the only file that knows it.
+"""DeepSpeed ZeRO behind five verbs; with quirks.py the only file that knows it.
 
 One derived configuration (`deepspeed_config`, saved with the run); optimizer (optimizers.py) and
 learning rate are ours, the latter set at every step. Stage 1 in bf16 runs DeepSpeed's
@@ -14,18 +14,15 @@ makes checkpoints free of world size and stage. Nothing is offloaded or scaled. 
 not finite DeepSpeed makes no update, in fp32 at stage 0 excepted; `skipped_steps` counts these.
 """
 
-import gc
 import importlib
-import logging
 import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from corpus.training import Pretrain
@@ -35,6 +32,7 @@ from pretrain.masking import IGNORED
 from pretrain.memory import bucket_elements
 from pretrain.model import Extras, MaskedLanguageModel
 from pretrain.optimizers import ADAM_MOMENTS, make_optimizer, moments_of
+from pretrain.quirks import add_gradients_at_once, forget_model, import_deepspeed
 from pretrain.world import World
 
 _NEVER = 2**62  # steps between DeepSpeed's own progress prints
@@ -99,6 +97,7 @@ class Engine:
                 ),
                 dist_init_required=False,
             )
+        add_gradients_at_once(self._engine.optimizer)
         # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 deprecates.
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
         self._tools = importlib.import_module("deepspeed.utils")
@@ -114,7 +113,8 @@ class Engine:
 
         They are one or two, as the model's. `global_pairs` counts next-sentence labels.
         """
-        self._engine.train()
+        if not self._engine.training:  # a walk over all modules
+            self._engine.train()
         self._seen += 1
         is_last = self._seen == self._microbatches
         self._engine.set_gradient_accumulation_boundary(is_last)
@@ -173,7 +173,7 @@ class Engine:
         """Release what DeepSpeed holds."""
         self._engine.destroy()
         if self._engine.zero_optimization_stage() == 3:
-            _forget(self._engine.module)
+            forget_model(self._engine.module)
 
     def _arguments(self, batch: Batch) -> tuple[Any, ...]:
         needed = (batch.inputs, batch.lengths, batch.slots, batch.labels)
@@ -297,66 +297,3 @@ def _check_compiler(device: torch.device) -> None:
             f"pretrain.compile needs a {'C' if is_gpu else 'C++'} compiler and found none: install "
             f"{known[0]} or set it to false"
         )
-
-
-def _forget(model: nn.Module) -> None:
-    """Have DeepSpeed's stage 3 let go of a model: it stays on a list and in a cache (0.19.8).
-
-    With it would stay its tensors, the engine and the process group.
-    """
-    offload: Any = importlib.import_module("deepspeed.runtime.zero.parameter_offload")
-    stack: list[nn.Module] = getattr(offload, "FWD_MODULE_STACK", [])
-    stack[:] = [module for module in stack if module is not model]
-    cached = "_PartitionedParameterCoordinator__params_to_release"  # what a decorator wraps
-    wrapper = getattr(getattr(offload, "PartitionedParameterCoordinator", None), cached, None)
-    for cell in getattr(wrapper, "__closure__", None) or ():
-        if hasattr(cell.cell_contents, "cache_clear"):
-            cell.cell_contents.cache_clear()
-
-
-def import_deepspeed() -> ModuleType:
-    """Import DeepSpeed quietly, and before the process group is made; it probes for devices.
-
-    Modules of it and of torch that are imported later keep the group, as defaults of functions.
-    """
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated things, in many places
-        deepspeed = importlib.import_module("deepspeed")
-        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-        # Its shared-memory all-reduce would be compiled at the first start, for 40 seconds and with
-        # a compiler that may not be there; gloo does without. To ask what else could be compiled,
-        # which we never use, would run the compiler at every start.
-        deepspeed.ops.__compatible_ops__ = {}
-        _import_muon_as_it_is()
-        importlib.import_module("torch.distributed.nn.functional")
-    return deepspeed
-
-
-def leave_group() -> None:
-    """Leave the process group, and have its threads end: with the last that holds it.
-
-    A thread of gloo's may still be releasing the tensors of the last collective. Where Python ends
-    meanwhile, it ends the process by SIGABRT (torch 2.13), after a complete run too.
-    """
-    if not distributed.is_initialized():
-        return
-    gc.collect()  # engines are circles
-    # DeepSpeed's own lets go of the groups that it made, where it made some.
-    own = importlib.import_module("deepspeed.comm.comm")
-    (own if own.cdb is not None else distributed).destroy_process_group()
-
-
-def _import_muon_as_it_is() -> None:
-    """Import DeepSpeed's own Muon, which ZeRO asks for and we never use, without compiling it.
-
-    Its decorators would load torch's compiler at every start (0.19.8).
-    """
-    compiler: Any = importlib.import_module("deepspeed.runtime.compiler")
-    decorate = compiler.compile
-    compiler.compile = lambda: compiler.dummy_decorator
-    try:
-        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
-    finally:
-        compiler.compile = decorate

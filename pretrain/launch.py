@@ -33,9 +33,9 @@ from torch import distributed
 from torch.distributed import FileStore, HashStore, Store  # type: ignore[attr-defined]
 
 from corpus.recipe import Recipe
-from pretrain.engine import import_deepspeed, leave_group
 from pretrain.meeting import listen, open_store, use_interface
 from pretrain.preemption import EXIT_STATUS, Notice, PreemptedError, listening
+from pretrain.quirks import import_deepspeed, leave_group
 from pretrain.train import is_complete, run_directory, train
 from pretrain.world import World
 from pretrain.writer import CheckpointFailedError

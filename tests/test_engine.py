@@ -327,6 +327,34 @@ def test_a_start_neither_loads_nor_runs_a_compiler(store: Path, tmp_path: Path) 
     assert not loaded & {"torch._inductor.compile_fx", "setuptools", "distutils.ccompiler"}
 
 
+def test_bf16_gradients_are_summed_in_fp32_and_nothing_is_printed(
+    store: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings: dict[str, Any] = {"precision": "bf16", "zero_stage": 1, "batch_sequences": 12}
+    config = make_recipe(store, store, **settings).pretrain
+    snapshot = open_snapshot(str(store))
+    stream = open_stream(str(store), snapshot, data_plan(config, snapshot))
+    batches = list(stream.train_batches(Shares(12, 1, 4), 0, rank=0))
+    total = sum(batch.label_count for batch in batches)
+    plain = make_model(model_shape("tiny", snapshot), config).bfloat16()
+    sums = {name: torch.zeros(each.shape) for name, each in plain.named_parameters()}
+    engine = make_engine(store, **settings)
+    for batch in batches[:2]:  # no update yet
+        engine.train(batch, total, dropout_seed=0)
+        plain.zero_grad()
+        masked = plain(batch.inputs, batch.lengths, batch.slots, batch.labels)
+        (masked * (1 / total)).sum().backward()
+        for name, each in plain.named_parameters():
+            assert each.grad is not None
+            sums[name] += each.grad.float()
+    for name, parameter in engine._parameters.items():
+        assert parameter.grad is None
+        assert torch.equal(parameter._hp_grad.view_as(parameter), sums[name]), name  # type: ignore[attr-defined]
+        assert not torch.equal(sums[name], sums[name].bfloat16().float())  # bf16 would not do
+    engine.close()
+    assert capfd.readouterr().out == ""
+
+
 def test_deepspeed_is_left_able_to_compile(store: Path) -> None:
     make_engine(store).close()
     assert importlib.import_module("deepspeed.runtime.compiler").compile() is torch.compile
