@@ -1,11 +1,10 @@
 """Attention of the tokens of a row over its real tokens, or over those of their own document.
 
 No S x S mask is ever made. Full rows need none; padded rows take a row of S bits, or on a GPU in
-bf16 without dropout their bounds, as isolated documents do. These are laid end to end and cut at
-their bounds: by torch's variable-length kernel on such a GPU, else by one call a document (a matter
-of correctness, not of speed: the kernel knows neither fp32 nor dropout, and no CPU). With dropout
-on a CPU in fp32, which torch has no kernel for, rows, their real tokens or their documents are cut
-out and computed by fused.py.
+bf16 their bounds, as isolated documents do. These are laid end to end and cut at their bounds: by
+torch's variable-length kernel on such a GPU, else by one call a document (a matter of correctness,
+not of speed: the kernel knows no fp32 and no CPU). With dropout on a CPU in fp32, which torch has
+no kernel for, rows, their real tokens or their documents are cut out and computed by fused.py.
 
 Shapes: B rows, S tokens a row, H heads, K width of a head, P documents a row, padded with S,
 N bounds of documents, T = B x S tokens.
@@ -71,8 +70,8 @@ def attend(
     bounds = reach.bounds_N
     if dropout > 0 and is_fused(query_BSHK):
         out_THK = attend_spans(query_THK, key_THK, value_THK, _spans(reach, rows, length), dropout)
-    elif bounds is not None and _has_kernel(query_BSHK, dropout):
-        out_THK = _attend_cut(query_THK, key_THK, value_THK, bounds, length)
+    elif bounds is not None and _has_kernel(query_BSHK):
+        out_THK = _attend_cut((query_THK, key_THK, value_THK), bounds, length, dropout)
     elif bounds is not None and reach.keys_B11S is None:
         out_THK = _attend_each(query_THK, key_THK, value_THK, bounds, dropout)
     else:
@@ -89,30 +88,42 @@ def _spans(reach: Reach, rows: int, length: int) -> Spans:
     return [(start, stop) for at, (start, stop) in spans if start < stop and at % every]
 
 
-def _has_kernel(query: Tensor, dropout: float) -> bool:
-    return query.is_cuda and query.dtype == torch.bfloat16 and dropout == 0
+def _has_kernel(query: Tensor) -> bool:
+    return query.is_cuda and query.dtype == torch.bfloat16
 
 
 def _attend_cut(
-    query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, bounds_N: Tensor, length: int
+    parts: tuple[Tensor, Tensor, Tensor], bounds_N: Tensor, length: int, dropout: float
 ) -> Tensor:
     """Attend by the kernel, over as many rows at a time as it takes documents."""
-    # It loads torch's compiler: a third of the time that a command takes to start.
-    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415
-
-    rows = len(query_THK) // length
+    rows = len(parts[0]) // length
     every = (len(bounds_N) - 1) // rows
     most = _MOST_DOCUMENTS // every
+    if rows <= most:  # slices of all would cost gradients of their own
+        return _attend_documents(parts, bounds_N, length, dropout)
     found = []
     for first in range(0, rows, most):
         last = min(rows, first + most)
-        tokens = slice(first * length, last * length)
         bounds = bounds_N[first * every : last * every + 1] - first * length
-        parts = (query_THK[tokens], key_THK[tokens], value_THK[tokens])
-        out = varlen_attn(*parts, bounds, bounds, length, length)
-        assert isinstance(out, Tensor)
-        found.append(out)
-    return found[0] if len(found) == 1 else torch.cat(found)
+        query, key, value = (part[first * length : last * length] for part in parts)
+        found.append(_attend_documents((query, key, value), bounds, length, dropout))
+    return torch.cat(found)
+
+
+def _attend_documents(
+    parts: tuple[Tensor, Tensor, Tensor], bounds_N: Tensor, longest: int, dropout: float
+) -> Tensor:
+    sizes = (bounds_N, bounds_N, longest, longest)
+    if dropout > 0:
+        # What `varlen_attn` calls, which drops nothing out (torch 2.13).
+        out, *_ = torch.ops.aten._flash_attention_forward(*parts, *sizes, dropout, False, False)
+    else:
+        # It loads torch's compiler: a third of the time that a command takes to start.
+        from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415
+
+        out = varlen_attn(*parts, *sizes)
+    assert isinstance(out, Tensor)
+    return out
 
 
 def _attend_rows(

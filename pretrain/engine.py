@@ -74,6 +74,8 @@ class Engine:
         self._world = world
         self._norm: float | None = None
         self.begin_step(shares)
+        if config.precision == "bf16":
+            _check_bf16(world.device)
         if config.compile:
             _check_compiler(world.device)
         with warnings.catch_warnings():
@@ -285,6 +287,15 @@ def _copied(tensor: Tensor) -> Tensor:
 def pair_count(batch: Batch) -> int:
     """Count the next-sentence labels of a microbatch."""
     return 0 if batch.next_sentence is None else int((batch.next_sentence != IGNORED).sum())
+
+
+def _check_bf16(device: torch.device) -> None:
+    """Refuse a GPU that would compute bf16 step by step in fp32: the kernels of attention do not."""
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(
+            f"{torch.cuda.get_device_name(device)} has no instructions for bf16: set "
+            "pretrain.precision to fp32"
+        )
 
 
 def _check_compiler(device: torch.device) -> None:

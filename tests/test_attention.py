@@ -102,7 +102,7 @@ def test_the_kernel_of_a_gpu_gets_the_bounds_of_documents(
     starts: list[list[int]] | None, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "_MOST_DOCUMENTS", most)
-    monkeypatch.setattr(attention, "_has_kernel", lambda query, dropout: True)
+    monkeypatch.setattr(attention, "_has_kernel", lambda query: True)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen)
     generator, lengths = torch.Generator().manual_seed(0), [6, 8]
     query, key, value = (torch.randn(2, LENGTH, 2, 4, generator=generator) for _ in range(3))
@@ -111,6 +111,31 @@ def test_the_kernel_of_a_gpu_gets_the_bounds_of_documents(
     real = torch.arange(LENGTH) < torch.tensor(lengths)[:, None]
     expected = by_hand([query, key, value], lengths, starts)
     assert (found - expected)[real].abs().max() < 1e-6
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_kernel_of_a_gpu_drops_out() -> None:
+    """Every draw differs, as its seed says; their mean, and that of gradients, is without."""
+    torch.manual_seed(0)
+    query, key, value = (
+        torch.randn(1, LENGTH, 512, 64, device="cuda", dtype=torch.bfloat16).requires_grad_()
+        for _ in range(3)
+    )
+    # All heads are alike, so that each is another draw.
+    parts = [part[:, :, :1].repeat(1, 1, 512, 1) for part in (query, key, value)]
+    starts = torch.tensor([[0, 3]], device="cuda")
+    reach = reach_of(torch.tensor([LENGTH], device="cuda"), starts, LENGTH, False)
+    plain, found = (attend(*parts, reach, dropout) for dropout in (0.0, 0.1))
+    assert (found.float().std(2) > 0.01).any()
+    assert (found.float().mean(2) - plain.float().mean(2)).abs().max() < 0.1
+    torch.manual_seed(1)
+    again = attend(*parts, reach, 0.1)
+    torch.manual_seed(1)
+    assert torch.equal(again, attend(*parts, reach, 0.1))
+    assert not torch.equal(again, found)
+    wanted, gradient = (torch.autograd.grad(out.float().sum(), value)[0] for out in (plain, again))
+    assert (gradient - wanted)[:, :, 0].abs().max() < 0.1 * wanted[:, :, 0].abs().max()
 
 
 @pytest.mark.gpu

@@ -25,7 +25,7 @@ from corpus.snapshots import open_snapshot
 from pretrain.batches import Batch, open_stream
 from pretrain.config import data_plan, model_shape
 from pretrain.dataset import Shares
-from pretrain.engine import Engine, deepspeed_config, pair_count
+from pretrain.engine import Engine, _check_bf16, deepspeed_config, pair_count
 from pretrain.launch import join, run_training
 from pretrain.masking import IGNORED
 from pretrain.memory import parameter_count, state_bytes
@@ -353,6 +353,14 @@ def test_bf16_gradients_are_summed_in_fp32_and_nothing_is_printed(
         assert not torch.equal(sums[name], sums[name].bfloat16().float())  # bf16 would not do
     engine.close()
     assert capfd.readouterr().out == ""
+
+
+def test_a_gpu_without_bf16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    with pytest.raises(ValueError, match=r"Tesla T4 has no instructions .* precision to fp32"):
+        _check_bf16(torch.device("cuda", 0))
+    _check_bf16(torch.device("cpu"))  # slow, but right
 
 
 def test_deepspeed_is_left_able_to_compile(store: Path) -> None:
