@@ -113,15 +113,16 @@ def _attend_cut(
 def _attend_documents(
     parts: tuple[Tensor, Tensor, Tensor], bounds_N: Tensor, longest: int, dropout: float
 ) -> Tensor:
-    sizes = (bounds_N, bounds_N, longest, longest)
     if dropout > 0:
         # What `varlen_attn` calls, which drops nothing out (torch 2.13).
-        out, *_ = torch.ops.aten._flash_attention_forward(*parts, *sizes, dropout, False, False)
+        out, *_ = torch.ops.aten._flash_attention_forward(
+            *parts, bounds_N, bounds_N, longest, longest, dropout, False, False
+        )
     else:
         # It loads torch's compiler: a third of the time that a command takes to start.
         from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415
 
-        out = varlen_attn(*parts, *sizes)
+        out = varlen_attn(*parts, bounds_N, bounds_N, longest, longest)
     assert isinstance(out, Tensor)
     return out
 

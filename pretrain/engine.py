@@ -290,7 +290,7 @@ def pair_count(batch: Batch) -> int:
 
 
 def _check_bf16(device: torch.device) -> None:
-    """Refuse a GPU that would compute bf16 step by step in fp32: the kernels of attention do not."""
+    """Refuse a GPU that only emulates bf16, which its kernels of attention do not."""
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ValueError(
             f"{torch.cuda.get_device_name(device)} has no instructions for bf16: set "
