@@ -358,9 +358,7 @@ def test_bf16_gradients_are_summed_in_fp32_and_nothing_is_printed(
 def test_a_gpu_without_bf16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
-    with pytest.raises(
-        ValueError, match=r"Tesla T4 has no .* pretrain\.precision to fp32"
-    ):
+    with pytest.raises(ValueError, match=r"Tesla T4 has no .* pretrain\.precision to fp32"):
         _check_bf16(torch.device("cuda", 0))
     _check_bf16(torch.device("cpu"))  # slow, but right
 
