@@ -72,15 +72,28 @@ class _OwnGroupConfig(ray_torch.TorchConfig):  # type: ignore[misc]
         return _OwnGroup
 
 
+class _LoneTrainer(ray_torch.TorchTrainer):  # type: ignore[misc]
+    """Ray's, without the actor that outlives the driver to clean up behind it.
+
+    A Ray of our own ends with the driver, and has no dashboard: every second the actor would ask it
+    how the driver is, and warn that nobody answers.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [one for one in callbacks if "PlacementGroupCleaner" not in type(one).__name__]
+
+
 def run_on_ray(recipe: Recipe) -> None:
     """Train on Ray workers until the last step, through failures and changes of the cluster."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     config = recipe.pretrain
     cpus = config.worker_range[1] * config.ray_worker_cpus
+    is_alone = not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
     with _connected(cpus), tempfile.TemporaryDirectory(prefix="maskline-") as directory:
         box = ray.remote(num_cpus=0, scheduling_strategy=_here())(Box).remote()
-        trainer = ray_torch.TorchTrainer(
+        trainer = (_LoneTrainer if is_alone else ray_torch.TorchTrainer)(
             be_rank,
             train_loop_config={"recipe": _absolute(recipe).model_dump(mode="json"), "box": box},
             torch_config=_OwnGroupConfig(),
@@ -88,8 +101,7 @@ def run_on_ray(recipe: Recipe) -> None:
             run_config=ray_train.RunConfig(
                 name="maskline",
                 storage_path=directory,
-                # Below: which ranks there are, which we say ourselves, and, without a dashboard,
-                # that it is missing, every second.
+                # Below: which ranks there are, which we say ourselves.
                 logging_config=ray_train.LoggingConfig(log_level="ERROR"),
                 failure_config=ray_train.FailureConfig(
                     max_failures=recipe.pretrain.ray_max_failures
