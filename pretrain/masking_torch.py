@@ -4,7 +4,7 @@ Training does not use it: it masks on the CPU, beside the step before (prefetch.
 loops of one's own that hold tokens on the device.
 
 All rows are drawn at once. Shapes do not depend on what is drawn and no value is read back by the
-host, so that calls queue up one behind another. A call launches some 150 small kernels, and for
+host, so that calls queue up one behind another. A call launches 90 to 240 small kernels, and for
 each slot 5 (fixed), 13 (whole words) or 31 (spans), however many rows there are: draw a whole
 step's rows together. torch has no unsigned 64-bit arithmetic on every device: products wrap in
 signed integers just the same, and shifts to the right clear what the sign fills in.

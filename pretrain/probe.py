@@ -117,20 +117,20 @@ def _time(shape: ModelShape, config: Pretrain, world: World, batch: Batch) -> Ti
     """Time one size; None where it does not fit the device."""
     rows = len(batch.rows)
     is_gpu = world.device.type == "cuda"
-    if is_gpu:
-        torch.cuda.reset_peak_memory_stats()
     engine = None
     try:
-        model = make_model(shape, config)
-        engine = Engine(model, config, Shares(2 * rows, 1, rows), world)
+        engine = Engine(make_model(shape, config), config, Shares(2 * rows, 1, rows), world)
+        if is_gpu:  # what the start of an engine needs for a moment is not asked for
+            torch.cuda.reset_peak_memory_stats()
         alone, updating = _time_steps(engine, batch, world)
     except torch.OutOfMemoryError:
         return None
     finally:
         if engine:
             engine.close()
-        del engine
-        gc.collect()
+        engine = None
+        gc.collect()  # engines are circles,
+        gc.collect()  # and have finalizers, until which they hold their tensors
         if is_gpu:
             torch.cuda.empty_cache()
     peak = torch.cuda.max_memory_allocated() if is_gpu else None
