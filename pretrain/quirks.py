@@ -57,7 +57,8 @@ def add_gradients_at_once(zero: Any) -> None:  # noqa: ANN401
     """Have BF16_Optimizer add a microbatch's gradients to the fp32 sums in one call, and drop them.
 
     Its own way converts and adds one by one, then keeps them as zeros for the next to be added to:
-    twice the memory traffic, and of a base model's microbatch 400 of 980 kernels on a GPU.
+    26 bytes of memory traffic a parameter, not 10, and on a GPU 400 more kernels for a microbatch
+    of a base model, which launches 580 without.
     """
     if not hasattr(zero, "update_hp_grads"):
         return
