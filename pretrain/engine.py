@@ -115,7 +115,7 @@ class Engine:
 
         They are one or two, as the model's. `global_pairs` counts next-sentence labels.
         """
-        if not self._engine.training:  # a walk over all modules
+        if not self._engine.module.training:  # else a walk over all modules for nothing
             self._engine.train()
         self._seen += 1
         is_last = self._seen == self._microbatches

@@ -355,6 +355,21 @@ def test_bf16_gradients_are_summed_in_fp32_and_nothing_is_printed(
     assert capfd.readouterr().out == ""
 
 
+def test_dropout_is_off_while_validating_and_back_behind_it(store: Path) -> None:
+    settings: dict[str, Any] = {"dropout": 0.5, "batch_sequences": 4}
+    config = make_recipe(store, store, **settings).pretrain
+    snapshot = open_snapshot(str(store))
+    stream = open_stream(str(store), snapshot, data_plan(config, snapshot))
+    (batch,) = stream.train_batches(Shares(4, 1, 4), 0, rank=0)
+    engine = make_engine(store, **settings)
+    engine.set_learning_rate(0.0)
+    before = engine.train(batch, batch.label_count, dropout_seed=0)[0]
+    without = [engine.evaluate(batch) for _ in range(2)]
+    assert without[0] == without[1] != before
+    assert engine.train(batch, batch.label_count, dropout_seed=0)[0] == before
+    engine.close()
+
+
 def test_a_gpu_without_bf16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
