@@ -47,10 +47,12 @@ from pretrain.batches import open_stream
 from pretrain.config import data_plan, learning_rate_at, model_shape
 from pretrain.dataset import Shares, open_rows
 from pretrain.engine import Engine
+from pretrain.flops import has_bf16
 from pretrain.launch import join, keep_freed_memory
 from pretrain.model import make_model
 
 WARMUP = 2  # steps not counted
+CPU = torch.device("cpu")
 
 
 Rates = tuple[float, float]  # tokens a second, tokens a CPU second
@@ -220,7 +222,7 @@ def main() -> int:
     lines = {"ours, fp32": ours, "Hugging Face, fp32": theirs}
     if parsed.fast:
         lines["ours, fp32 + compile"] = our_rate(recipe(compile=True))
-    if parsed.fast and has_bf16():
+    if parsed.fast and has_bf16(CPU):
         lines["ours, bf16 + compile"] = our_rate(
             recipe(precision="bf16", compile=True, zero_stage=1)
         )
@@ -230,15 +232,9 @@ def main() -> int:
             f"{one:10,.0f} {one / other:6.2f}" for one, other in zip(rates, theirs, strict=True)
         )
         print(f"{name:22} {' '.join(columns)}")
-    if parsed.fast and not has_bf16():
+    if parsed.fast and not has_bf16(CPU):
         print("ours, bf16 + compile   not measured: this CPU has no instructions for bf16")
     return 0
-
-
-def has_bf16() -> bool:
-    """Tell whether this CPU multiplies bf16 matrices by instructions of its own."""
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 if __name__ == "__main__":

@@ -15,10 +15,12 @@ not finite DeepSpeed makes no update, in fp32 at stage 0 excepted; `skipped_step
 """
 
 import importlib
+import logging
 import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,12 +30,15 @@ from torch.nn import functional
 from corpus.training import Pretrain
 from pretrain.batches import Batch
 from pretrain.dataset import Shares
+from pretrain.flops import device_name, has_bf16
 from pretrain.masking import IGNORED
 from pretrain.memory import bucket_elements
 from pretrain.model import Extras, MaskedLanguageModel
 from pretrain.optimizers import ADAM_MOMENTS, make_optimizer, moments_of
 from pretrain.quirks import add_gradients_at_once, forget_model, import_deepspeed
 from pretrain.world import World
+
+logger = logging.getLogger(__name__)
 
 _NEVER = 2**62  # steps between DeepSpeed's own progress prints
 
@@ -75,7 +80,7 @@ class Engine:
         self._norm: float | None = None
         self.begin_step(shares)
         if config.precision == "bf16":
-            _check_bf16(world.device)
+            _check_bf16(world)
         if config.compile:
             _check_compiler(world.device)
         with warnings.catch_warnings():
@@ -289,13 +294,26 @@ def pair_count(batch: Batch) -> int:
     return 0 if batch.next_sentence is None else int((batch.next_sentence != IGNORED).sum())
 
 
-def _check_bf16(device: torch.device) -> None:
-    """Refuse a GPU that only emulates bf16, which its kernels of attention do not."""
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+def _check_bf16(world: World) -> None:
+    """Refuse a GPU that only emulates bf16, as its kernels of attention do not; warn of a CPU."""
+    if has_bf16(world.device):
+        return
+    if world.device.type == "cuda":
         raise ValueError(
-            f"{torch.cuda.get_device_name(device)} has no instructions for bf16: set "
-            "pretrain.precision to fp32"
+            f"{device_name(world.device)} has no instructions for bf16: set pretrain.precision to "
+            "fp32"
         )
+    if world.is_first:
+        _warn_of_emulation()
+
+
+@cache
+def _warn_of_emulation() -> None:
+    """Say it once a process: `plan` makes an engine a size."""
+    logger.warning(
+        "this processor has no instructions for bf16 and takes many times as long with it: set "
+        "pretrain.precision to fp32 to train here"
+    )
 
 
 def _check_compiler(device: torch.device) -> None:

@@ -14,6 +14,8 @@ Peaks are the makers' data sheets, dense (without structured sparsity). A device
 table, or only a slice of one, has no peak and no share; CPUs have none.
 """
 
+from pathlib import Path
+
 import torch
 
 from pretrain.batches import Batch
@@ -102,3 +104,15 @@ def peak_flops(device_name: str | None, precision: str) -> float | None:
 def device_name(device: torch.device) -> str | None:
     """Name a GPU as its driver does; None for a CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Tell whether a device multiplies bf16 matrices by instructions of its own, if that is known.
+
+    A processor says so on Linux; of others it is taken to be true.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    known = Path("/proc/cpuinfo")
+    # x86 calls them avx512_bf16 and amx_bf16, Arm bf16.
+    return not known.exists() or "bf16" in known.read_text()

@@ -25,12 +25,19 @@ from corpus.snapshots import open_snapshot
 from pretrain.batches import Batch, open_stream
 from pretrain.config import data_plan, model_shape
 from pretrain.dataset import Shares
-from pretrain.engine import Engine, _check_bf16, deepspeed_config, pair_count
+from pretrain.engine import (
+    Engine,
+    _check_bf16,
+    _warn_of_emulation,
+    deepspeed_config,
+    pair_count,
+)
 from pretrain.launch import join, run_training
 from pretrain.masking import IGNORED
 from pretrain.memory import parameter_count, state_bytes
 from pretrain.model import Extras, MaskedLanguageModel, make_model
 from pretrain.optimizers import moments_of
+from pretrain.world import World
 
 
 def make_engine(store: Path, **pretrain: Any) -> Engine:  # noqa: ANN401
@@ -370,12 +377,18 @@ def test_dropout_is_off_while_validating_and_back_behind_it(store: Path) -> None
     engine.close()
 
 
-def test_a_gpu_without_bf16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+def test_a_device_without_bf16_is_refused_or_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pretrain.engine.has_bf16", lambda device: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     with pytest.raises(ValueError, match=r"Tesla T4 has no .* pretrain\.precision to fp32"):
-        _check_bf16(torch.device("cuda", 0))
-    _check_bf16(torch.device("cpu"))  # slow, but right
+        _check_bf16(World(0, 1, torch.device("cuda", 0)))
+    _warn_of_emulation.cache_clear()
+    for rank in (1, 0, 0):
+        _check_bf16(World(rank, 2, torch.device("cpu")))
+    (told,) = caplog.messages
+    assert "pretrain.precision to fp32" in told
 
 
 def test_deepspeed_is_left_able_to_compile(store: Path) -> None:

@@ -16,7 +16,14 @@ from corpus.snapshots import open_snapshot
 from pretrain.batches import Batch, open_stream
 from pretrain.config import ModelShape, data_plan, fit_preset
 from pretrain.dataset import Shares
-from pretrain.flops import attended_pairs, device_name, peak_flops, row_flops, train_flops
+from pretrain.flops import (
+    attended_pairs,
+    device_name,
+    has_bf16,
+    peak_flops,
+    row_flops,
+    train_flops,
+)
 from pretrain.model import MaskedLanguageModel
 
 
@@ -131,3 +138,17 @@ def test_isolated_documents_attend_to_themselves_alone() -> None:
         starts=torch.tensor([[0, 5, 8, 8], [0, 2, 8, 8]], dtype=torch.int32),
     )
     assert attended_pairs(batch) == 5**2 + 3**2 + 2**2 + 1**2
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fma avx2", False), ("avx512_bf16", True), ("amx_bf16", True), ("i8mm bf16", True)],
+)
+def test_a_processor_tells_of_bf16(
+    flags: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    monkeypatch.setattr(Path, "read_text", lambda path: f"flags\t: {flags}\n")
+    assert has_bf16(torch.device("cpu")) is expected
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    assert has_bf16(torch.device("cpu"))
