@@ -90,10 +90,9 @@ def run_on_ray(recipe: Recipe) -> None:
         os.environ.setdefault(name, value)
     config = recipe.pretrain
     cpus = config.worker_range[1] * config.ray_worker_cpus
-    is_alone = not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
-    with _connected(cpus), tempfile.TemporaryDirectory(prefix="maskline-") as directory:
+    with _connected(cpus) as is_own, tempfile.TemporaryDirectory(prefix="maskline-") as directory:
         box = ray.remote(num_cpus=0, scheduling_strategy=_here())(Box).remote()
-        trainer = (_LoneTrainer if is_alone else ray_torch.TorchTrainer)(
+        trainer = (_LoneTrainer if is_own else ray_torch.TorchTrainer)(
             be_rank,
             train_loop_config={"recipe": _absolute(recipe).model_dump(mode="json"), "box": box},
             torch_config=_OwnGroupConfig(),
@@ -211,12 +210,16 @@ def _scaling(recipe: Recipe) -> Any:  # noqa: ANN401 - Ray's
 
 
 @contextmanager
-def _connected(cpus: int) -> Iterator[None]:
-    """Use the cluster of the job or of RAY_ADDRESS, or a Ray of our own on this machine."""
+def _connected(cpus: int) -> Iterator[bool]:
+    """Use the cluster of the job or of RAY_ADDRESS, or a Ray of our own on this machine.
+
+    It tells whether it is our own.
+    """
     if ray.is_initialized():
-        yield
+        yield False
         return
-    if os.environ.get("RAY_ADDRESS"):
+    is_own = not os.environ.get("RAY_ADDRESS")
+    if not is_own:
         ray.init(logging_level=logging.ERROR)
     else:
         ray.init(
@@ -227,7 +230,7 @@ def _connected(cpus: int) -> Iterator[None]:
             logging_level=logging.ERROR,
         )
     try:
-        yield
+        yield is_own
     finally:
         ray.shutdown()
 
