@@ -6,7 +6,8 @@ What Ray does: it places the ranks, as many as there is room for, watches them, 
 again when one fails or a machine comes or goes. What it does not do: checkpoints, data order and
 process group are ours, so a restart is the same as the same command given again, with whatever
 number of ranks there is then. Ray's notice that a machine will be taken away is answered by a
-checkpoint at the next step; the ranks go on until Ray ends them, and lose the steps in between.
+checkpoint at the next step. So is its wish to change the number of ranks, which waits for that. The
+ranks go on until Ray ends them, and lose the steps in between.
 
 A store or a network that is away for a while is a failure like that of a rank. A mistake of the
 user's (ValueError) would fail again at every restart: the ranks leave it in a box, the next start
@@ -30,10 +31,10 @@ from typing import Any
 
 from corpus.files import is_remote, write_bytes
 from corpus.recipe import Recipe
+from pretrain.box import Box
 from pretrain.checkpoints import RECIPE
 from pretrain.launch import TIMEOUT, RankFailedError, configure_logging, join, keep_freed_memory
 from pretrain.meeting import listen, open_store, use_interface
-from pretrain.mistakes import Box
 from pretrain.preemption import Notice
 from pretrain.train import RunInUseError, run_directory, train
 from pretrain.world import World
@@ -45,6 +46,7 @@ ray: Any = importlib.import_module("ray")
 ray_train: Any = importlib.import_module("ray.train")
 ray_torch: Any = importlib.import_module("ray.train.torch")
 ray_backend: Any = importlib.import_module("ray.train.backend")
+ray_scaling: Any = importlib.import_module("ray.train.v2._internal.execution.scaling_policy")
 ray_strategies: Any = importlib.import_module("ray.util.scheduling_strategies")
 ray_collective: Any = importlib.import_module("ray.train.collective")
 
@@ -72,16 +74,57 @@ class _OwnGroupConfig(ray_torch.TorchConfig):  # type: ignore[misc]
         return _OwnGroup
 
 
-class _LoneTrainer(ray_torch.TorchTrainer):  # type: ignore[misc]
-    """Ray's, without the actor that outlives the driver to clean up behind it.
+class _SavingPolicy(ray_scaling.ElasticScalingPolicy):  # type: ignore[misc]
+    """Ray's, but ranks whose number is to change are asked for a checkpoint before."""
 
-    A Ray of our own ends with the driver, and has no dashboard: every second the actor would ask it
-    how the driver is, and warn that nobody answers.
-    """
+    def __init__(self, scaling: Any, box: Any) -> None:  # noqa: ANN401 - Ray's
+        super().__init__(scaling)
+        self._box, self._asked_group = box, -math.inf
+
+    def make_decision_for_running_worker_group(
+        self,
+        worker_group_state: Any,  # noqa: ANN401 - Ray's
+        worker_group_status: Any,  # noqa: ANN401 - Ray's
+    ) -> Any:  # noqa: ANN401 - Ray's
+        """Decide as Ray does, again when the checkpoint is written: the room may have changed."""
+        is_asked = self._asked_group == worker_group_state.start_time
+        if is_asked and ray.get(self._box.is_wanted.remote()):
+            return ray_scaling.NoopDecision()
+        self._asked_group = -math.inf
+        if is_asked:
+            self._latest_monitor_time = -math.inf  # Ray's own: when it looked last
+        decision = super().make_decision_for_running_worker_group(
+            worker_group_state, worker_group_status
+        )
+        if is_asked or isinstance(decision, ray_scaling.NoopDecision):
+            return decision
+        ray.get(self._box.want.remote())
+        self._asked_group = worker_group_state.start_time
+        return ray_scaling.NoopDecision()
+
+
+class _Trainer(ray_torch.TorchTrainer):  # type: ignore[misc]
+    """Ray's, with a box that its controller and the ranks share."""
+
+    def __init__(self, box: Any, is_own: bool, **settings: Any) -> None:  # noqa: ANN401 - Ray's
+        """Train on the ranks of a cluster, or of a Ray of our own."""
+        super().__init__(be_rank, **settings)
+        self._box, self._is_own = box, is_own
 
     def _create_default_callbacks(self) -> list[Any]:
+        """Leave out the actor that outlives the driver to clean up behind it, where Ray is our own.
+
+        That ends with the driver, and has no dashboard: every second the actor would ask it how the
+        driver is, and warn that nobody answers.
+        """
         callbacks = super()._create_default_callbacks()
-        return [one for one in callbacks if "PlacementGroupCleaner" not in type(one).__name__]
+        unwanted = "PlacementGroupCleaner" if self._is_own else None
+        return [one for one in callbacks if not unwanted or unwanted not in type(one).__name__]
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:  # noqa: ANN401 - Ray's
+        if isinstance(settings["scaling_policy"], ray_scaling.ElasticScalingPolicy):
+            settings["scaling_policy"] = _SavingPolicy(self.scaling_config, self._box)
+        return super()._initialize_and_run_controller(**settings)
 
 
 def run_on_ray(recipe: Recipe) -> None:
@@ -92,8 +135,9 @@ def run_on_ray(recipe: Recipe) -> None:
     cpus = config.worker_range[1] * config.ray_worker_cpus
     with _connected(cpus) as is_own, tempfile.TemporaryDirectory(prefix="maskline-") as directory:
         box = ray.remote(num_cpus=0, scheduling_strategy=_here())(Box).remote()
-        trainer = (_LoneTrainer if is_own else ray_torch.TorchTrainer)(
-            be_rank,
+        trainer = _Trainer(
+            box,
+            is_own,
             train_loop_config={"recipe": _absolute(recipe).model_dump(mode="json"), "box": box},
             torch_config=_OwnGroupConfig(),
             scaling_config=_scaling(recipe),
@@ -259,9 +303,8 @@ def be_rank(settings: dict[str, Any]) -> None:
     world = _join()
     configure_logging(logging.INFO if world.is_first else logging.ERROR)
     logger.info("training begins on %d ranks of Ray", world.size)
-    notice = Notice(ask_ray(world), ends_run=False)
     try:
-        train(Recipe.model_validate(settings["recipe"]), world, notice)
+        train(Recipe.model_validate(settings["recipe"]), world, RayNotice(world, box))
     except RunInUseError:
         raise  # the ranks before us have not ended yet, as far as the disk knows: to be tried again
     except ValueError as error:
@@ -269,22 +312,31 @@ def be_rank(settings: dict[str, Any]) -> None:
         raise
 
 
-def ask_ray(world: World) -> Callable[[], bool]:
-    """Return what tells, on all ranks alike, whether Ray gave notice of a machine.
+class RayNotice(Notice):
+    """Tells all ranks that a machine of theirs will be taken away, or their number change.
 
     To ask costs a round trip to an actor, so the first rank's clock decides when all of them do.
     """
-    asked = -math.inf
 
-    def is_told() -> bool:
-        nonlocal asked
+    def __init__(self, world: World, box: Any) -> None:  # noqa: ANN401 - Ray's actor
+        """Listen to Ray, and to the box in which its controller says what it wants."""
+        self._box, self._is_first = box, world.is_first
+        self._asked, self._is_ending = -math.inf, False
+
+    def arrives(self, world: World) -> bool:
+        """Tell whether there is news; that a machine will be taken away is told once."""
         now = time.monotonic()
-        if not world.any_of(world.is_first and now - asked >= _ASK_AFTER_SECONDS):
+        if not world.any_of(world.is_first and now - self._asked >= _ASK_AFTER_SECONDS):
             return False
-        asked = now
-        return ray_train.get_preemption_info() is not None
+        self._asked, was_ending = now, self._is_ending
+        self._is_ending |= world.any_of(ray_train.get_preemption_info() is not None)
+        is_wanted = world.any_of(world.is_first and ray.get(self._box.is_wanted.remote()))
+        return is_wanted or self._is_ending > was_ending
 
-    return is_told
+    def answer(self, steps: int) -> None:
+        """Let Ray's controller go on; it ends the ranks when it will."""
+        if self._is_first:
+            ray.get(self._box.grant.remote())
 
 
 def _join() -> World:

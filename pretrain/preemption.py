@@ -26,17 +26,16 @@ class PreemptedError(RuntimeError):
 class Notice:
     """Tells all ranks of a run, at the same step, that one of them was told to end."""
 
-    def __init__(self, is_given: Callable[[], bool] = _told.is_set, ends_run: bool = True) -> None:
-        """Ask `is_given` after every step; `ends_run` is False where someone else ends it."""
-        self._is_given, self.ends_run = is_given, ends_run
-        self._arrived = False
-
     def arrives(self, world: World) -> bool:
-        """Tell, once, that the notice has come; all ranks must ask alike."""
-        if self._arrived:
-            return False
-        self._arrived = world.any_of(self._is_given())
-        return self._arrived
+        """Tell whether a notice has come; all ranks must ask alike."""
+        return world.any_of(_told.is_set())
+
+    def answer(self, steps: int) -> None:
+        """End the run, now that a checkpoint of so many steps is written."""
+        raise PreemptedError(
+            f"told to end after {steps:,} steps: their checkpoint is written, the same command "
+            "goes on from it"
+        )
 
 
 @contextmanager

@@ -152,6 +152,9 @@ def _train_until_spike(
             if world.is_first:
                 note_worst(run_directory(recipe), rows)
         spike = _take_steps(session, first_step, notice)
+    except PreemptedError:
+        session.engine.close()
+        raise
     finally:
         if session.writer:
             session.writer.close()
@@ -181,13 +184,9 @@ def _take_steps(session: Session, first_step: int, notice: Notice) -> Spike | No
             told = step + 1 < config.max_steps and notice.arrives(session.world)
             if told or _is_due(config, step, config.checkpoint_every_steps):
                 reporter.note(_checkpoint(session, step + 1))
-            if told and notice.ends_run:
+            if told:
                 _tell_of_checkpoint(session, reporter, wait=True)
-                session.engine.close()
-                raise PreemptedError(
-                    f"told to end after {step + 1:,} steps: their checkpoint is written, the same "
-                    "command goes on from it"
-                )
+                notice.answer(step + 1)
         _tell_of_checkpoint(session, reporter, wait=True)
     return None
 

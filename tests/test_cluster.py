@@ -27,6 +27,7 @@ from ray_helpers import NODE, small_nodes
 
 from benchmarks.curves import widest
 from corpus.recipe import Recipe
+from pretrain.box import Box
 from pretrain.cache import ShardUnreadableError
 from pretrain.checkpoints import checkpoint_home
 from pretrain.explain import open_recipe
@@ -37,6 +38,7 @@ from pretrain.world import World
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
+ALONE = World(0, 1, torch.device("cpu"))
 PATIENCE_SECONDS = 600.0
 # Enough steps that a run is still at it when something happens to it.
 LONG: dict[str, Any] = {"max_steps": 150, "checkpoint_every_steps": 20, "validate_every_steps": 150}
@@ -198,7 +200,7 @@ def test_only_mistakes_end_all_restarts(
         raise error
 
     monkeypatch.setattr(cluster, "ray", SimpleNamespace(get=lambda answer: answer))
-    monkeypatch.setattr(cluster, "_join", lambda: World(0, 1, torch.device("cpu")))
+    monkeypatch.setattr(cluster, "_join", lambda: ALONE)
     monkeypatch.setattr(cluster, "train", fail)
     actor = SimpleNamespace(
         begin=SimpleNamespace(remote=lambda: None), put=SimpleNamespace(remote=box.append)
@@ -207,6 +209,14 @@ def test_only_mistakes_end_all_restarts(
     with pytest.raises(type(error)):
         cluster.be_rank({"box": actor, "recipe": recipe})
     assert box == kept
+
+
+def local_box(monkeypatch: pytest.MonkeyPatch, cluster: Any) -> Any:  # noqa: ANN401 - both
+    """Make a box in this process that is called as an actor is."""
+    box = Box()
+    monkeypatch.setattr(cluster.ray, "get", lambda answer: answer)
+    calls = ("want", "is_wanted", "grant")
+    return SimpleNamespace(**{name: SimpleNamespace(remote=getattr(box, name)) for name in calls})
 
 
 def test_the_recipe_is_left_where_the_command_was_given(tmp_path: Path) -> None:
@@ -218,12 +228,61 @@ def test_the_recipe_is_left_where_the_command_was_given(tmp_path: Path) -> None:
 
 
 def test_ray_is_asked_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster, answers = importlib.import_module("pretrain.cluster"), iter([None, "notice"])
+    cluster, answers = importlib.import_module("pretrain.cluster"), iter([None, "notice", "notice"])
     monkeypatch.setattr(cluster.ray_train, "get_preemption_info", lambda: next(answers))
-    is_told = cluster.ask_ray(World(0, 1, torch.device("cpu")))
-    assert [is_told() for _ in range(3)] == [False, False, False]
+    notice = cluster.RayNotice(ALONE, local_box(monkeypatch, cluster))
+    assert [notice.arrives(ALONE) for _ in range(3)] == [False, False, False]
     monkeypatch.setattr(cluster, "_ASK_AFTER_SECONDS", 0.0)
-    assert is_told()
+    assert [notice.arrives(ALONE) for _ in range(2)] == [True, False]
+
+
+def test_a_wanted_checkpoint_is_granted(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = importlib.import_module("pretrain.cluster")
+    monkeypatch.setattr(cluster.ray_train, "get_preemption_info", lambda: None)
+    monkeypatch.setattr(cluster, "_ASK_AFTER_SECONDS", 0.0)
+    box = local_box(monkeypatch, cluster)
+    notice = cluster.RayNotice(ALONE, box)
+    assert not notice.arrives(ALONE)
+    for _ in range(2):
+        box.want.remote()
+        assert notice.arrives(ALONE)
+        notice.answer(7)
+        assert not notice.arrives(ALONE)
+
+
+def test_the_number_of_ranks_changes_after_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is asked and fails is not waited for; what is decided is decided anew."""
+    cluster = importlib.import_module("pretrain.cluster")
+    box = local_box(monkeypatch, cluster)
+    scaling = cluster.ray_train.ScalingConfig(
+        num_workers=(1, 3), resources_per_worker={"CPU": 1}, elastic_resize_monitor_interval_s=60
+    )
+    policy, room = cluster._SavingPolicy(scaling, box), {"node": {"CPU": 1.0}}
+    monkeypatch.setattr(policy, "_maybe_send_resource_request", lambda: None)
+    monkeypatch.setattr(policy, "_get_reserved_resources", lambda: room)
+
+    def decide(began: float) -> int | None:
+        group = SimpleNamespace(start_time=began, num_workers=1)
+        decision = policy.make_decision_for_running_worker_group(group, None)
+        policy._latest_monitor_time -= 100
+        return getattr(decision, "num_workers", None)
+
+    long_ago = time.monotonic() - 1000
+    assert decide(long_ago) is None
+    assert not box.is_wanted.remote()
+    room["node"] = {"CPU": 2.0}
+    assert [decide(long_ago) for _ in range(3)] == [None] * 3
+    assert box.is_wanted.remote()
+    room["node"] = {"CPU": 3.0}
+    box.grant.remote()
+    assert decide(long_ago) == 3
+    assert decide(long_ago + 1) is None  # another group, asked
+    assert box.is_wanted.remote()
+    assert decide(long_ago + 2) is None  # another that took its place
+    box.grant.remote()
+    room["node"] = {"CPU": 1.0}
+    assert decide(long_ago + 2) is None
+    assert not box.is_wanted.remote()
 
 
 def test_a_notice_is_answered_by_a_checkpoint(
@@ -264,23 +323,27 @@ def test_ranks_follow_a_node_that_comes_and_goes(
 ) -> None:
     run, alone = tmp_path / "run", tmp_path / "alone"
     settings: dict[str, Any] = {"max_steps": 100_000, "validate_every_steps": 100_000}
+    settings["checkpoint_every_steps"] = 100_000
     recipe = make_recipe(
-        store, run, ray_workers=(1, 2), ray_grow_after_seconds=1, zero_stage=2,
-        checkpoint_every_steps=20, **settings,
-    )  # fmt: skip
+        store, run, ray_workers=(1, 2), ray_grow_after_seconds=1, zero_stage=2, **settings
+    )
     driver = start(write_recipe(recipe, tmp_path / "recipe.yaml"), node.address)
     said = listen_to(driver)
-    wait_until_said(driver, said, "begins on 1 ranks.*is written")
+    wait_until_said(driver, said, "begins on 1 ranks")
+    wait_for_steps(driver, run, 5)
     second = node.add_node(num_cpus=1, **NODE)
-    wait_until_said(driver, said, "begins on 2 ranks.*is written")
+    wait_until_said(driver, said, "is written.*begins on 2 ranks")
+    (grown,) = map(int, re.findall(r"checkpoint of step (\d+) is written", joined(said)))
+    assert grown >= 5  # which none but the growing asked for
+    wait_for_steps(driver, run, grown + 5)
     node.remove_node(second, allow_graceful=False)
-    wait_until_said(driver, said, "begins on 2 ranks.*begins on 1 ranks.*is written")
+    wait_until_said(driver, said, "begins on 2 ranks.*begins on 1 ranks")
+    wait_for_steps(driver, run, grown + 10)
     driver.terminate()
     driver.wait(PATIENCE_SECONDS)
-    grown, *_ = re.findall(r"begins on 2 ranks.*?checkpoint of step (\d+) is", joined(said), re.S)
     lines = read_metrics(str(run))
-    assert len(lines) > int(grown)
-    recipe = make_recipe(store, alone, checkpoint_every_steps=100_000, **settings)
+    assert len(lines) > grown
+    recipe = make_recipe(store, alone, **settings)
     run_until(recipe, alone, len(lines))
     others = read_metrics(str(alone))[: len(lines)]
     assert [line["step"] for line in lines] == list(range(len(lines)))

@@ -25,12 +25,6 @@ from pretrain.world import World
 ALONE = World(0, 1, torch.device("cpu"))
 
 
-def test_a_notice_arrives_once() -> None:
-    given = iter([False, True, True])
-    notice = Notice(lambda: next(given))
-    assert [notice.arrives(ALONE) for _ in range(4)] == [False, True, False, False]
-
-
 def test_sigterm_is_heard_while_listening_only() -> None:
     before = signal.getsignal(signal.SIGTERM)
     notice = Notice()
