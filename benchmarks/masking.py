@@ -124,6 +124,8 @@ def main() -> int:
     parser.add_argument("--peers", help="interpreter with transformers")
     parser.add_argument("--million", type=float, default=10, help="positions to check")
     parsed = parser.parse_args()
+    if parsed.million < 1:
+        parser.error("--million: correlations want 1 at least")
     found = measure_all(parsed.rows) if parsed.rows else {}
     if parsed.peers:
         found |= run_peer(parsed.peers, _PEERS, str(parsed.peer_rows))

@@ -1,5 +1,6 @@
 """A small synthetic snapshot and recipes over it, for the tests of pretrain."""
 
+import socket
 import subprocess
 import sys
 import time
@@ -243,3 +244,13 @@ def check_same_steps(run: Path, other: Path) -> None:
     """Compare two runs: the very same batches, losses but for the order of sums."""
     assert column(run, "batch_hash") == column(other, "batch_hash")
     assert widest(column(run, "loss"), column(other, "loss")) < 1e-5
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports

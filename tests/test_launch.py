@@ -17,6 +17,7 @@ import pytest
 from pretrain_helpers import (
     REPOSITORY,
     check_same_steps,
+    free_ports,
     make_recipe,
     start_training,
     wait_for_steps,
@@ -193,8 +194,9 @@ def test_torchrun_trains_the_same(store: Path, tmp_path: Path) -> None:
     recipe = write_recipe(make_recipe(store, two), tmp_path / "recipe.yaml")
     done = subprocess.run(
         [
-            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr",
-            "127.0.0.1", "--master-port", "29511", "-m", "pretrain", "train", str(recipe),
+            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
+            "--master-addr=127.0.0.1", f"--master-port={free_ports(1)[0]}",
+            "-m", "pretrain", "train", str(recipe),
         ],
         cwd=REPOSITORY, capture_output=True, text=True, check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
@@ -218,8 +220,8 @@ def test_the_deepspeed_launcher_trains_the_same_on_loopback(store: Path, tmp_pat
     process = subprocess.Popen(
         [
             sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world}",
-            "--master_addr=127.0.0.1", "--master_port=29512", "--module", "pretrain", "train",
-            str(recipe),
+            "--master_addr=127.0.0.1", f"--master_port={free_ports(1)[0]}",
+            "--module", "pretrain", "train", str(recipe),
         ],
         cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},

@@ -15,21 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 from corpus_helpers import REPOSITORY, Built, environment
-from pretrain_helpers import column, make_recipe, write_recipe, write_snapshot
+from pretrain_helpers import column, free_ports, make_recipe, write_recipe, write_snapshot
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 RAY = str(Path(sys.executable).parent / "ray")
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @pytest.fixture(scope="module")

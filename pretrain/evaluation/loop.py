@@ -31,6 +31,7 @@ from pretrain.evaluation.prepared import Prepared, splits_of
 from pretrain.evaluation.scores import details, score
 from pretrain.evaluation.states import Progress, restore, save
 from pretrain.evaluation.tasks import Task
+from pretrain.flops import has_bf16
 
 # Batches that are sorted by length together: enough that padding is a few percent, few enough that
 # batches stay mixed. As in transformers' LengthGroupedSampler.
@@ -240,7 +241,7 @@ def _is_finite(progress: Progress, weights: Mapping[str, Tensor]) -> bool:
 
 def _precision(device: torch.device) -> AbstractContextManager[object]:
     """Compute in bf16 where the device is made for it; weights stay fp32."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+    if device.type == "cuda" and has_bf16(device):
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return nullcontext()
 
