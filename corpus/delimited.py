@@ -10,7 +10,15 @@ import sys
 from collections.abc import Iterator
 
 from corpus.cursor import Cursor
-from corpus.records import Damage, ReadOptions, Record, invalid_utf8, record_of, too_long
+from corpus.records import (
+    UTF_8,
+    Damage,
+    ReadOptions,
+    Record,
+    invalid_utf8,
+    record_of,
+    too_long,
+)
 
 # What separates fields in files that are called CSV or TSV.
 _DELIMITERS = ",;\t|"
@@ -23,12 +31,13 @@ class _TooLongError(Exception):
 class _Rows:
     """Cuts rows from a cursor; `line` is where the last one starts."""
 
-    def __init__(self, cursor: Cursor, delimiter: str, max_bytes: int) -> None:
+    def __init__(self, cursor: Cursor, delimiter: str, max_bytes: int, encoding: str) -> None:
         self.line = 0
         self._cursor = cursor
         self._max_bytes = max_bytes
         self._held = 0
         self._delimiter = delimiter
+        self._encoding = encoding
 
     def next(self) -> list[str] | None:
         """Return the next row, None at the end; raises what `csv` and UTF-8 raise."""
@@ -49,7 +58,7 @@ class _Rows:
                 self.line = self._cursor.position + 1
                 self._held = 0
                 continue
-            text = line.decode()
+            text = line.decode(self._encoding)
             if self._cursor.position == 1:
                 text = text.removeprefix("\ufeff")
             yield text + "\n"
@@ -61,7 +70,7 @@ def read_delimited(
     """Give the rows of a table; the header is its first row where none is given."""
     # The module's own limit of 131,072 characters is for the whole process and below a document's.
     csv.field_size_limit(sys.maxsize)
-    rows = _Rows(cursor, delimiter, max_bytes)
+    rows = _Rows(cursor, delimiter, max_bytes, options.encoding)
     while True:
         try:
             row = rows.next()
@@ -96,10 +105,12 @@ def _hint(header: list[str], delimiter: str) -> str:
     return f": the header is one field with {others!r} in it: separate fields by {delimiter!r}"
 
 
-def read_header(cursor: Cursor, delimiter: str, max_bytes: int) -> list[str] | None:
+def read_header(
+    cursor: Cursor, delimiter: str, max_bytes: int, encoding: str = UTF_8
+) -> list[str] | None:
     """Return the first readable row of a table, None where it has none."""
     csv.field_size_limit(sys.maxsize)
-    rows = _Rows(cursor, delimiter, max_bytes)
+    rows = _Rows(cursor, delimiter, max_bytes, encoding)
     while True:
         try:
             return rows.next()

@@ -24,6 +24,7 @@ from corpus.archives import (
 from corpus.cursor import Cursor
 from corpus.delimited import read_delimited
 from corpus.records import (
+    UTF_8,
     Damage,
     ReadOptions,
     Record,
@@ -204,7 +205,11 @@ def _read_lines(cursor: Cursor, max_bytes: int, options: ReadOptions) -> Iterato
 
 def _parse(line: bytes, position: int, options: ReadOptions) -> Record | Damage:
     try:
+        if options.encoding != UTF_8:
+            line = line.decode(options.encoding).encode()
         fields = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))
+    except UnicodeDecodeError as error:
+        return invalid_utf8(position, error)
     except orjson.JSONDecodeError as error:
         try:
             line.decode()
@@ -272,6 +277,6 @@ def _document(
     if options.markup == "html":
         return Record(position, None, "", None, None, None, "html", data)
     try:
-        return Record(position, None, data.decode(), None, None, None)
+        return Record(position, None, data.decode(options.encoding), None, None, None)
     except UnicodeDecodeError as error:
         return invalid_utf8(position, error)

@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from corpus.records import UTF_8
 from corpus.section import Section, load_section
 from corpus.training import Pretrain
 
@@ -36,6 +37,9 @@ Format = Literal[
     "html",
     "wikipedia",
 ]
+
+_ASCII = "".join(map(chr, range(128)))
+_ENCODED = ("auto", "jsonl", "csv", "tsv", "text", "paragraphs")
 
 # One record of this size at the end of a full part leaves a cleaning task below 1.5 GB: it peaks at
 # 1,025 MiB with English text, 1,137 with Chinese, 1,019 with a page and 1,173 with one of as many
@@ -61,6 +65,25 @@ class Source(Section):
     markup: Literal["none", "html"] = Field(
         "none", description="what the text of records is written in; pages of archives are HTML"
     )
+    encoding: str = Field(
+        UTF_8, description="of JSON lines, CSV, TSV and text, as Python names it; not UTF-16 or 32"
+    )
+
+    @model_validator(mode="after")
+    def _ascii_is_itself(self) -> "Source":
+        """Lines and fields are cut as bytes before they are decoded."""
+        try:
+            is_ascii = _ASCII.encode(self.encoding) == _ASCII.encode()
+        except (LookupError, UnicodeError):
+            raise ValueError(f"encoding is {self.encoding}, which Python does not know") from None
+        if not is_ascii:
+            raise ValueError(
+                f"encoding is {self.encoding}, in which ASCII is not one byte a character: convert "
+                "the files to UTF-8"
+            )
+        if self.encoding != UTF_8 and self.format not in _ENCODED:
+            raise ValueError(f"encoding has no effect on {self.format}, which says its own")
+        return self
 
 
 class Languages(Section):

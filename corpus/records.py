@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 _NOTHING = (None, "")
 # A record without a text names so many of its fields: guesses that fit a line.
 _NAMES, _NAME_CHARACTERS = 8, 40
+UTF_8 = "utf-8"
 
 
 class ReadOptions(BaseModel):
@@ -27,6 +28,7 @@ class ReadOptions(BaseModel):
     url_key: str = "url"
     language_key: str = "language"
     markup: Literal["none", "html"] = "none"
+    encoding: str = UTF_8
 
 
 class Record(NamedTuple):
@@ -68,8 +70,11 @@ def bomb(position: int, ratio: float, limit: float) -> Damage:
 
 
 def invalid_utf8(position: int, error: UnicodeDecodeError) -> Damage:
-    """Say where a record is no UTF-8."""
-    return Damage(position, "invalid_utf8", f"{error.reason} at byte {error.start}")
+    """Say where a record is no UTF-8, or not of the encoding that its source is said to have."""
+    detail = f"{error.reason} at byte {error.start}"
+    if error.encoding == UTF_8:
+        return Damage(position, "invalid_utf8", detail)
+    return Damage(position, "invalid_encoding", f"{error.encoding}: {detail}")
 
 
 def record_of(fields: Mapping[str, Any], position: int, options: ReadOptions) -> Record | Damage:

@@ -19,7 +19,7 @@ from corpus.cursor import Cursor
 from corpus.delimited import read_header
 from corpus.files import checksum
 from corpus.readers import PLAIN, TABLES, WHOLE, read_from, read_records, until_broken
-from corpus.records import Damage, ReadOptions, Record
+from corpus.records import UTF_8, Damage, ReadOptions, Record
 from corpus.tables import groups_of, open_table, read_table
 
 
@@ -49,34 +49,33 @@ class _Mark(NamedTuple):
 
 
 def survey(
-    path: str, form: str, piece_bytes: int, max_record_bytes: int
+    path: str, form: str, piece_bytes: int, max_record_bytes: int, encoding: str = UTF_8
 ) -> tuple[tuple[Piece, ...], str]:
     """Return the pieces of a file, each of about so many raw bytes, and its SHA-256."""
     if form in TABLES:
         return _survey_table(path, form, piece_bytes)
     with closing(InputFile(path)) as file:
-        header = _header(path, form, max_record_bytes)
-        marks = _marks(file, form, (piece_bytes, max_record_bytes))
+        header = _header(path, form, max_record_bytes, encoding)
+        marks = _marks(file, form, (piece_bytes, max_record_bytes), encoding)
         of_file = file.checksum()
         boundaries = dict.fromkeys(raw for raw, _ in file.boundaries)
     pieces = tuple(_pieces(path, marks, list(boundaries), header))
     return pieces, of_file
 
 
-def _header(path: str, form: str, max_record_bytes: int) -> tuple[str, ...] | None:
+def _header(path: str, form: str, max_bytes: int, encoding: str) -> tuple[str, ...] | None:
     if form not in ("csv", "tsv"):
         return None
     with closing(InputFile(path)) as file:
         try:
-            found = read_header(
-                Cursor(file.chunks()), "," if form == "csv" else "\t", max_record_bytes
-            )
+            delimiter = "," if form == "csv" else "\t"
+            found = read_header(Cursor(file.chunks()), delimiter, max_bytes, encoding)
         except (CorruptArchiveError, DecompressionBombError):
             return None
     return tuple(found) if found is not None else None
 
 
-def _marks(file: InputFile, form: str, sizes: tuple[int, int]) -> list[_Mark]:
+def _marks(file: InputFile, form: str, sizes: tuple[int, int], encoding: str) -> list[_Mark]:
     """Find where pieces start; a bomb, or a format of one record, is one piece."""
     piece_bytes, max_record_bytes = sizes
     marks = [_Mark(0, 0, 0, 0)]
@@ -87,7 +86,7 @@ def _marks(file: InputFile, form: str, sizes: tuple[int, int]) -> list[_Mark]:
     # What comes before the header row of a table cannot be read by itself.
     headed = form not in ("csv", "tsv")
     try:
-        for each in read_from(cursor, form, max_record_bytes, PLAIN):
+        for each in read_from(cursor, form, max_record_bytes, ReadOptions(encoding=encoding)):
             at = _last_boundary(file, at, cursor.offset)
             raw, given = file.boundaries[at] if file.codec else (cursor.offset, cursor.offset)
             headed = headed or isinstance(each, Record) or each.rule == "invalid_record"

@@ -70,7 +70,8 @@ def cut_inputs(
 
 def survey_file(_tree: Tree, _task: str, source: Input, max_record_bytes: int) -> Output:
     """Find where the pieces of a file start, and check that it is the planned one."""
-    pieces, checksum = survey(source.path, source.format, PIECE_BYTES, max_record_bytes)
+    encoding = source.options.encoding
+    pieces, checksum = survey(source.path, source.format, PIECE_BYTES, max_record_bytes, encoding)
     check_unchanged(checksum, source.checksum, source)
     return Output((), {"pieces": [list(piece) for piece in pieces]})
 

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import tracemalloc
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +21,7 @@ from corpus import archives, readers
 from corpus.archives import InputFile
 from corpus.files import checksum, write_bytes
 from corpus.readers import detect_format, read_records
-from corpus.records import Damage, Record
+from corpus.records import Damage, ReadOptions, Record
 
 LIMIT = 10_000
 
@@ -149,6 +150,38 @@ def test_plain_text_that_is_not_utf8_is_damage(tmp_path: Path) -> None:
     assert read(tmp_path / "a.txt", b"caf\xe9 au lait") == [
         Damage(1, "invalid_utf8", "invalid continuation byte at byte 3")
     ]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "tsv", "text", "paragraphs"])
+@pytest.mark.parametrize(
+    ("encoding", "text"), [("latin-1", "café"), ("cp932", "表計算, ソ"), ("gb18030", "中文")]
+)
+def test_other_encodings_are_read(tmp_path: Path, form: str, encoding: str, text: str) -> None:
+    given = {
+        "jsonl": f'{{"text": "{text}"}}\n',
+        "csv": f'text\n"{text}"\n',
+        "tsv": f"text\n{text}\n",
+        "text": text,
+        "paragraphs": f"{text}\n",
+    }
+    path = tmp_path / "a"
+    path.write_bytes(given[form].encode(encoding))
+    options = ReadOptions(encoding=encoding)
+    with closing(InputFile(str(path))) as file:
+        (found,) = read_records(file, form, LIMIT, options)
+    assert isinstance(found, Record)
+    assert found.text == text
+
+
+def test_what_is_not_of_its_encoding_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b'{"text": "\x81"}\n{"text": "a"}')
+    with closing(InputFile(str(path))) as file:
+        found = list(read_records(file, "jsonl", LIMIT, ReadOptions(encoding="gb18030")))
+    assert found[0] == Damage(
+        1, "invalid_encoding", "gb18030: illegal multibyte sequence at byte 10"
+    )
+    assert isinstance(found[1], Record)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 2**16])

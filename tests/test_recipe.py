@@ -200,6 +200,20 @@ def test_overrides_reach_every_kind_of_key(path: Path) -> None:
     assert recipe.store == "s3://bucket/key"
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("encoding: utf-16", "encoding is utf-16, in which ASCII is not one byte a character"),
+        ("encoding: utf8000", "encoding is utf8000, which Python does not know"),
+        ("encoding: rot13", "encoding is rot13, which Python does not know"),
+        ("format: warc, encoding: latin-1", "encoding has no effect on warc, which says its own"),
+    ],
+)
+def test_encodings_are_checked(path: Path, given: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(path, None, f"sources=[{{name: x, paths: [a], {given}}}]")
+
+
 def test_the_later_override_wins(path: Path) -> None:
     assert load(path, None, "workers=2", "workers=3").workers == 3
 

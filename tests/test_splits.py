@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import lz4.frame
@@ -20,7 +21,7 @@ from stage_helpers import unhurried
 from corpus.archives import InputFile
 from corpus.files import checksum
 from corpus.readers import read_records, sniff_format
-from corpus.records import Damage, Record
+from corpus.records import Damage, ReadOptions, Record
 from corpus.splits import open_piece, read_piece, survey
 
 LIMIT = 200
@@ -52,6 +53,19 @@ CONTENTS = {
     ),
     "text": b"one document\nof two lines",
 }
+
+
+def test_a_header_may_have_another_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("id,größe,text\n".encode("latin-1") + b"1,2,caf\xe9\n" * 60)
+    options = ReadOptions(encoding="latin-1")
+    pieces, _ = survey(str(path), "csv", 100, LIMIT, "latin-1")
+    assert len(pieces) > 1
+    for piece in pieces:
+        with closing(open_piece(str(path), "csv", piece)) as file:
+            for record in read_piece(file, "csv", piece, LIMIT, options):
+                assert isinstance(record, Record)
+                assert (record.text, record.meta) == ("café", '{"größe":"2"}')
 
 
 def whole(path: Path, form: str) -> list[Record | Damage]:
