@@ -222,6 +222,11 @@ def withdraw(store: str, label: str, successor: str) -> None:
     create(join(snapshot_root(store, label), _WITHDRAWN), data)
 
 
+def is_withdrawn(store: str, label: str) -> bool:
+    """Tell whether a snapshot was taken back."""
+    return exists(join(snapshot_root(store, label), _WITHDRAWN))
+
+
 def find_snapshot(store: str, label: str) -> Snapshot | None:
     """Open a snapshot, or return None where it is not there or not complete.
 

@@ -1,11 +1,12 @@
 """What held a document that was taken down, and how its text leaves the disk.
 
 `find_holdings` lists every snapshot and every packed sequence that held one of the documents.
-`purge` marks each of those snapshots withdrawn and then deletes from their directories what holds
-the text: documents, excerpts, index, tokens, shards and reports, and whatever a killed command left
-behind. Killed itself, it is finished by running it again. `out_of_reach` names what no command of
-ours can clean: raw inputs, the tokenizer's merges, the list of repeated lines, checkpoints and what
-was exported from them.
+`purge` marks each snapshot that still has their text withdrawn and then deletes what holds text
+(documents, excerpts, index, tokens, shards, reports) of all withdrawn snapshots, but for files that
+one which stays lists too, and whatever a killed command left behind. So a shard that is left has
+its tokens beside it, for the next take-down to look into. Killed itself, it is finished by running
+it again. `out_of_reach` names what no command of ours can clean: raw inputs, the tokenizer's
+merges, the list of repeated lines, checkpoints and what was exported from them.
 """
 
 from collections import defaultdict
@@ -18,6 +19,7 @@ from corpus.lease import holding
 from corpus.shards import Shard
 from corpus.snapshots import (
     Snapshot,
+    is_withdrawn,
     list_snapshots,
     open_snapshot,
     read_manifest,
@@ -31,6 +33,9 @@ from pipeline.parquet import read_table
 from pipeline.rows import document_rows
 
 _REPORTS = ("report.html", "stats.json")
+# Files whose names begin so hold text, or tell of it.
+_TEXTS = ("clean/", "nearest/", "index/", "tokens/", "shards/", *_REPORTS)
+_TEXTS_OF_A_PART = ("clean/{}.parquet".format, nearest_path)
 
 
 class Holding(NamedTuple):
@@ -44,24 +49,28 @@ class Holding(NamedTuple):
 
 
 def find_holdings(store: str, forgotten: Forgotten) -> Iterator[Holding]:
-    """Give the packed sequences of every snapshot that hold a document of the list."""
-    found: dict[tuple[str, str, int, int], list[str]] = defaultdict(list)
-    shard_rows: dict[str, tuple[dict[str, int], list[list[tuple[int, int]]]]] = {}
+    """Give the packed sequences of every snapshot that hold a document of the list.
+
+    They are looked for in the snapshots that open; a withdrawn one has no shards but theirs.
+    """
+    lists: dict[tuple[str, str], list[str]] = defaultdict(list)
     for snapshot in _manifests(store):
+        for entry in snapshot.shards:
+            lists[entry.home, entry.path].append(snapshot.label)
+    found = set()
+    opened: dict[tuple[str, str], tuple[dict[str, int], list[list[tuple[int, int]]]]] = {}
+    for snapshot in _open_ones(store):
         view = Store(store, snapshot.tree(store), snapshot)
         for row in _covered(view, forgotten):
             entry = shard_of(view, row["snapshot"], row["source"], row["id"])
-            path = view.tree.find(entry.path)
-            if not exists(path):
-                continue  # purged before
-            if path not in shard_rows:
+            shard = entry.home, entry.path
+            if shard not in opened:
                 order = {name: n for n, name in enumerate(shard_documents(view, entry))}
-                shard_rows[path] = order, document_rows(Shard(path))
-            order, rows = shard_rows[path]
-            for first, last in rows[order[row["id"]]]:
-                found[row["id"], f"{entry.home}/{entry.path}", first, last].append(snapshot.label)
-    for (identity, shard, first, last), labels in sorted(found.items()):
-        yield Holding(identity, tuple(labels), shard, first, last)
+                opened[shard] = order, document_rows(Shard(view.tree.find(entry.path)))
+            order, rows = opened[shard]
+            found |= {(row["id"], shard, first, last) for first, last in rows[order[row["id"]]]}
+    for identity, shard, first, last in sorted(found):
+        yield Holding(identity, tuple(lists[shard]), "/".join(shard), first, last)
 
 
 def _manifests(store: str) -> Iterator[Snapshot]:
@@ -71,13 +80,16 @@ def _manifests(store: str) -> Iterator[Snapshot]:
         yield snapshot
 
 
+def _open_ones(store: str) -> Iterator[Snapshot]:
+    """Give the snapshots that are not withdrawn."""
+    return (each for each in _manifests(store) if not is_withdrawn(store, each.label))
+
+
 def _covered(view: Store, forgotten: Forgotten) -> Iterator[dict[str, str]]:
     """Give the kept documents of a snapshot that are on the list."""
     for part in view.snapshot.parts:
-        path = view.tree.find(f"clean/{part.name}.parquet")
-        if not exists(path):
-            continue  # purged before
         columns = ["id", "source", "url", "text_hash", "snapshot"]
+        path = view.tree.find(f"clean/{part.name}.parquet")
         rows = read_table(path, columns=columns).to_pylist()
         covered = [n for n, row in enumerate(rows) if forgotten.covers(row)]
         if covered:
@@ -86,7 +98,7 @@ def _covered(view: Store, forgotten: Forgotten) -> Iterator[dict[str, str]]:
 
 
 def purge(store: str) -> list[str]:
-    """Delete what holds the text of forgotten documents; return the labels withdrawn.
+    """Delete what holds the text of forgotten documents; return the labels withdrawn by now.
 
     Nobody else may be at work: the files of a command in progress look like those of a killed one.
     """
@@ -96,57 +108,47 @@ def purge(store: str) -> list[str]:
 
 
 def _purge(store: str, successor: Snapshot, forgotten: Forgotten) -> list[str]:
-    withdrawn, doomed = [], set()
-    for snapshot, holds in _find_doomed(store, successor, forgotten):
-        withdraw(store, snapshot.label, successor.label)
-        withdrawn.append(snapshot.label)
-        doomed |= holds | {(snapshot.label, name) for name in _REPORTS}
-    for home, path in sorted(doomed):
-        remove(join(snapshot_root(store, home), path))
-    complete = set(list_snapshots(store))
-    for label in {name.split("/")[0] for name in list_names(join(store, "snapshots"))} - complete:
+    for snapshot in _open_ones(store):
+        if snapshot.label != successor.label and _holds_any(store, snapshot, forgotten):
+            withdraw(store, snapshot.label, successor.label)
+    for path in _left_over(store):
+        remove(path)
+    complete = list_snapshots(store)
+    names = list_names(join(store, "snapshots"))
+    for label in {name.split("/")[0] for name in names} - set(complete):
         remove_tree(snapshot_root(store, label))
-    return withdrawn
+    return [label for label in complete if is_withdrawn(store, label)]
+
+
+def _left_over(store: str) -> list[str]:
+    """List what is there of withdrawn snapshots' text and no other snapshot needs."""
+    needed = {(each.home, each.path) for one in _open_ones(store) for each in one.all_files}
+    doomed = set()
+    for snapshot in _manifests(store):
+        if is_withdrawn(store, snapshot.label):
+            doomed |= {(each.home, each.path) for each in snapshot.all_files}
+            doomed |= {(snapshot.label, name) for name in _REPORTS}
+    root = join(store, "snapshots")
+    there = {tuple(name.split("/", 1)) for name in list_names(root)}
+    gone = ((home, path) for home, path in (doomed - needed) & there if path.startswith(_TEXTS))
+    return sorted(join(root, home, path) for home, path in gone)
 
 
 def labels_that_hold(store: str, forgotten: Forgotten) -> list[str]:
     """Return the older snapshots on whose files the text of a document of the list still is."""
+    newest = open_snapshot(store).label
     return [
         snapshot.label
-        for snapshot, holds in _find_doomed(store, open_snapshot(store), forgotten)
-        if any(exists(join(snapshot_root(store, home), path)) for home, path in holds)
+        for snapshot in _open_ones(store)
+        if snapshot.label != newest and _holds_any(store, snapshot, forgotten)
     ]
 
 
-def _find_doomed(
-    store: str, successor: Snapshot, forgotten: Forgotten
-) -> Iterator[tuple[Snapshot, set[tuple[str, str]]]]:
-    """Give each other snapshot that held a document of the list, with the files that hold it."""
-    needed = {(each.home, each.path) for each in successor.all_files}
-    for snapshot in _manifests(store):
-        if snapshot.label != successor.label:
-            holds = set(_holding_files(store, snapshot, forgotten)) - needed
-            if holds:
-                yield snapshot, holds
-
-
-def _holding_files(
-    store: str, snapshot: Snapshot, forgotten: Forgotten
-) -> Iterator[tuple[str, str]]:
-    """Give the files (home, path) of a snapshot that hold a document of the list."""
+def _holds_any(store: str, snapshot: Snapshot, forgotten: Forgotten) -> bool:
+    """Tell whether a snapshot has a document of the list, be it in an excerpt alone."""
     view = Store(store, snapshot.tree(store), snapshot)
-    homes = {each.path: each.home for each in snapshot.all_files}
-    for part in snapshot.parts:
-        clean, excerpts = f"clean/{part.name}.parquet", nearest_path(part.name)
-        texts = [name for name in (clean, excerpts) if name in homes]
-        # One that is missing was purged before, by a command that was killed.
-        if any(not exists(view.tree.find(name)) or _holds(view, name, forgotten) for name in texts):
-            names = [*texts, f"tokens/{part.name}.arrow"]
-            names += [f"index/{part.name}.{kind}.arrow" for kind in ("documents", "keys")]
-            yield from ((homes[name], name) for name in names)
-    for row in _covered(view, forgotten):
-        entry = shard_of(view, row["snapshot"], row["source"], row["id"])
-        yield entry.home, entry.path
+    names = [path_of(part.name) for part in snapshot.parts for path_of in _TEXTS_OF_A_PART]
+    return any(_holds(view, name, forgotten) for name in names)
 
 
 def out_of_reach(store: str, snapshots: Iterable[Snapshot], forgotten: Forgotten) -> Iterator[str]:
@@ -160,7 +162,7 @@ def out_of_reach(store: str, snapshots: Iterable[Snapshot], forgotten: Forgotten
                 for part in snapshot.parts
                 if _holds(view, path_of(part.name), forgotten)
             }
-            for path_of in ("clean/{}.parquet".format, nearest_path)
+            for path_of in _TEXTS_OF_A_PART
         )
         inputs |= {each.path for each in snapshot.inputs if input_name(each) in kept | dropped}
         if kept:

@@ -55,7 +55,9 @@ def _find_edges(config: Dedup, corpus: Corpus, identity: str, stages: Stages) ->
         logger.info("group: %d large buckets, compared in judge", counts["large_buckets"])
     tasks = -(-(counts["pairs"] + counts["large_members"]) // pairs.PAIRS_PER_TASK)
     tasks = max(tasks, min(total, stages.workers))
-    checks = _numbered(tasks, identity)
+    # Where shares are cut depends on the groups; those cut by other groups are not to be mixed in.
+    cut = f"{total}-{identity}"
+    checks = _numbered(tasks, cut)
     verified = stages.run(
         "verify",
         [
@@ -66,7 +68,7 @@ def _find_edges(config: Dedup, corpus: Corpus, identity: str, stages: Stages) ->
     # A document with an edge is counted once at least, many are several times.
     at_most = counts["members"] + counts["large_members"] + 2 * _sum_counts(verified)["verified"]
     is_large = at_most > within(config.memory_bytes, components.DOCUMENTS_PER_SHARE)
-    return Found(tuple(groups), tuple(checks), f"deal-{identity}" if is_large else None)
+    return Found(tuple(groups), tuple(checks), f"deal-{cut}" if is_large else None)
 
 
 def _judge(config: Dedup, corpus: Corpus, found: Found, given: tuple[str, Stages]) -> list[str]:
@@ -74,7 +76,7 @@ def _judge(config: Dedup, corpus: Corpus, found: Found, given: tuple[str, Stages
     identity, stages = given
     limit = within(config.memory_bytes, components.DOCUMENTS_PER_SHARE)
     shares = 1 if found.dealt is None else _deal(corpus, found, limit, stages)
-    names = _numbered(shares, identity)
+    names = _numbered(shares, f"{len(found.groups)}-{identity}")
     stages.run(
         "judge",
         [

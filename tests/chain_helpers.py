@@ -250,7 +250,8 @@ def run_with_kills(rng: random.Random, chain: Chain, deliveries: list[Delivery])
 
 
 def _refresh_with(recipe: Recipe, workers: int) -> None:
-    refresh(recipe.model_copy(update={"workers": workers}))
+    dedup = recipe.dedup.model_copy(update={"partitions": 4**workers // 4})
+    refresh(recipe.model_copy(update={"workers": workers, "dedup": dedup}))
 
 
 def _until_done(rng: random.Random, command: Callable[[int], object]) -> int:

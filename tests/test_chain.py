@@ -12,21 +12,33 @@ import pytest
 from chain_helpers import (
     Chain,
     Delivery,
+    KilledError,
     check_chain,
     compare_snapshots,
     prepare,
     random_config,
     random_deliveries,
     random_records,
+    random_request,
     run_with_kills,
     tables,
     verdicts,
 )
 
-from corpus.snapshots import newest_label, open_snapshot, snapshot_root, write_head
+from corpus.files import create, list_names
+from corpus.forgotten import read_forgotten
+from corpus.snapshots import (
+    is_withdrawn,
+    list_snapshots,
+    newest_label,
+    open_snapshot,
+    snapshot_root,
+    write_head,
+)
 from pipeline import cascade
 from pipeline.cascade import Edge
 from pipeline.dedup import Node
+from pipeline.purge import purge
 from pipeline.refresh import rebuild, refresh
 
 CHAINS = 16
@@ -53,6 +65,38 @@ def test_take_downs_equal_the_rebuild(tmp_path: Path) -> None:
     for seed in range(CHAINS):
         cases += check_chain(seed, tmp_path / str(seed), takedowns=True)
     assert set(cases) >= CASES, cases
+
+
+@pytest.mark.slow
+def test_every_take_down_may_be_purged(tmp_path: Path) -> None:
+    """Files of withdrawn snapshots are the next purge's to look into, or not there."""
+    withdrawn = 0
+    for seed in range(10):
+        rng = random.Random(seed)
+        chain = Chain(tmp_path / str(seed), random_config(rng))
+        for delivery in random_deliveries(rng):
+            chain.deliver(delivery)
+            for label in (f"{delivery.label}-t", f"{delivery.label}-u"):
+                request = random_request(rng, chain, open_snapshot(chain.store))
+                chain.take_down(label, request)
+                withdrawn = max(withdrawn, len(purge(chain.store)))
+                check_purged(chain.store)
+        stores = (chain.store, str(chain.directory / "rebuilt"))
+        compare_snapshots(stores, (open_snapshot(chain.store), chain.rebuild()))
+    assert withdrawn > 5
+
+
+def check_purged(store: str) -> None:
+    """No file holds text that a snapshot which opens does not list, nor one on the list."""
+    forgotten, needed = read_forgotten(store), set[str]()
+    for label in list_snapshots(store):
+        if not is_withdrawn(store, label):
+            snapshot = open_snapshot(store, label)
+            needed |= {f"{each.home}/{each.path}" for each in snapshot.all_files}
+            assert not any(map(forgotten.covers, tables(store, snapshot, "clean")))
+    there = set(list_names(f"{store}/snapshots"))
+    texts = {name for name in there if name.split("/")[1] in ("clean", "index", "tokens", "shards")}
+    assert texts == texts & needed
 
 
 def fails_somewhere(directory: Path, seeds: range) -> bool:
@@ -93,6 +137,31 @@ def test_a_cascade_that_stops_early_is_noticed(
 
     monkeypatch.setattr(cascade.Cascade, "_judge", alone)
     assert fails_somewhere(tmp_path, range(40))
+
+
+def test_verify_goes_on_with_other_partitions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share of the pairs that other groups gave is no share of these."""
+    config = random_config(random.Random(0)) | {"partitions": 16, "scope": "corpus"}
+    records = random_records(random.Random(1), 300)
+    delivery = Delivery("s", {("a", "f.jsonl"): records})
+    chains = [Chain(tmp_path / name, config) for name in ("killed", "whole")]
+    recipes = [chain.recipe(delivery).model_copy(update={"workers": 2}) for chain in chains]
+
+    def create_and_die(path: str, data: bytes) -> bool:
+        if create(path, data) and "/records/verify/00000" in path:
+            raise KilledError
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.jobs.create", create_and_die)
+        with pytest.raises(KilledError):
+            refresh(recipes[0])
+    dedup = recipes[0].dedup.model_copy(update={"partitions": 4})
+    killed = refresh(recipes[0].model_copy(update={"dedup": dedup})).snapshot
+    whole = refresh(recipes[1]).snapshot
+    compare_snapshots((chains[0].store, chains[1].store), (killed, whole))
 
 
 @pytest.mark.slow
