@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from corpus.files import join, list_names, read_bytes, write_bytes
+from corpus.records import ReadOptions
 from corpus.snapshots import (
     FORMAT_VERSION,
     Counts,
@@ -252,3 +253,15 @@ def test_an_input_is_the_same_wherever_it_lies_and_whoever_brings_it() -> None:
 def test_a_snapshot_does_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         make().label = "x"  # type: ignore[misc]
+
+
+def test_inputs_of_stores_from_before_encodings_keep_their_names() -> None:
+    fields: dict[str, Any] = {
+        "snapshot": "s", "source": "a", "name": "f.txt", "format": "text", "size_bytes": 1,
+        "checksum": "0", "path": "/f.txt",
+    }  # fmt: skip
+    plain, said = Input(**fields), Input(**fields, options=ReadOptions(encoding="utf-8"))
+    assert plain.identity == said.identity
+    assert "encoding" not in plain.identity[3]
+    other = Input(**fields, options=ReadOptions(encoding="latin-1"))
+    assert '"encoding":"latin-1"' in other.identity[3]
