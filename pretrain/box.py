@@ -2,7 +2,7 @@
 
 
 class Box:
-    """Keeps a user's first mistake that a rank found, whether a rank began and is to save.
+    """Keeps why no rank is to train any more, and whether the ranks are asked for a checkpoint.
 
     It is an actor of its own, so this module loads nothing.
     """
@@ -10,20 +10,20 @@ class Box:
     def __init__(self) -> None:
         """Begin with nothing."""
         self._mistake: str | None = None
-        self._has_begun = False
-        self._is_wanted = False
+        self._farewell: str | None = None
+        self._has_begun = self._is_wanted = self._is_ending = False
 
-    def begin(self) -> str | None:
-        """Note that a rank has begun; return the first mistake, if there was one."""
+    def begin(self) -> bool:
+        """Note that a rank has begun; tell whether there is something to do."""
         self._has_begun = True
-        return self._mistake
+        return self._mistake is None and not self._is_ending
 
     def has_begun(self) -> bool:
         """Tell whether any rank has begun."""
         return self._has_begun
 
     def put(self, mistake: str) -> None:
-        """Keep a mistake, if it is the first."""
+        """Keep a user's mistake that a rank found, if it is the first."""
         self._mistake = self._mistake or mistake
 
     def look(self) -> str | None:
@@ -41,3 +41,20 @@ class Box:
     def grant(self) -> None:
         """Note that a checkpoint is written."""
         self._is_wanted = False
+
+    def end(self) -> bool:
+        """Want a checkpoint, and no rank after it; tell whether any has begun."""
+        self._is_wanted = self._is_ending = True
+        return self._has_begun
+
+    def is_ending(self) -> bool:
+        """Tell whether the ranks are to end."""
+        return self._is_ending
+
+    def leave(self, farewell: str) -> None:
+        """Note that the ranks have ended as they were told, and what they say of it."""
+        self._farewell = farewell
+
+    def farewell(self) -> str | None:
+        """Return what ranks that were told to end have said."""
+        return self._farewell

@@ -7,7 +7,8 @@ again when one fails or a machine comes or goes. What it does not do: checkpoint
 process group are ours, so a restart is the same as the same command given again, with whatever
 number of ranks there is then. Ray's notice that a machine will be taken away is answered by a
 checkpoint at the next step. So is its wish to change the number of ranks, which waits for that. The
-ranks go on until Ray ends them, and lose the steps in between.
+ranks go on until Ray ends them, and lose the steps in between. SIGTERM at the driver is passed on:
+the ranks write a checkpoint and end.
 
 A store or a network that is away for a while is a failure like that of a rank. A mistake of the
 user's (ValueError) would fail again at every restart: the ranks leave it in a box, the next start
@@ -26,6 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from pretrain.box import Box
 from pretrain.checkpoints import RECIPE
 from pretrain.launch import TIMEOUT, RankFailedError, configure_logging, join, keep_freed_memory
 from pretrain.meeting import listen, open_store, use_interface
-from pretrain.preemption import Notice
+from pretrain.preemption import Notice, PreemptedError, listening
 from pretrain.train import RunInUseError, run_directory, train
 from pretrain.world import World
 
@@ -152,7 +154,7 @@ def run_on_ray(recipe: Recipe) -> None:
             ),
         )
         try:
-            with _telling_of_room(box, recipe):
+            with _telling_of_room(box, recipe), listening(partial(_end, box)):
                 trainer.fit()
         except ray_train.TrainingFailedError as error:
             raise RankFailedError(f"training on Ray ended: {error}") from error
@@ -160,7 +162,16 @@ def run_on_ray(recipe: Recipe) -> None:
             mistake = ray.get(box.look.remote())
         if mistake is not None:
             raise ValueError(mistake)
+        farewell = ray.get(box.farewell.remote())
     _leave_recipe(recipe)
+    if farewell is not None:
+        raise PreemptedError(farewell)
+
+
+def _end(box: Any) -> None:  # noqa: ANN401 - Ray's actor
+    """Have the ranks write a checkpoint and end; without ranks there is nothing to wait for."""
+    if not ray.get(box.end.remote()):
+        raise PreemptedError("told to end before any rank began")
 
 
 @contextmanager
@@ -297,7 +308,7 @@ def _absolute(recipe: Recipe) -> Recipe:
 def be_rank(settings: dict[str, Any]) -> None:
     """Be one rank: what a Ray Train worker runs, at every start of the group."""
     box = settings["box"]
-    if ray.get(box.begin.remote()) is not None:
+    if not ray.get(box.begin.remote()):
         return
     keep_freed_memory()
     world = _join()
@@ -305,6 +316,9 @@ def be_rank(settings: dict[str, Any]) -> None:
     logger.info("training begins on %d ranks of Ray", world.size)
     try:
         train(Recipe.model_validate(settings["recipe"]), world, RayNotice(world, box))
+    except PreemptedError as error:
+        # As if all were done: whoever fails is started again.
+        ray.get(box.leave.remote(str(error)))
     except RunInUseError:
         raise  # the ranks before us have not ended yet, as far as the disk knows: to be tried again
     except ValueError as error:
@@ -321,22 +335,27 @@ class RayNotice(Notice):
     def __init__(self, world: World, box: Any) -> None:  # noqa: ANN401 - Ray's actor
         """Listen to Ray, and to the box in which its controller says what it wants."""
         self._box, self._is_first = box, world.is_first
-        self._asked, self._is_ending = -math.inf, False
+        self._asked, self._is_drained, self._is_told_to_end = -math.inf, False, False
 
     def arrives(self, world: World) -> bool:
         """Tell whether there is news; that a machine will be taken away is told once."""
         now = time.monotonic()
         if not world.any_of(world.is_first and now - self._asked >= _ASK_AFTER_SECONDS):
             return False
-        self._asked, was_ending = now, self._is_ending
-        self._is_ending |= world.any_of(ray_train.get_preemption_info() is not None)
-        is_wanted = world.any_of(world.is_first and ray.get(self._box.is_wanted.remote()))
-        return is_wanted or self._is_ending > was_ending
+        self._asked, was_drained = now, self._is_drained
+        self._is_drained |= world.any_of(ray_train.get_preemption_info() is not None)
+        self._is_told_to_end = self._is(world, "is_ending")
+        return self._is(world, "is_wanted") or self._is_drained > was_drained
 
     def answer(self, steps: int) -> None:
-        """Let Ray's controller go on; it ends the ranks when it will."""
+        """End the run, or let Ray's controller go on, which ends the ranks when it will."""
+        if self._is_told_to_end:
+            super().answer(steps)
         if self._is_first:
             ray.get(self._box.grant.remote())
+
+    def _is(self, world: World, state: str) -> bool:
+        return world.any_of(world.is_first and ray.get(getattr(self._box, state).remote()))
 
 
 def _join() -> World:

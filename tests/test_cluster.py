@@ -29,11 +29,11 @@ from benchmarks.curves import widest
 from corpus.recipe import Recipe
 from pretrain.box import Box
 from pretrain.cache import ShardUnreadableError
-from pretrain.checkpoints import checkpoint_home
+from pretrain.checkpoints import checkpoint_home, newest_checkpoint
 from pretrain.explain import open_recipe
 from pretrain.launch import run_training
 from pretrain.metrics import read_metrics
-from pretrain.preemption import PreemptedError
+from pretrain.preemption import EXIT_STATUS, PreemptedError
 from pretrain.world import World
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
@@ -203,7 +203,7 @@ def test_only_mistakes_end_all_restarts(
     monkeypatch.setattr(cluster, "_join", lambda: ALONE)
     monkeypatch.setattr(cluster, "train", fail)
     actor = SimpleNamespace(
-        begin=SimpleNamespace(remote=lambda: None), put=SimpleNamespace(remote=box.append)
+        begin=SimpleNamespace(remote=lambda: True), put=SimpleNamespace(remote=box.append)
     )
     recipe = make_recipe(tmp_path, tmp_path).model_dump(mode="json")
     with pytest.raises(type(error)):
@@ -215,7 +215,7 @@ def local_box(monkeypatch: pytest.MonkeyPatch, cluster: Any) -> Any:  # noqa: AN
     """Make a box in this process that is called as an actor is."""
     box = Box()
     monkeypatch.setattr(cluster.ray, "get", lambda answer: answer)
-    calls = ("want", "is_wanted", "grant")
+    calls = ("want", "is_wanted", "grant", "is_ending", "end", "has_begun", "begin", "leave")
     return SimpleNamespace(**{name: SimpleNamespace(remote=getattr(box, name)) for name in calls})
 
 
@@ -248,6 +248,25 @@ def test_a_wanted_checkpoint_is_granted(monkeypatch: pytest.MonkeyPatch) -> None
         assert notice.arrives(ALONE)
         notice.answer(7)
         assert not notice.arrives(ALONE)
+
+
+def test_who_is_told_to_end_saves_and_leaves_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = importlib.import_module("pretrain.cluster")
+    monkeypatch.setattr(cluster.ray_train, "get_preemption_info", lambda: None)
+    box = local_box(monkeypatch, cluster)
+    with pytest.raises(PreemptedError, match="told to end before any rank began"):
+        cluster._end(box)
+    notice = cluster.RayNotice(ALONE, box)
+    assert notice.arrives(ALONE)
+    with pytest.raises(PreemptedError, match="told to end after 7 steps"):
+        notice.answer(7)
+    # Ray may start ranks again before it is gone; they have nothing to do.
+    monkeypatch.setattr(cluster, "train", pytest.fail)
+    recipe = make_recipe(tmp_path, tmp_path).model_dump(mode="json")
+    cluster.be_rank({"box": box, "recipe": recipe})
+    cluster._end(box)
 
 
 def test_the_number_of_ranks_changes_after_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,9 +359,13 @@ def test_ranks_follow_a_node_that_comes_and_goes(
     wait_until_said(driver, said, "begins on 2 ranks.*begins on 1 ranks")
     wait_for_steps(driver, run, grown + 10)
     driver.terminate()
-    driver.wait(PATIENCE_SECONDS)
+    assert driver.wait(PATIENCE_SECONDS) == EXIT_STATUS, joined(said)
     lines = read_metrics(str(run))
     assert len(lines) > grown
+    assert f"told to end after {len(lines)} steps: their checkpoint is" in joined(said)
+    newest = newest_checkpoint(str(run))
+    assert newest is not None
+    assert newest[1].step == len(lines)
     recipe = make_recipe(store, alone, **settings)
     run_until(recipe, alone, len(lines))
     others = read_metrics(str(alone))[: len(lines)]
