@@ -6,6 +6,7 @@
       optimizer.safetensors   the optimizer's moments by parameter name, fp32
       metrics.jsonl           the run's metrics up to here; only under pretrain.checkpoint_root
       skipped.json            what the run left out up to here, if anything
+      changes.jsonl           what its recipe said otherwise before, and up to which step, if so
       state.json              step, data plan, fingerprints, recipe, versions, file checksums
 
 The root is the run's directory, or pretrain.checkpoint_root, which may be any URL that fsspec
@@ -13,12 +14,14 @@ opens. `step` is the number of updates made, so the next batch is that of step `
 exists exactly when its state.json does: it is written last and removed first. Every file is
 compared with its checksum when a run goes on from it; a damaged one is refused by name, with the
 newest older checkpoint that is whole. Falling back by itself would train steps twice in silence.
+Directories of other names beside them are somebody's own: neither read nor deleted.
 
 Writing beside the steps is writer.py's; the functions here return when all is done.
 """
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -50,6 +53,8 @@ _STATE = "state.json"
 _MODEL = "model.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
 SKIPPED = "skipped.json"
+CHANGES = "changes.jsonl"
+_NAME = re.compile(r"step-\d{8,}")
 _LIBRARIES = ("torch", "deepspeed", "transformers", "safetensors", "numpy", "maskline")
 
 # By parameter name: "weight" and the moments of the optimizer.
@@ -85,7 +90,8 @@ def checkpoint_path(root: str, step: int) -> str:
 def list_checkpoints(root: str) -> list[str]:
     """List the complete checkpoints below a root, oldest first."""
     names = list_names(join(root, "checkpoints"))
-    complete = [name.split("/")[0] for name in names if name.endswith(f"/{_STATE}")]
+    split = (name.split("/") for name in names)
+    complete = [parts[0] for parts in split if parts[1:] == [_STATE] and _NAME.fullmatch(parts[0])]
     return [join(root, "checkpoints", name) for name in complete]
 
 
@@ -167,11 +173,11 @@ def prune_checkpoints(root: str, keep: int, keep_every_steps: int | None = None)
     complete = list_checkpoints(root)
     kept = {name.rpartition("/")[2] for name in complete[-keep:]}
     for name in (name.rpartition("/")[2] for name in complete):
-        if keep_every_steps and int(name.removeprefix("step-")) % keep_every_steps == 0:
+        if keep_every_steps and int(name.rpartition("-")[2]) % keep_every_steps == 0:
             kept.add(name)
     names = list_names(join(root, "checkpoints"))
     for name in sorted({name.split("/")[0] for name in names} - kept):
-        if name.startswith("step-"):
+        if _NAME.fullmatch(name):
             remove_checkpoint(join(root, "checkpoints", name))
 
 

@@ -28,10 +28,8 @@ from pretrain.checkpoints import (
     RECIPE,
     CheckpointState,
     check_identity,
-    checkpoint_path,
     load_training_state,
     newest_checkpoint,
-    read_state,
     restore_metrics,
 )
 from pretrain.config import DataPlan, Identity, data_plan, learning_rate_at, model_shape
@@ -45,6 +43,7 @@ from pretrain.metrics import Reporter, perplexity
 from pretrain.model import is_exported, make_model
 from pretrain.preemption import Notice, PreemptedError
 from pretrain.prefetch import Prefetch
+from pretrain.resume import changes_since, find_newest, tell_of_changes
 from pretrain.spikes import (
     Spike,
     answer_spike,
@@ -301,23 +300,14 @@ def _checkpoint(session: Session, step: int) -> str:
     )
 
 
-def _newest(root: str, world: World) -> tuple[str, CheckpointState] | None:
-    """Find the newest checkpoint, the same on every rank: one may just be coming or going."""
-    found = newest_checkpoint(root) if world.is_first else None
-    step = world.agree(found[1].step if found else 0)
-    if step == 0:
-        return None
-    path = checkpoint_path(root, step)
-    return path, read_state(path)
-
-
 def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
     """Open data, model and checkpoint; return them with the step to take next."""
     config, run, root = recipe.pretrain, run_directory(recipe), checkpoint_root(recipe)
     if world.is_first:
         check_trackers(config.trackers)
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
-    newest = _newest(root, world)
+    newest = find_newest(run, root, world)
+    changed = changes_since(newest[1], config) if newest else {}
     known = newest[1].identity.plan.skipped_batches if newest else ()
     plan = data_plan(config, snapshot, skipped_batches(run, known, world))
     stream = open_stream(recipe.store, snapshot, plan, config)
@@ -337,6 +327,7 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
         if newest:
             restore_metrics(*newest, run)
             restore_rollbacks(*newest, run)
+            tell_of_changes(newest, config, run, changed)
     model = make_model(identity.model, config)
     state = load_training_state(*newest) if newest else None
     if state:

@@ -28,7 +28,7 @@ from corpus.files import (
     write_bytes,
 )
 from corpus.training import Pretrain
-from pretrain.checkpoints import SKIPPED, TrainingState, prune_checkpoints, save_checkpoint
+from pretrain.checkpoints import CHANGES, SKIPPED, TrainingState, prune_checkpoints, save_checkpoint
 from pretrain.config import Identity
 from pretrain.metrics import METRICS
 
@@ -110,8 +110,15 @@ class CheckpointWriter:
             self._check_owner()
             prune_checkpoints(root, config.keep_checkpoints, config.keep_checkpoint_every_steps)
 
-        for task in (save, prune):
-            _repeat(task, _PAUSES_SECONDS if is_remote(root) else ())
+        pauses = _PAUSES_SECONDS if is_remote(root) else ()
+        _repeat(save, pauses)
+        try:
+            _repeat(prune, pauses)
+        except ValueError:
+            raise
+        except Exception as error:  # noqa: BLE001 - each file system has errors of its own
+            # The new one is whole; the next is followed by another try.
+            logger.warning("old checkpoints below %s could not be deleted: %s", root, error)
 
     def _check_owner(self) -> None:
         if read_bytes(join(self._root, _OWNER)) != self._token:
@@ -123,7 +130,7 @@ class CheckpointWriter:
         Metrics stay at home where the checkpoints are.
         """
         run = self._config.run
-        names = (METRICS, SKIPPED) if self._config.checkpoint_root else (SKIPPED,)
+        names = (METRICS, SKIPPED, CHANGES) if self._config.checkpoint_root else (SKIPPED, CHANGES)
         if run is None:
             return {}
         return {name: size_bytes(join(run, name)) for name in names if exists(join(run, name))}

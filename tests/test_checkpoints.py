@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,21 @@ def test_pruning_keeps_the_newest_and_sweeps_the_incomplete(tmp_path: Path) -> N
     prune_checkpoints(str(tmp_path), keep=2)
     assert names(tmp_path) == ["step-00000003", "step-00000010"]
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_directories_of_other_names_are_left_alone(tmp_path: Path) -> None:
+    """Copies that somebody made beside the checkpoints."""
+    own = ("best", "step-00000002-keep", "step-00000009_best", "step-3")
+    for step in (1, 2):
+        save(tmp_path, step)
+    for name in own:
+        shutil.copytree(tmp_path / "checkpoints" / "step-00000002", tmp_path / "checkpoints" / name)
+    found = newest_checkpoint(str(tmp_path))
+    assert found is not None
+    assert found[1].step == 2
+    prune_checkpoints(str(tmp_path), keep=1, keep_every_steps=10)
+    there = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert there == sorted([*own, "step-00000002"])
 
 
 def test_some_checkpoints_stay_for_good(tmp_path: Path) -> None:

@@ -161,6 +161,24 @@ def test_old_checkpoints_go_in_the_background_too(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step-00000002", "step-00000005"]
 
 
+def test_a_root_that_keeps_what_is_to_go_ends_no_run(
+    writer: CheckpointWriter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(*_: Any) -> None:  # noqa: ANN401
+        raise PermissionError("deleting is not allowed")
+
+    monkeypatch.setattr(writer_module, "prune_checkpoints", refuse)
+    for step in (1, 2, 3):
+        writer.save_checkpoint(step, IDENTITY, STATE)
+        assert f"step {step} is written" in str(writer.news(wait=True))
+    assert len(names(tmp_path)) == 3
+    assert len(caplog.messages) == 3
+    assert "could not be deleted: deleting is not allowed" in caplog.text
+
+
 def test_elsewhere_a_checkpoint_carries_the_metrics_of_its_steps(
     tmp_path: Path, gate: threading.Event
 ) -> None:

@@ -1,0 +1,103 @@
+"""What a run goes on from, and what its recipe says otherwise than before.
+
+The data plan, the model and the optimizer stay what they were. The rest of a recipe may change in
+mid-run, as a lower learning rate after a spike; so each change is told and kept, with the step it
+came at, in changes.jsonl beside the metrics and in every checkpoint after it.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from corpus.files import write_bytes
+from corpus.training import Pretrain
+from pretrain.checkpoints import (
+    CHANGES,
+    CheckpointState,
+    checkpoint_home,
+    checkpoint_path,
+    newest_checkpoint,
+    read_carried,
+    read_state,
+)
+from pretrain.config import learning_rate_at
+from pretrain.world import World
+
+logger = logging.getLogger(__name__)
+
+# Places, ranks and what is kept or shown: no number of a run depends on them.
+_FREE = {
+    "run", "init_from", "checkpoint_root", "cache", "trackers", "processes", "ray_workers",
+    "ray_worker_cpus", "ray_max_failures", "ray_grow_after_seconds", "keep_checkpoints",
+    "keep_checkpoint_every_steps", "checkpoint_every_steps", "validate_every_steps",
+}  # fmt: skip
+
+
+def find_newest(run: str, root: str, world: World) -> tuple[str, CheckpointState] | None:
+    """Find the newest checkpoint, the same on every rank: one may just be coming or going."""
+    found = newest_checkpoint(root) if world.is_first else None
+    if world.is_first and found is None:
+        _check_root(run, root)
+    step = world.agree(found[1].step if found else 0)
+    if step == 0:
+        return None
+    path = checkpoint_path(root, step)
+    return path, read_state(path)
+
+
+def _check_root(run: str, root: str) -> None:
+    """Refuse to begin anew where the run has checkpoints elsewhere."""
+    home = checkpoint_home(run)
+    before = newest_checkpoint(home) if home != root else None
+    if before is not None:
+        raise ValueError(
+            f"{run} goes on from {before[0]}, and {root} holds no checkpoint: give "
+            "pretrain.checkpoint_root what it was, copy the checkpoints, or take another "
+            "pretrain.run"
+        )
+
+
+def changes_since(state: CheckpointState, config: Pretrain) -> dict[str, list[Any]]:
+    """Give what of the recipe differs from that of a checkpoint: [before, now] by key.
+
+    `ValueError` for another optimizer: the moments would be taken for what they are not.
+    """
+    before, now = state.recipe["pretrain"], config.model_dump(mode="json")
+    changed = {
+        name: [before[name], value]
+        for name, value in now.items()
+        if name not in _FREE and name in before and before[name] != value
+    }
+    if "optimizer" in changed:
+        raise ValueError(
+            f"the checkpoint of step {state.step} was trained with optimizer "
+            f"{before['optimizer']}, the recipe gives {config.optimizer}: give the recipe what the "
+            "run began with, or begin another with pretrain.init_from"
+        )
+    return changed
+
+
+def tell_of_changes(
+    newest: tuple[str, CheckpointState], config: Pretrain, run: str, changed: dict[str, list[Any]]
+) -> None:
+    """Say what a run goes on from and with, and note what changed where the metrics lie."""
+    path, state = newest
+    said = [f"{name} {before} -> {now}" for name, (before, now) in changed.items()]
+    logger.info("going on from step %d%s", state.step, f" with {', '.join(said)}" if said else "")
+    if changed and state.step < config.max_steps:
+        old = config.model_copy(update={name: before for name, (before, _) in changed.items()})
+        rates = learning_rate_at(old, state.step - 1), learning_rate_at(config, state.step)
+        if max(rates) > 2 * min(rates):
+            logger.warning(
+                "the learning rate was %.3g in step %d and is %.3g in step %d: "
+                "pretrain.init_from begins a run of its own from an export",
+                rates[0], state.step - 1, rates[1], state.step,
+            )  # fmt: skip
+    lines = read_carried(path, state, CHANGES) or b""
+    if changed:
+        lines += orjson.dumps({"step": state.step, "changes": changed}) + b"\n"
+    target = Path(run) / CHANGES
+    if lines or target.exists():
+        write_bytes(str(target), lines)
