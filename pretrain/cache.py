@@ -9,7 +9,8 @@ is an `OSError`, as the store may be back when the same run is started again.
 
 Several processes share a directory through file locks alone, which end with their holder however it
 ends: one on `lock` while room is made or a name changes, one on a `.part` file while it is
-downloaded, and a shared one on each copy in use, which is therefore never deleted.
+downloaded, and a shared one on each copy in use, which is therefore never deleted for room. Of what
+else lies in the directory nothing is counted or deleted.
 
 Cost: one pass of SHA-256 over each download. It does not verify a copy again when it is used.
 """
@@ -17,6 +18,7 @@ Cost: one pass of SHA-256 over each download. It does not verify a copy again wh
 import fcntl
 import hashlib
 import os
+import re
 import threading
 import time
 import weakref
@@ -39,6 +41,8 @@ _DOWNLOADS = 4
 _DOWNLOADS_AHEAD = 8  # waited for when the process ends
 _CHUNK_BYTES = 2**20
 _PART = ".part"
+# A copy, as `Wanted.name` calls it, or its download: the directory may hold files of others.
+_OWN_NAME = re.compile(r"[0-9a-f]{64}-[0-9]+\.arrow(\.part)?")
 
 
 # How long to wait for room that other ranks of the machine take: they let go of a shard with their
@@ -167,7 +171,8 @@ class ShardCache:
 
     def _make_room(self, part: Path, size: int) -> None:
         """Delete what was needed longest ago until `size` more bytes fit; what is used stays."""
-        others = [path for path in self._root.glob("*.arrow*") if path != part]
+        own = (path for path in self._root.iterdir() if _OWN_NAME.fullmatch(path.name))
+        others = [path for path in own if path != part]
         used = sum(map(_promised_bytes, others))
         for path in sorted(others, key=lambda each: (each.stat().st_mtime_ns, each.name)):
             if used + size <= self.max_bytes:

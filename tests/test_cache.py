@@ -361,6 +361,20 @@ def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
     assert names(tmp_path) == {files[0].name, files[2].name}
 
 
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    cache, files = small(tmp_path, 100)
+    name, checksum = files[0].name, files[0].entry.checksum
+    others = {
+        "data-00000-of-00002.arrow", "mine.arrow", "mine.arrow.part", f"{name}.bak", f"my-{name}",
+        name.replace(checksum, checksum.upper()), f"{checksum}.arrow",
+    }  # fmt: skip
+    for other in others:
+        (tmp_path / "cache" / other).write_bytes(bytes(1000))
+    for each in files:
+        cache.fetch(each).close()
+    assert names(tmp_path) == {*others, files[-1].name}
+
+
 def test_prefetched_shards_are_there_when_asked_for(tmp_path: Path) -> None:
     cache, files = small(tmp_path, 1000)
     Unsteady.failures = 1
