@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import safetensors.torch
 
-from corpus.files import write_bytes
+from corpus.files import is_remote, write_bytes
 from corpus.snapshots import tokenizer_root
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, open_tokenizer, tokenizer_files
 from pretrain.checkpoints import (
@@ -35,6 +35,11 @@ logger = logging.getLogger(__name__)
 
 def export(run: str, directory: str, step: int | None = None) -> None:
     """Write the checkpoint of a step, or the newest one, into a new or empty directory."""
+    if is_remote(directory):
+        raise ValueError(
+            f"the directory to write is the URL {directory}: export writes to a local directory, "
+            "from which you can copy it there"
+        )
     checkpoint, state = find_checkpoint(run, step)
     target = Path(directory)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

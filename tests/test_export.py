@@ -105,6 +105,15 @@ def test_export_into_a_full_directory_is_refused(exported: tuple[Path, Path, Pat
         export(str(exported[1]), str(exported[2]))
 
 
+def test_export_to_a_url_is_refused(
+    exported: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is the URL s3://bucket/x: export writes to a local dir"):
+        export(str(exported[1]), "s3://bucket/x")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_export_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no complete checkpoint"):
         export(str(tmp_path), str(tmp_path / "model"))
