@@ -22,10 +22,11 @@ from pretrain.checkpoints import (
     checkpoint_path,
     list_checkpoints,
     load_weights,
+    read_carried,
     read_state,
 )
 from pretrain.config import ModelShape
-from pretrain.metrics import read_metrics
+from pretrain.metrics import METRICS, parse_metrics, read_metrics
 from pretrain.model import INITIAL_DEVIATION, NORM_EPSILON, is_exported
 
 _CARD_FILE = "README.md"
@@ -57,7 +58,7 @@ def export(run: str, directory: str, step: int | None = None) -> None:
         "tokenizer_config.json": _json(_tokenizer_config(state.identity.model)),
         "config.json": _json(_model_config(state)),
         "model.safetensors": safetensors.torch.save(weights, {"format": "pt"}),
-        _CARD_FILE: _model_card(run, state).encode(),
+        _CARD_FILE: _model_card(known_metrics(run, checkpoint, state), state).encode(),
     }
     for name, data in files.items():
         write_bytes(str(target / name), data)
@@ -80,6 +81,11 @@ def find_checkpoint(run: str, step: int | None = None) -> tuple[str, CheckpointS
             "pretrain.keep_checkpoint_every_steps keeps more of them"
         )
     return names[0], read_state(names[0])
+
+
+def known_metrics(run: str, checkpoint: str, state: CheckpointState) -> list[dict[str, Any]]:
+    """Read the metrics of a run; where there are none, those that a checkpoint of it carries."""
+    return read_metrics(run) or parse_metrics(read_carried(checkpoint, state, METRICS) or b"")
 
 
 def export_once(run: str, step: int) -> str:
@@ -130,9 +136,9 @@ def _tokenizer_config(shape: ModelShape) -> dict[str, Any]:
     }
 
 
-def _model_card(run: str, state: CheckpointState) -> str:
+def _model_card(metrics: list[dict[str, Any]], state: CheckpointState) -> str:
     identity, recipe = state.identity, state.recipe
-    measured = [line for line in read_metrics(run) if line["step"] < state.step]
+    measured = [line for line in metrics if line["step"] < state.step]
     validated = [line for line in measured if "validation_loss" in line]
     rows = {
         "snapshot": f"{identity.snapshot_label} (`{identity.plan.snapshot}`)",

@@ -100,6 +100,24 @@ def test_the_card_says_what_made_it(exported: tuple[Path, Path, Path]) -> None:
     assert config["max_position_embeddings"] == 66
 
 
+def test_the_card_of_a_root_of_checkpoints_has_the_losses_too(
+    exported: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    root = f"memory://{tmp_path.name}"
+    recipe = make_recipe(exported[0], tmp_path / "run", checkpoint_root=root)
+    run_training(recipe)
+    losses = [f"{loss:.4f} nats" for loss in column(tmp_path / "run", "loss")]
+    rows = {}
+    for name, source in (("of the run", str(tmp_path / "run")), ("of the root", root)):
+        export(source, str(tmp_path / name))
+        card = (tmp_path / name / "README.md").read_text()
+        rows[name] = [line for line in card.splitlines() if line.startswith("| ")]
+    assert rows["of the root"] == rows["of the run"]
+    assert f"| first training loss | {losses[0]} |" in rows["of the root"]
+    assert f"| last training loss | {losses[-1]} |" in rows["of the root"]
+    assert "(what the ranks trained on)" in explain_step(root, 4)
+
+
 def test_export_into_a_full_directory_is_refused(exported: tuple[Path, Path, Path]) -> None:
     with pytest.raises(ValueError, match="is not empty: export writes into a new directory"):
         export(str(exported[1]), str(exported[2]))
