@@ -2,7 +2,7 @@
 
 Weights are copied under their own names in fp32; the decoder is tied to the word embedding, as
 `RobertaForMaskedLM` ties it. Beside them: the tokenizer as it lies in the store, and a model card
-that says what made the checkpoint.
+that says what made the checkpoint, its recipe without the passwords and keys of URLs.
 """
 
 import logging
@@ -28,6 +28,7 @@ from pretrain.checkpoints import (
 from pretrain.config import ModelShape
 from pretrain.metrics import METRICS, parse_metrics, read_metrics
 from pretrain.model import INITIAL_DEVIATION, NORM_EPSILON, is_exported
+from pretrain.trackers import without_credentials
 
 _CARD_FILE = "README.md"
 
@@ -156,8 +157,19 @@ def _model_card(metrics: list[dict[str, Any]], state: CheckpointState) -> str:
     return _CARD.format(
         preset=recipe["pretrain"]["preset"],
         table=table,
-        recipe=orjson.dumps(recipe, option=orjson.OPT_INDENT_2).decode(),
+        recipe=orjson.dumps(_shown(recipe), option=orjson.OPT_INDENT_2).decode(),
     )
+
+
+def _shown(value: Any) -> Any:  # noqa: ANN401 - whatever stands in a recipe
+    """Copy what a recipe holds for a card that others read: URLs without what may be a key."""
+    if isinstance(value, str):
+        return without_credentials(value)
+    if isinstance(value, list):
+        return [_shown(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _shown(each) for name, each in value.items()}
+    return value
 
 
 def _last_validation(validated: list[dict[str, Any]]) -> str:

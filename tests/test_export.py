@@ -1,6 +1,7 @@
 """An exported checkpoint is the trained model, and loads with nothing of ours."""
 
 import math
+import shutil
 import subprocess
 import sys
 import warnings
@@ -98,6 +99,22 @@ def test_the_card_says_what_made_it(exported: tuple[Path, Path, Path]) -> None:
         assert fact in card, fact
     config = orjson.loads((directory / "config.json").read_bytes())
     assert config["max_position_embeddings"] == 66
+
+
+def test_the_card_holds_no_credentials(exported: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(exported[1], run)
+    (path,) = run.glob("checkpoints/step-00000006/state.json")
+    state = orjson.loads(path.read_bytes())
+    paths = ["https://team:hunter2@host/a.jsonl?token=hunter3", "s3://bucket/b.jsonl"]
+    state["recipe"]["sources"][0]["paths"] = paths
+    path.write_bytes(orjson.dumps(state))
+    export(str(run), str(tmp_path / "model"))
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert '"https://host/a.jsonl?...",' in card
+    assert '"s3://bucket/b.jsonl"' in card
+    assert "hunter" not in card
+    assert "team" not in card
 
 
 def test_the_card_of_a_root_of_checkpoints_has_the_losses_too(
