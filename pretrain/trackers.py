@@ -9,9 +9,9 @@ environment. Of the recipe they get numbers and plain words, no path and no URL,
 key.
 
 What fails there, from the opening on, is told once. It costs the tracker some steps, of which
-metrics.jsonl has all, and the run at most a tenth of the time that a server does not answer. A run
-that goes on keeps its identifier there. Steps that are taken again are written again: TensorBoard
-drops the earlier ones, the others show the later.
+metrics.jsonl has all, and the run at most a tenth of the time that a server does not answer, and
+one call when it ends. A run that goes on keeps its identifier there. Steps that are taken again are
+written again: TensorBoard drops the earlier ones, the others show the later.
 """
 
 import importlib

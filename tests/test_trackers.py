@@ -381,6 +381,29 @@ def test_a_run_hands_on_the_numbers_of_its_metrics(
     assert str(tmp_path) not in str(fake.inits[0]["config"])
 
 
+def test_a_run_goes_on_where_its_trackers_cannot_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wandb = put(monkeypatch, FakeWandb())
+    put(monkeypatch, FakeMlflow(is_broken=True))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://team:hunter2@host")
+
+    def refuse(**_: Any) -> None:  # noqa: ANN401
+        raise RuntimeError("No API key configured")
+
+    wandb.init = refuse
+    write_snapshot(tmp_path / "store")
+    names = ["wandb", "mlflow"]
+    run_training(make_recipe(tmp_path / "store", tmp_path / "run", trackers=names))
+    assert len(read_metrics(str(tmp_path / "run"))) == 6
+    told = [line.partition(")")[0] for line in caplog.messages if line.startswith("tracker ")]
+    assert told == [
+        "tracker wandb failed (RuntimeError: No API key configured",
+        "tracker mlflow failed (MlflowError: no store at http://host",
+    ]
+    assert "hunter2" not in caplog.text
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed"
 )
