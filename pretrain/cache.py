@@ -2,21 +2,26 @@
 
 A copy is named by its checksum, so that runs and stores may share a directory. It is downloaded
 beside its final name, compared with the manifest's checksum and renamed, so a file under its final
-name is whole. What the next steps need is fetched in the background; what was needed longest ago
-goes when room is short. A shard is let go of as soon as its rows are read, but for those of the
-window in which a batch ends. A read that fails is tried again, with growing pauses; in the end that
-is an `OSError`, as the store may be back when the same run is started again.
+name was whole. A process compares a copy of another one, or of an earlier start, once more before
+it takes it first: one that a disk has damaged since is downloaded again. What the next steps need
+is fetched in the background; what was needed longest ago goes when room is short. A shard is let go
+of as soon as its rows are read, but for those of the window in which a batch ends. A read that
+fails is tried again, with growing pauses; in the end that is an `OSError`, as the store may be back
+when the same run is started again.
 
 Several processes share a directory through file locks alone, which end with their holder however it
 ends: one on `lock` while room is made or a name changes, one on a `.part` file while it is
-downloaded, and a shared one on each copy in use, which is therefore never deleted.
+downloaded, and a shared one on each copy in use, which is therefore never deleted for room. Of what
+else lies in the directory nothing is counted or deleted.
 
-Cost: one pass of SHA-256 over each download. It does not verify a copy again when it is used.
+Cost: one pass of SHA-256 over each download, and over each copy that was there before.
 """
 
 import fcntl
 import hashlib
+import logging
 import os
+import re
 import threading
 import time
 import weakref
@@ -31,6 +36,8 @@ from corpus.files import exists, open_reader, remote_reads, try_lock
 from corpus.snapshots import ShardEntry
 from corpus.training import Cache
 
+logger = logging.getLogger(__name__)
+
 # Guesses: 0.5 + 1 + 2 + 4 seconds outlast a restart of a proxy, not an outage.
 ATTEMPTS = 5
 _FIRST_PAUSE_SECONDS = 0.5
@@ -39,6 +46,8 @@ _DOWNLOADS = 4
 _DOWNLOADS_AHEAD = 8  # waited for when the process ends
 _CHUNK_BYTES = 2**20
 _PART = ".part"
+# A copy, as `Wanted.name` calls it, or its download: the directory may hold files of others.
+_OWN_NAME = re.compile(r"[0-9a-f]{64}-[0-9]+\.arrow(\.part)?")
 
 
 # How long to wait for room that other ranks of the machine take: they let go of a shard with their
@@ -88,6 +97,7 @@ class ShardCache:
         self._root.mkdir(parents=True, exist_ok=True)
         self._pool = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="shards")
         self._pending: dict[str, Future[None]] = {}
+        self._compared: set[str] = set()  # names of copies whose checksum this process has seen
         self._guard = threading.Lock()
 
     def prefetch(self, wanted: Iterable[Wanted]) -> None:
@@ -97,7 +107,8 @@ class ShardCache:
             for each in wanted:
                 if len(self._pending) == _DOWNLOADS_AHEAD:
                     break
-                if each.name not in self._pending and not (self._root / each.name).exists():
+                is_ready = each.name in self._compared and (self._root / each.name).exists()
+                if each.name not in self._pending and not is_ready:
                     self._pending[each.name] = self._pool.submit(self._fetch_quietly, each)
 
     def fetch(self, wanted: Wanted) -> Copy:
@@ -110,7 +121,7 @@ class ShardCache:
         if pending is not None and not pending.cancel():
             wait([pending])
         copy = self._obtain(wanted, time.monotonic() + _ROOM_PATIENCE_SECONDS)
-        Path(copy.path).touch()
+        os.utime(copy.handle)  # not by its name: another process may just have deleted it
         return copy
 
     def close(self) -> None:
@@ -127,7 +138,7 @@ class ShardCache:
         part = final.with_name(final.name + _PART)
         while True:
             copy = _hold(final)
-            if copy is not None:
+            if copy is not None and self._is_whole(wanted, copy):
                 return copy
             try:
                 stream = self._claim(final, part, wanted.entry.size_bytes)
@@ -147,6 +158,31 @@ class ShardCache:
                     raise
                 with self._locked():
                     part.rename(final)
+                self._compared.add(wanted.name)
+
+    def _is_whole(self, wanted: Wanted, copy: Copy) -> bool:
+        """Compare a copy's checksum, once; one that differs is let go of and deleted.
+
+        Whoever uses it now keeps what is open.
+        """
+        if wanted.name in self._compared:
+            return True
+        with os.fdopen(copy.handle, "rb", closefd=False) as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found == wanted.entry.checksum:
+            self._compared.add(wanted.name)
+            return True
+        logger.warning(
+            "%s, the copy of shard %s, has checksum %s: it is downloaded again",
+            copy.path,
+            wanted.entry.path,
+            found,
+        )
+        with self._locked(), suppress(FileNotFoundError):
+            if _is_in_place(copy):  # nobody has put another one there meanwhile
+                Path(copy.path).unlink()
+        copy.close()
+        return False
 
     def _claim(self, final: Path, part: Path, size: int) -> BinaryIO | None:
         """Open a file to download into, with room for it; None where another process does."""
@@ -167,7 +203,8 @@ class ShardCache:
 
     def _make_room(self, part: Path, size: int) -> None:
         """Delete what was needed longest ago until `size` more bytes fit; what is used stays."""
-        others = [path for path in self._root.glob("*.arrow*") if path != part]
+        own = (path for path in self._root.iterdir() if _OWN_NAME.fullmatch(path.name))
+        others = [path for path in own if path != part]
         used = sum(map(_promised_bytes, others))
         for path in sorted(others, key=lambda each: (each.stat().st_mtime_ns, each.name)):
             if used + size <= self.max_bytes:
@@ -246,10 +283,15 @@ def _hold(path: Path) -> Copy | None:
         return None
     fcntl.flock(copy.handle, fcntl.LOCK_SH)
     with suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(copy.handle), path.stat()):
+        if _is_in_place(copy):
             return copy  # nobody deleted it between opening and locking
     copy.close()
     return None
+
+
+def _is_in_place(copy: Copy) -> bool:
+    """Tell whether a copy is what lies under its name now."""
+    return os.path.samestat(os.fstat(copy.handle), Path(copy.path).stat())
 
 
 def _wait_for(part: Path) -> None:

@@ -10,7 +10,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,9 +20,10 @@ from corpus.shards import RowPieces
 from corpus.snapshots import Snapshot, open_snapshot, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
 from pretrain.batches import Batch, Stream, hash_batches, open_stream
-from pretrain.checkpoints import RECIPE, SKIPPED, newest_checkpoint
+from pretrain.checkpoints import RECIPE, SKIPPED, checkpoint_home, newest_checkpoint
 from pretrain.config import data_plan, plan_over
 from pretrain.dataset import Shares
+from pretrain.export import known_metrics
 from pretrain.masking import IGNORED, ONE, rule_at
 from pretrain.metrics import METRICS, read_metrics
 from pretrain.mixing import interleave
@@ -56,6 +57,12 @@ def open_recipe(run: str) -> Recipe:
     return Recipe.model_validate(newest[1].recipe)
 
 
+def _metrics(run: str) -> list[dict[str, Any]]:
+    """Read the metrics of a run, or of a root of checkpoints: those of the newest one."""
+    newest = newest_checkpoint(checkpoint_home(run))
+    return known_metrics(run, *newest) if newest else read_metrics(run)
+
+
 def explain_step(run: str, step: int, rows: int = ROWS_SHOWN) -> str:
     """Describe the global batch of a step: where its rows lie, its hash, some rows with masks."""
     recipe = open_recipe(run)
@@ -64,7 +71,7 @@ def explain_step(run: str, step: int, rows: int = ROWS_SHOWN) -> str:
             f"step {step} is not in this run: its steps are 0 to {recipe.pretrain.max_steps - 1}"
         )
     left_out = left_out_batches(run)
-    taken = [line["batch"] for line in read_metrics(run) if line["step"] == step]
+    taken = [line["batch"] for line in _metrics(run) if line["step"] == step]
     plan = plan_over(recipe.pretrain, "", left_out)
     if taken and plan.batch_of(step).number != taken[0]:
         # Taken before a rollback whose steps are yet to be taken again.
@@ -203,9 +210,10 @@ def _compare(run: str, number: int, found: str, note: str | None) -> str:
     """Set a batch's hash beside what the ranks recorded; `note` is what else is known of it."""
     if note:
         return f"{found} ({note})"
-    recorded = [line["batch_hash"] for line in read_metrics(run) if line["batch"] == number]
+    metrics = _metrics(run)
+    recorded = [line["batch_hash"] for line in metrics if line["batch"] == number]
     if not recorded:
-        has_lines = (Path(run) / METRICS).exists()
+        has_lines = metrics or (Path(run) / METRICS).exists()
         none = "the run has not taken this batch" if has_lines else f"there is no {METRICS} here"
         return f"{found} ({none})"
     if recorded[0] == found:

@@ -2,7 +2,7 @@
 
 Weights are copied under their own names in fp32; the decoder is tied to the word embedding, as
 `RobertaForMaskedLM` ties it. Beside them: the tokenizer as it lies in the store, and a model card
-that says what made the checkpoint.
+that says what made the checkpoint, its recipe without the passwords and keys of URLs.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import safetensors.torch
 
-from corpus.files import write_bytes
+from corpus.files import is_remote, write_bytes
 from corpus.snapshots import tokenizer_root
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, open_tokenizer, tokenizer_files
 from pretrain.checkpoints import (
@@ -22,11 +22,13 @@ from pretrain.checkpoints import (
     checkpoint_path,
     list_checkpoints,
     load_weights,
+    read_carried,
     read_state,
 )
 from pretrain.config import ModelShape
-from pretrain.metrics import read_metrics
+from pretrain.metrics import METRICS, parse_metrics, read_metrics
 from pretrain.model import INITIAL_DEVIATION, NORM_EPSILON, is_exported
+from pretrain.trackers import without_credentials
 
 _CARD_FILE = "README.md"
 
@@ -35,6 +37,11 @@ logger = logging.getLogger(__name__)
 
 def export(run: str, directory: str, step: int | None = None) -> None:
     """Write the checkpoint of a step, or the newest one, into a new or empty directory."""
+    if is_remote(directory):
+        raise ValueError(
+            f"the directory to write is the URL {directory}: export writes to a local directory, "
+            "from which you can copy it there"
+        )
     checkpoint, state = find_checkpoint(run, step)
     target = Path(directory)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -52,7 +59,7 @@ def export(run: str, directory: str, step: int | None = None) -> None:
         "tokenizer_config.json": _json(_tokenizer_config(state.identity.model)),
         "config.json": _json(_model_config(state)),
         "model.safetensors": safetensors.torch.save(weights, {"format": "pt"}),
-        _CARD_FILE: _model_card(run, state).encode(),
+        _CARD_FILE: _model_card(known_metrics(run, checkpoint, state), state).encode(),
     }
     for name, data in files.items():
         write_bytes(str(target / name), data)
@@ -75,6 +82,11 @@ def find_checkpoint(run: str, step: int | None = None) -> tuple[str, CheckpointS
             "pretrain.keep_checkpoint_every_steps keeps more of them"
         )
     return names[0], read_state(names[0])
+
+
+def known_metrics(run: str, checkpoint: str, state: CheckpointState) -> list[dict[str, Any]]:
+    """Read the metrics of a run; where there are none, those that a checkpoint of it carries."""
+    return read_metrics(run) or parse_metrics(read_carried(checkpoint, state, METRICS) or b"")
 
 
 def export_once(run: str, step: int) -> str:
@@ -125,9 +137,9 @@ def _tokenizer_config(shape: ModelShape) -> dict[str, Any]:
     }
 
 
-def _model_card(run: str, state: CheckpointState) -> str:
+def _model_card(metrics: list[dict[str, Any]], state: CheckpointState) -> str:
     identity, recipe = state.identity, state.recipe
-    measured = [line for line in read_metrics(run) if line["step"] < state.step]
+    measured = [line for line in metrics if line["step"] < state.step]
     validated = [line for line in measured if "validation_loss" in line]
     rows = {
         "snapshot": f"{identity.snapshot_label} (`{identity.plan.snapshot}`)",
@@ -145,8 +157,19 @@ def _model_card(run: str, state: CheckpointState) -> str:
     return _CARD.format(
         preset=recipe["pretrain"]["preset"],
         table=table,
-        recipe=orjson.dumps(recipe, option=orjson.OPT_INDENT_2).decode(),
+        recipe=orjson.dumps(_shown(recipe), option=orjson.OPT_INDENT_2).decode(),
     )
+
+
+def _shown(value: Any) -> Any:  # noqa: ANN401 - whatever stands in a recipe
+    """Copy what a recipe holds for a card that others read: URLs without what may be a key."""
+    if isinstance(value, str):
+        return without_credentials(value)
+    if isinstance(value, list):
+        return [_shown(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _shown(each) for name, each in value.items()}
+    return value
 
 
 def _last_validation(validated: list[dict[str, Any]]) -> str:

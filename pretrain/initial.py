@@ -2,9 +2,10 @@
 
 The directory is one that `export` wrote, or any with RobertaForMaskedLM's weights, its config.json
 and a tokenizer.json. Its tokenizer must be the snapshot's (token ids mean nothing otherwise) and
-its shape the preset's. Only weights are taken: the moments begin at zero, the steps and the
-learning rate at step 0. The SHA-256 of the weights becomes part of the run's identity; once the run
-has a checkpoint of its own, the directory is not read any more.
+its shape the preset's, all else of its architecture that of roberta-base. Only weights are taken:
+the moments begin at zero, the steps and the learning rate at step 0. The SHA-256 of the weights
+becomes part of the run's identity; once the run has a checkpoint of its own, the directory is not
+read any more.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from torch import Tensor
 from corpus.files import checksum, exists, join, read_bytes
 from corpus.tokenizer import open_tokenizer
 from pretrain.config import ModelShape
+from pretrain.model import NORM_EPSILON
 from pretrain.tensors import read_tensors
 
 _WEIGHTS = "model.safetensors"
@@ -29,6 +31,15 @@ _SHAPE_KEYS = {
     "feedforward_width": "intermediate_size",
     "vocab_size": "vocab_size",
     "max_positions": "max_position_embeddings",
+}
+# What no recipe can change: our value, and that of transformers' RobertaConfig where a config.json
+# does not name the key.
+_FIXED: dict[str, tuple[object, object]] = {
+    "type_vocab_size": (1, 2),
+    "hidden_act": ("gelu", "gelu"),
+    "layer_norm_eps": (NORM_EPSILON, 1e-12),
+    "position_embedding_type": ("absolute", "absolute"),
+    "tie_word_embeddings": (True, True),
 }
 _NAMES_SHOWN = 3
 
@@ -66,6 +77,16 @@ def _check_shape(directory: str, config: Mapping[str, Any], shape: ModelShape) -
             f"pretrain.init_from {directory} has {'; '.join(differences)}: take the preset and "
             "the sequence length that it was trained with"
         )
+    foreign = [
+        f"{key} {config.get(key, default)}, expected {ours}"
+        for key, (ours, default) in _FIXED.items()
+        if config.get(key, default) != ours
+    ]
+    if foreign:
+        raise ValueError(
+            f"pretrain.init_from {directory} has {'; '.join(foreign)}: only a model that computes "
+            "as roberta-base does can go on here"
+        )
 
 
 def read_start(directory: str, expected: str, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -80,4 +101,14 @@ def read_start(directory: str, expected: str, wanted: Mapping[str, Tensor]) -> d
                 f"{path} {problem} {len(names)} tensors, {', '.join(names[:_NAMES_SHOWN])} among "
                 "them: pretrain.init_from takes the weights of RobertaForMaskedLM by its names"
             )
+    odd = [
+        f"{name} {list(found[name].shape)}, expected {list(one.shape)}"
+        for name, one in wanted.items()
+        if found[name].shape != one.shape
+    ]
+    if odd:
+        raise ValueError(
+            f"{path} has {len(odd)} tensors of other shapes than its config.json says, "
+            f"{'; '.join(odd[:_NAMES_SHOWN])}: export it again"
+        )
     return {name: found[name].float() for name in wanted}

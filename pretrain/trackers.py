@@ -8,16 +8,19 @@ report about their own use is switched off. Keys and passwords are theirs to rea
 environment. Of the recipe they get numbers and plain words, no path and no URL, which may hold a
 key.
 
-What fails there while a run goes on is told once and costs the tracker some steps, the run nothing:
-metrics.jsonl has all of them. A run that goes on keeps its identifier there. Steps that are taken
-again are written again: TensorBoard drops the earlier ones, the others show the later.
+What fails there, from the opening on, is told once. It costs the tracker some steps, of which
+metrics.jsonl has all, and the run at most a tenth of the time that a server does not answer, and
+one call when it ends. A run that goes on keeps its identifier there. Steps that are taken again are
+written again: TensorBoard drops the earlier ones, the others show the later.
 """
 
 import importlib
 import logging
 import os
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -29,9 +32,15 @@ from corpus.training import Pretrain
 logger = logging.getLogger(__name__)
 
 _PROJECT = "maskline"
-# For so long a tracker that failed is left in peace: a server that does not answer can hold up each
-# call until its client gives up. A guess.
+# For so long at least a tracker that failed is left in peace. A guess.
 _PAUSE_SECONDS = 60.0
+# A server that does not answer holds up each call until its client gives up, MLflow's after four
+# minutes: with a rest of so many times the call an outage takes less than a tenth of a run.
+_REST_FACTOR = 10
+_SHOWN_CHARACTERS = 500  # of an error, which may quote a whole page. A guess.
+# A question mark before it is of a password or begins a query: nothing of that URL is shown then.
+_USER_INFO = re.compile(r"(?<=://)(?:[^/?]*@|[^/]*\?[^/]*@\S*)")
+_QUERY = re.compile(r"(://[^\s?]*\?)\S+")
 
 
 class Tracker(Protocol):
@@ -45,25 +54,32 @@ class Tracker(Protocol):
 
 
 class Patient:
-    """Another tracker, whose failures do not end a run."""
+    """Another tracker, whose failures do not end a run, nor does one to open it."""
 
-    def __init__(self, name: str, tracker: Tracker) -> None:
-        """Take a tracker over."""
-        self._name, self._tracker = name, tracker
+    def __init__(self, name: str, opening: Callable[[], Tracker]) -> None:
+        """Take over how to open a tracker; the first step does."""
+        self._name, self._opening = name, opening
+        self._tracker: Tracker | None = None
         self._has_failed, self._resting_until = False, 0.0
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Take the numbers of a step, or lose them."""
-        if time.monotonic() < self._resting_until:
+        start = time.monotonic()
+        if start < self._resting_until:
             return
         try:
+            if self._tracker is None:
+                self._tracker = self._opening()
             self._tracker.log(step, numbers)
         except Exception as error:  # noqa: BLE001 - each package and its transport have their own
             self._tell(error)
-            self._resting_until = time.monotonic() + _PAUSE_SECONDS
+            end = time.monotonic()
+            self._resting_until = end + max(_PAUSE_SECONDS, _REST_FACTOR * (end - start))
 
     def close(self) -> None:
         """Write what is left and end."""
+        if self._tracker is None:
+            return
         try:
             self._tracker.close()
         except Exception as error:  # noqa: BLE001 - as above
@@ -73,12 +89,22 @@ class Patient:
         """Say it once; the message of an error may show an address and a password."""
         if not self._has_failed:
             self._has_failed = True
+            why = without_credentials(" ".join(str(error).split()))
             logger.warning(
-                "tracker %s failed (%s): training goes on, it may lack steps; metrics.jsonl has "
-                "all of them",
+                "tracker %s failed (%s: %s): training goes on, it may lack steps; metrics.jsonl "
+                "has all of them",
                 self._name,
                 type(error).__name__,
+                why[:_SHOWN_CHARACTERS],
             )
+
+
+def without_credentials(text: str) -> str:
+    """Take out of the URLs in a text what may be a key: user, password and query.
+
+    `https://team:word@host/a.jsonl?token=b` -> `https://host/a.jsonl?...`
+    """
+    return _QUERY.sub(r"\1...", _USER_INFO.sub("", text))
 
 
 class TensorBoard:
@@ -141,23 +167,24 @@ class MLflow:
         """Start the run, or go on with it."""
         here = Path(run).absolute()
         chosen = os.environ.get("MLFLOW_TRACKING_URI")
-        self._metric = module.entities.Metric
+        self._metric, self._error = module.entities.Metric, module.exceptions.MlflowException
         try:
             self._client = module.MlflowClient(tracking_uri=chosen or f"sqlite:///{here}/mlflow.db")
             self._id = self._open(here, None if chosen else f"{here}/mlflow-artifacts")
-        except module.exceptions.MlflowException as error:
-            # Its message may show the URI, and that a password.
+            for name, value in settings.items():
+                self._client.set_tag(self._id, name, value)
+        except self._error as error:
+            if chosen:
+                raise
             raise ValueError(
                 f"MLflow could not be opened ({type(error).__name__}): its local database needs "
                 "the whole package `mlflow`; or set MLFLOW_TRACKING_URI"
-            ) from None
-        for name, value in settings.items():
-            self._client.set_tag(self._id, name, value)
+            ) from error
 
     def _open(self, run: Path, artifacts: str | None) -> str:
         note = run / "mlflow-run-id"
         known = _read(note)
-        if known:
+        if known and self._has(known):
             return known
         experiment = self._client.get_experiment_by_name(_PROJECT)
         identifier = (
@@ -168,6 +195,17 @@ class MLflow:
         made = str(self._client.create_run(identifier, run_name=run.name).info.run_id)
         note.write_text(made)
         return made
+
+    def _has(self, run: str) -> bool:
+        """Ask whether a run is there: it is not where the tracking URI is no longer the same."""
+        try:
+            self._client.get_run(run)
+        except self._error as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            logger.warning("MLflow does not know run %s, a new one begins there", run)
+            return False
+        return True
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Log all numbers with their step in one call."""
@@ -187,21 +225,15 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def open_trackers(config: Pretrain, run: str, first_step: int) -> list[Tracker]:
-    """Open the trackers that a recipe names."""
+    """Give the trackers that a recipe names; the first step opens them."""
     settings = shown_settings(config)
     Path(run).mkdir(parents=True, exist_ok=True)
-    opened: list[Tracker] = []
-    for name in config.trackers:
-        module = _import(name)
-        tracker: Tracker
-        if name == "tensorboard":
-            tracker = TensorBoard(module, run, first_step)
-        elif name == "wandb":
-            tracker = WeightsAndBiases(module, run, settings)
-        else:
-            tracker = MLflow(module, run, settings)
-        opened.append(Patient(name, tracker))
-    return opened
+    openings: dict[str, Callable[[ModuleType], Tracker]] = {
+        "tensorboard": lambda module: TensorBoard(module, run, first_step),
+        "wandb": lambda module: WeightsAndBiases(module, run, settings),
+        "mlflow": lambda module: MLflow(module, run, settings),
+    }
+    return [Patient(name, partial(openings[name], _import(name))) for name in config.trackers]
 
 
 def shown_settings(config: Pretrain) -> dict[str, Any]:
@@ -218,6 +250,8 @@ def _import(name: str) -> Any:  # noqa: ANN401
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
             return importlib.import_module("wandb")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        # It would print the address of the run, and in it the password of the tracking URI.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         return importlib.import_module("mlflow")
     except ImportError:
         raise ValueError(

@@ -1,5 +1,6 @@
 import hashlib
 import multiprocessing
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -359,6 +360,101 @@ def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
     copies = [cache.fetch(files[0]), cache.fetch(files[2])]
     assert [content(copy)[:1] for copy in copies] == [b"\0", b"\2"]
     assert names(tmp_path) == {files[0].name, files[2].name}
+
+
+def damage(path: str) -> None:
+    """Flip a bit of a file where it lies, as a disk does."""
+    with Path(path).open("r+b") as stream:
+        first = stream.read(1)[0]
+        stream.seek(0)
+        stream.write(bytes([first ^ 1]))
+
+
+def test_a_copy_that_was_damaged_on_disk_is_downloaded_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, files = small(tmp_path, 1000)
+    held = first.fetch(files[2])
+    damage(held.path)
+    second = ShardCache(Cache(directory=str(tmp_path / "cache"), max_bytes=1000))
+    assert content(second.fetch(files[2])) == bytes([2]) * 100
+    assert len(Unsteady.opened) == 2
+    (message,) = caplog.messages
+    assert message.startswith(f"{held.path}, the copy of shard 2, has checksum ")
+    # The first process still reads what it holds; then it has the new one.
+    assert os.pread(held.handle, 100, 0) == bytes([3]) + bytes([2]) * 99
+    held.close()
+    assert content(first.fetch(files[2])) == bytes([2]) * 100
+    assert len(Unsteady.opened) == 2
+
+
+def test_a_damaged_copy_is_replaced_ahead_of_its_use(tmp_path: Path) -> None:
+    first, files = small(tmp_path, 1000)
+    copies = [first.fetch(each) for each in files[:2]]
+    damage(copies[0].path)
+    second = ShardCache(Cache(directory=str(tmp_path / "cache"), max_bytes=1000))
+    second.prefetch(files[:2])
+    second.close()
+    assert [content(copy) for copy in copies] == [bytes([at]) * 100 for at in range(2)]
+    assert len(Unsteady.opened) == 3
+
+
+def test_of_two_processes_that_find_a_damaged_copy_one_replaces_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, (wanted, *_) = small(tmp_path, 1000)
+    copy = first.fetch(wanted)
+    damage(copy.path)
+    copy.close()
+    config = Cache(directory=str(tmp_path / "cache"), max_bytes=1000)
+    second, third = ShardCache(config), ShardCache(config)
+
+    def digest_late(*given: Any) -> Any:  # noqa: ANN401
+        found = file_digest(*given)
+        monkeypatch.undo()
+        third.fetch(wanted).close()
+        return found
+
+    file_digest = hashlib.file_digest
+    monkeypatch.setattr("hashlib.file_digest", digest_late)
+    assert content(second.fetch(wanted)) == bytes(100)
+    assert len(Unsteady.opened) == 2
+
+
+def test_a_copy_is_compared_once_by_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, files = small(tmp_path, 1000)
+    file_digest, compared = hashlib.file_digest, list[str]()
+
+    def count(stream: Any, name: str) -> Any:  # noqa: ANN401
+        compared.append(name)
+        return file_digest(stream, name)
+
+    monkeypatch.setattr("hashlib.file_digest", count)
+    for _ in range(3):
+        first.fetch(files[0]).close()
+    assert compared == []  # its download was
+    second = ShardCache(Cache(directory=str(tmp_path / "cache"), max_bytes=1000))
+    for _ in range(3):
+        second.fetch(files[0]).close()
+        second.prefetch(files[:1])
+    second.close()
+    assert len(compared) == 1
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    cache, files = small(tmp_path, 100)
+    name, checksum = files[0].name, files[0].entry.checksum
+    others = {
+        "data-00000-of-00002.arrow", "mine.arrow", "mine.arrow.part", f"{name}.bak", f"my-{name}",
+        name.replace(checksum, checksum.upper()), f"{checksum}.arrow",
+    }  # fmt: skip
+    for other in others:
+        (tmp_path / "cache" / other).write_bytes(bytes(1000))
+    for each in files:
+        cache.fetch(each).close()
+    assert names(tmp_path) == {*others, files[-1].name}
 
 
 def test_prefetched_shards_are_there_when_asked_for(tmp_path: Path) -> None:

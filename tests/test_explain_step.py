@@ -247,6 +247,13 @@ def test_a_root_of_checkpoints_is_as_good_as_a_run(tmp_path: Path) -> None:
     shown = explain_step(root, 1)
     assert "batch       2, left out before it: [1]" in shown
     assert "(there is no metrics.jsonl here)" in shown
+    stream = open_stream(str(tmp_path), snapshot, plan)
+    (batch,) = stream.train_batches(Shares(6, 1, 6), 1, 0)
+    line = {"step": 1, "batch": 2, "batch_hash": f"{hash_batches([batch]):064x}"}
+    carried = {"metrics.jsonl": orjson.dumps(line) + b"\n"}
+    save_checkpoint(root, 3, identity, recipe.model_dump(mode="json"), STATE, carried)
+    assert f"{line['batch_hash']} (what the ranks trained on)" in explain_step(root, 1)
+    assert "(the run has not taken this batch)" in explain_step(root, 3)
 
 
 def test_batches_left_out_are_named(tmp_path: Path) -> None:

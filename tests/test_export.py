@@ -1,6 +1,7 @@
 """An exported checkpoint is the trained model, and loads with nothing of ours."""
 
 import math
+import shutil
 import subprocess
 import sys
 import warnings
@@ -100,9 +101,52 @@ def test_the_card_says_what_made_it(exported: tuple[Path, Path, Path]) -> None:
     assert config["max_position_embeddings"] == 66
 
 
+def test_the_card_holds_no_credentials(exported: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(exported[1], run)
+    (path,) = run.glob("checkpoints/step-00000006/state.json")
+    state = orjson.loads(path.read_bytes())
+    paths = ["https://team:hunter2@host/a.jsonl?token=hunter3", "s3://bucket/b.jsonl"]
+    state["recipe"]["sources"][0]["paths"] = paths
+    path.write_bytes(orjson.dumps(state))
+    export(str(run), str(tmp_path / "model"))
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert '"https://host/a.jsonl?...",' in card
+    assert '"s3://bucket/b.jsonl"' in card
+    assert "hunter" not in card
+    assert "team" not in card
+
+
+def test_the_card_of_a_root_of_checkpoints_has_the_losses_too(
+    exported: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    root = f"memory://{tmp_path.name}"
+    recipe = make_recipe(exported[0], tmp_path / "run", checkpoint_root=root)
+    run_training(recipe)
+    losses = [f"{loss:.4f} nats" for loss in column(tmp_path / "run", "loss")]
+    rows = {}
+    for name, source in (("of the run", str(tmp_path / "run")), ("of the root", root)):
+        export(source, str(tmp_path / name))
+        card = (tmp_path / name / "README.md").read_text()
+        rows[name] = [line for line in card.splitlines() if line.startswith("| ")]
+    assert rows["of the root"] == rows["of the run"]
+    assert f"| first training loss | {losses[0]} |" in rows["of the root"]
+    assert f"| last training loss | {losses[-1]} |" in rows["of the root"]
+    assert "(what the ranks trained on)" in explain_step(root, 4)
+
+
 def test_export_into_a_full_directory_is_refused(exported: tuple[Path, Path, Path]) -> None:
     with pytest.raises(ValueError, match="is not empty: export writes into a new directory"):
         export(str(exported[1]), str(exported[2]))
+
+
+def test_export_to_a_url_is_refused(
+    exported: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is the URL s3://bucket/x: export writes to a local dir"):
+        export(str(exported[1]), "s3://bucket/x")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_export_without_a_checkpoint_is_refused(tmp_path: Path) -> None:

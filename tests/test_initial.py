@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 from pretrain_helpers import SHARDS, column, make_recipe, write_snapshot
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
 from corpus.files import checksum
 from corpus.snapshots import open_snapshot
@@ -121,6 +121,54 @@ def test_another_architecture_is_refused(exported: Exported, tmp_path: Path) -> 
     config = orjson.loads((directory / "config.json").read_bytes())
     (directory / "config.json").write_bytes(orjson.dumps(config | {"model_type": "bert"}))
     with pytest.raises(ValueError, match="is of model type bert, not roberta"):
+        begin(exported, tmp_path / "run", directory)
+
+
+def test_a_model_with_the_defaults_of_transformers_is_refused(
+    exported: Exported, tmp_path: Path
+) -> None:
+    directory = copy(exported, tmp_path / "model")
+    ours = orjson.loads((directory / "config.json").read_bytes())
+    shape = (
+        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+        "intermediate_size", "max_position_embeddings",
+    )  # fmt: skip
+    config = RobertaConfig(**{key: ours[key] for key in shape})
+    RobertaForMaskedLM(config).save_pretrained(directory)
+    message = "has type_vocab_size 2, expected 1; layer_norm_eps 1e-12, expected 1e-05: only a mod"
+    with pytest.raises(ValueError, match=message):
+        begin(exported, tmp_path / "run", directory)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("hidden_act", "relu", "has hidden_act relu, expected gelu: only"),
+        ("position_embedding_type", "relative_key", "relative_key, expected absolute"),
+        ("tie_word_embeddings", False, "tie_word_embeddings False, expected True"),
+        ("type_vocab_size", None, "type_vocab_size 2, expected 1"),
+    ],
+)
+def test_a_model_that_computes_otherwise_is_refused(
+    exported: Exported, tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    directory = copy(exported, tmp_path / "model")
+    config = orjson.loads((directory / "config.json").read_bytes())
+    config[key] = value
+    if value is None:
+        del config[key]
+    (directory / "config.json").write_bytes(orjson.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        begin(exported, tmp_path / "run", directory)
+
+
+def test_other_shapes_are_refused(exported: Exported, tmp_path: Path) -> None:
+    directory = copy(exported, tmp_path / "model")
+    weights = safetensors.torch.load_file(directory / "model.safetensors")
+    weights["lm_head.bias"] = weights["lm_head.bias"][:-1].clone()
+    safetensors.torch.save_file(weights, directory / "model.safetensors")
+    message = r"has 1 tensors of other shapes .*, lm_head\.bias \[266\], expected \[267\]: export"
+    with pytest.raises(ValueError, match=message):
         begin(exported, tmp_path / "run", directory)
 
 

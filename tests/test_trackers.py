@@ -14,7 +14,13 @@ from pretrain_helpers import make_recipe, write_snapshot
 from corpus.training import Pretrain
 from pretrain.launch import run_training
 from pretrain.metrics import read_metrics
-from pretrain.trackers import Patient, check_trackers, open_trackers, shown_settings
+from pretrain.trackers import (
+    Patient,
+    check_trackers,
+    open_trackers,
+    shown_settings,
+    without_credentials,
+)
 
 
 class FakeTensorBoard(ModuleType):
@@ -57,7 +63,11 @@ class FakeWandb(ModuleType):
 
 
 class MlflowError(Exception):
-    pass
+    error_code = "INTERNAL_ERROR"
+
+
+class NoSuchRunError(MlflowError):
+    error_code = "RESOURCE_DOES_NOT_EXIST"
 
 
 class FakeMlflow(ModuleType):
@@ -69,6 +79,7 @@ class FakeMlflow(ModuleType):
         self.entities = SimpleNamespace(Metric=lambda *values: values)
         self.calls = 0
         self.is_broken = is_broken
+        self.has_no_room = False
         self.uris: list[str] = []
         self.experiments: dict[str, str] = {}
         self.runs: list[str] = []
@@ -94,7 +105,13 @@ class FakeMlflow(ModuleType):
         self.runs.append(f"{experiment}, {run_name}")
         return SimpleNamespace(info=SimpleNamespace(run_id=f"run {len(self.runs)}"))
 
+    def get_run(self, run: str) -> None:
+        if run not in {f"run {number + 1}" for number in range(len(self.runs))}:
+            raise NoSuchRunError(run)
+
     def set_tag(self, run: str, name: str, value: Any) -> None:  # noqa: ANN401
+        if self.has_no_room:
+            raise MlflowError("https://me:secret@host has no room")
         self.tags[name] = value
 
     def log_batch(self, run: str, metrics: list[tuple[str, float, int, int]]) -> None:
@@ -112,6 +129,7 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     # What the code sets for good is taken back after the test.
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 
 def put(monkeypatch: pytest.MonkeyPatch, module: Any) -> Any:  # noqa: ANN401
@@ -152,7 +170,8 @@ def test_the_environment_decides_whether_wandb_is_online(
     fake = put(monkeypatch, FakeWandb())
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_PROJECT", "ours")
-    open_trackers(Pretrain(trackers=("wandb",)), str(tmp_path), 0)
+    (tracker,) = open_trackers(Pretrain(trackers=("wandb",)), str(tmp_path), 0)
+    tracker.log(0, {"loss": 2.0})
     assert (fake.inits[0]["mode"], fake.inits[0]["project"]) == ("online", "ours")
 
 
@@ -202,8 +221,9 @@ def test_a_tracker_that_fails_is_named_once_and_ends_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("pretrain.trackers._PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("time.monotonic", lambda: 0.0)
     unsteady = Unsteady()
-    tracker = Patient("mlflow", unsteady)
+    tracker = Patient("mlflow", lambda: unsteady)
     for step in range(6):
         unsteady.is_down = step in {2, 3}
         tracker.log(step, {"loss": 1.0})
@@ -211,26 +231,112 @@ def test_a_tracker_that_fails_is_named_once_and_ends_nothing(
     unsteady.is_down = True
     tracker.close()
     (message,) = caplog.messages
-    assert message.startswith("tracker mlflow failed (MlflowError): training goes on")
+    start = "tracker mlflow failed (MlflowError: https://host answers 503): training goes on"
+    assert message.startswith(start)
 
 
 def test_a_tracker_that_failed_is_left_in_peace_for_a_while() -> None:
     unsteady = Unsteady()
     unsteady.is_down = True
-    tracker = Patient("mlflow", unsteady)
+    tracker = Patient("mlflow", lambda: unsteady)
     for step in range(6):
         tracker.log(step, {"loss": 1.0})
     assert unsteady.calls == 1
 
 
-def test_an_address_with_a_password_stays_out_of_the_error(
+def test_a_tracker_rests_ten_times_as_long_as_it_held_up_a_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, called = [0.0], list[float]()
+
+    def give_up_after_four_minutes() -> Unsteady:
+        called.append(now[0])
+        now[0] += 240
+        raise MlflowError
+
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    tracker = Patient("mlflow", give_up_after_four_minutes)
+    for step in range(6):
+        tracker.log(step, {"loss": 1.0})
+        now[0] += 800
+    assert called == [0, 240 + 2400]
+
+
+def test_a_tracker_that_cannot_be_opened_is_opened_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pretrain.trackers._PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("time.monotonic", lambda: 0.0)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host")
+    fake = put(monkeypatch, FakeMlflow(is_broken=True))
+    (tracker,) = open_trackers(Pretrain(trackers=("mlflow",)), str(tmp_path), 0)
+    tracker.log(0, {"loss": 1.0})
+    fake.is_broken, fake.has_no_room = False, True
+    tracker.log(1, {"loss": 1.0})
+    fake.has_no_room = False
+    tracker.log(2, {"loss": 1.0})
+    tracker.close()
+    assert fake.numbers == [("run 1", "loss", 1.0, 2)]
+    assert fake.ended == ["run 1"]
+    (message,) = caplog.messages
+    assert message.startswith("tracker mlflow failed (MlflowError: no store at https://host): tra")
+
+
+def test_a_tracker_that_was_never_opened_is_not_closed(caplog: pytest.LogCaptureFixture) -> None:
+    Patient("mlflow", Unsteady).close()
+    assert caplog.messages == []
+
+
+def test_a_run_that_mlflow_does_not_know_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = put(monkeypatch, FakeMlflow())
+    (tmp_path / "mlflow-run-id").write_text("of another server")
+    (tracker,) = open_trackers(Pretrain(trackers=("mlflow",)), str(tmp_path), 5)
+    tracker.log(5, {"loss": 1.0})
+    assert fake.numbers == [("run 1", "loss", 1.0, 5)]
+    assert (tmp_path / "mlflow-run-id").read_text() == "run 1"
+    assert caplog.messages == ["MLflow does not know run of another server, a new one begins there"]
+
+
+def test_an_mlflow_that_does_not_answer_keeps_its_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fake = put(monkeypatch, FakeMlflow())
+    (tmp_path / "mlflow-run-id").write_text("run 1")
+
+    def fail(run: str) -> None:
+        raise MlflowError(run)
+
+    fake.get_run = fail
+    (tracker,) = open_trackers(Pretrain(trackers=("mlflow",)), str(tmp_path), 5)
+    tracker.log(5, {"loss": 1.0})
+    assert fake.runs == []
+    assert (tmp_path / "mlflow-run-id").read_text() == "run 1"
+
+
+def test_a_missing_database_library_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     put(monkeypatch, FakeMlflow(is_broken=True))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host")
-    with pytest.raises(ValueError, match=r"MLflow could not be opened \(MlflowError\)") as caught:
-        open_trackers(Pretrain(trackers=("mlflow",)), str(tmp_path), 0)
-    assert "secret" not in str(caught.value)
+    (tracker,) = open_trackers(Pretrain(trackers=("mlflow",)), str(tmp_path), 0)
+    tracker.log(0, {"loss": 1.0})
+    assert "its local database needs the whole package `mlflow`" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("no http://me:se@cret@host:1/a, no b", "no http://host:1/a, no b"),
+        ("https://host/a.jsonl?token=b c", "https://host/a.jsonl?... c"),
+        ("sqlite://me:a#b@host/d@1", "sqlite://host/d@1"),
+        ("https://me:se?cret@host/a", "https://"),
+        ("https://host?to=a@b&key=c", "https://"),
+        ("hf://datasets/we/it@main/a.csv, me@host", "hf://datasets/we/it@main/a.csv, me@host"),
+    ],
+)
+def test_credentials_are_taken_out_of_urls(text: str, shown: str) -> None:
+    assert without_credentials(text) == shown
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
@@ -275,6 +381,29 @@ def test_a_run_hands_on_the_numbers_of_its_metrics(
     assert str(tmp_path) not in str(fake.inits[0]["config"])
 
 
+def test_a_run_goes_on_where_its_trackers_cannot_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wandb = put(monkeypatch, FakeWandb())
+    put(monkeypatch, FakeMlflow(is_broken=True))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://team:hunter2@host")
+
+    def refuse(**_: Any) -> None:  # noqa: ANN401
+        raise RuntimeError("No API key configured")
+
+    wandb.init = refuse
+    write_snapshot(tmp_path / "store")
+    names = ["wandb", "mlflow"]
+    run_training(make_recipe(tmp_path / "store", tmp_path / "run", trackers=names))
+    assert len(read_metrics(str(tmp_path / "run"))) == 6
+    told = [line.partition(")")[0] for line in caplog.messages if line.startswith("tracker ")]
+    assert told == [
+        "tracker wandb failed (RuntimeError: No API key configured",
+        "tracker mlflow failed (MlflowError: no store at http://host",
+    ]
+    assert "hunter2" not in caplog.text
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed"
 )
@@ -308,6 +437,7 @@ def test_real_mlflow_keeps_the_curve(tmp_path: Path) -> None:
             tracker.log(step, {"loss": float(step)})
         tracker.close()
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] == "true"
     client: Any = importlib.import_module("mlflow").MlflowClient(
         tracking_uri=f"sqlite:///{tmp_path}/mlflow.db"
     )
