@@ -130,9 +130,10 @@ def make_list(store: str, parent: Snapshot, request: Request) -> Forgotten:
 
 
 def read_ids(path: str) -> list[str]:
-    """Read document ids, one a line."""
+    """Read document ids, one a line; white space around them is none of theirs."""
     try:
-        return [line for line in read_bytes(path).decode().splitlines() if line]
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
+        return [line.strip() for line in lines if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: {error}") from None
 

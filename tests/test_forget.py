@@ -11,7 +11,7 @@ from corpus.forgotten import Forgotten, hash_id
 from corpus.lease import holding
 from corpus.snapshots import open_snapshot, snapshot_root
 from pipeline.__main__ import main
-from pipeline.forget import Request, forget
+from pipeline.forget import Request, forget, read_ids
 from pipeline.purge import out_of_reach, purge
 
 
@@ -183,3 +183,13 @@ def test_files_of_the_wrong_kind_are_one_line(
     assert line.startswith("error: ")
     place = {"ids": folder, "forgotten": "forgotten", "recipe": folder}.get(kind, file)
     assert str(place) in line
+
+
+def test_ids_are_read_as_an_editor_on_windows_saves_them(chain: Chain) -> None:
+    file = chain.directory / "ids.txt"
+    file.write_bytes("a/one\r\n a/two \r\n\r\n".encode("utf-8-sig"))
+    assert read_ids(str(file)) == ["a/one", "a/two"]
+    file.write_bytes("a/one".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"ids\.txt is not UTF-8: .*") as caught:
+        read_ids(str(file))
+    assert len(str(caught.value).splitlines()) == 1
