@@ -240,3 +240,14 @@ def test_a_document_whose_host_has_other_capitals_is_named(
     ]
     assert main(["forget", chain.store, "--label", "u", "--url-prefix", "HTTP://X.Test/A"]) == 0
     assert " stays: " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_workers_that_are_none_are_refused_before_the_list_is_written(
+    chain: Chain, capsys: pytest.CaptureFixture[str], workers: int
+) -> None:
+    given = ["--id", "a/one", "--workers", str(workers)]
+    assert main(["forget", chain.store, "--label", "t", *given]) == 2
+    error = f"error: workers is {workers}, expected 1 or more: nothing was done\n"
+    assert capsys.readouterr().err == error
+    assert not Path(chain.store, "forgotten").exists()
