@@ -36,8 +36,9 @@ from pipeline.takedown import HELD, finish_killed, point_head_at, read_identitie
 
 logger = logging.getLogger(__name__)
 
-# What every URL of a scheme begins with: left over where a variable of the shell was not set.
-_NO_HOST = re.compile(r"[a-z][a-z0-9+.-]*:/*", re.IGNORECASE)
+# What a URL prefix has to begin with, or `h` and `https:` would take out nearly all that has a URL.
+# URLs that are written without a scheme are told by a dot before the first slash.
+_HOST = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#]|[^\s/?#:]+\.[^\s/?#:]+/", re.IGNORECASE)
 # Ids or prefixes that are told by name; the others are counted. Guess.
 _MAX_NAMED = 10
 
@@ -101,8 +102,11 @@ def _check_words(label: str, request: Request) -> None:
         if not all(word.strip() for word in words):
             raise ValueError(f"an empty {kind} is given: is a variable not set? nothing was done")
     for prefix in request.url_prefixes:
-        if _NO_HOST.fullmatch(prefix):
-            raise ValueError(f"the URL prefix {prefix} names no host: nothing was done")
+        if not _HOST.match(prefix):
+            raise ValueError(
+                f"the URL prefix {prefix} names no host: write it as https://example.com/, as the "
+                "documents' URLs begin; nothing was done"
+            )
 
 
 def _check_sources(parent: Snapshot, request: Request) -> None:

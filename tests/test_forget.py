@@ -49,6 +49,10 @@ def chain(tmp_path: Path) -> Chain:
         (Request(url_prefixes=("https://a.org/", "\t")), "an empty URL prefix is given"),
         (Request(url_prefixes=("https://",)), "the URL prefix https:// names no host"),
         (Request(url_prefixes=("HTTP:",)), "the URL prefix HTTP: names no host"),
+        (Request(url_prefixes=("h",)), "the URL prefix h names no host"),
+        (Request(url_prefixes=("https://a.org/", "http")), "the URL prefix http names no host"),
+        (Request(url_prefixes=("www.",)), "the URL prefix www. names no host"),
+        (Request(url_prefixes=("http:///a",)), "the URL prefix http:///a names no host"),
         (Request(sources=("a", "")), "an empty source is given"),
         (Request(), "nothing to forget"),
         (Request(sources=("b",)), "there is no source b"),
@@ -251,3 +255,9 @@ def test_workers_that_are_none_are_refused_before_the_list_is_written(
     error = f"error: workers is {workers}, expected 1 or more: nothing was done\n"
     assert capsys.readouterr().err == error
     assert not Path(chain.store, "forgotten").exists()
+
+
+@pytest.mark.parametrize("prefix", ["http://o", "HTTPS://a.org", "a.org/b", "ftp://u@a.org/"])
+def test_a_prefix_that_names_a_host_is_taken(chain: Chain, prefix: str) -> None:
+    forget(chain.store, "t", Request(url_prefixes=(prefix,)))
+    assert Path(chain.store, "forgotten", "t.json").exists()
