@@ -19,6 +19,8 @@ VERSION = 1
 
 PREFERENCE_BYTES = 24  # three criteria of eight bytes
 _LAST = 2**64 - 1
+# Where a scaled score is cut, far beyond the ends of eight bytes: a larger one may be infinite.
+_MAX_SCALED = 2.0**64
 # Scores come from models: equal ones on another machine must stay equal. A thousandth. Guess.
 _QUALITY_STEPS = 1000
 
@@ -54,7 +56,8 @@ def _by_quality(row: dict[str, Any], config: Dedup) -> int:
     score = fields.get(config.quality_key)
     if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
         return _LAST
-    return min(max(2**63 - math.floor(score * _QUALITY_STEPS), 0), _LAST - 1)
+    scaled = min(max(score * _QUALITY_STEPS, -_MAX_SCALED), _MAX_SCALED)
+    return min(max(2**63 - math.floor(scaled), 0), _LAST - 1)
 
 
 def _by_length(row: dict[str, Any], _config: Dedup) -> int:

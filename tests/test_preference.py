@@ -68,6 +68,15 @@ def test_a_record_without_a_number_comes_after_every_score(meta: str | None) -> 
     assert ranked(QUALITY, *rows) == [3, 2, 1, 0]
 
 
+@pytest.mark.parametrize("score", [1e306, 1.7e308, 2**63])
+def test_scores_that_the_scale_makes_infinite_are_its_ends(score: float) -> None:
+    """1e306 in thousandths is more than a float holds."""
+    rows = [scored(score), scored(1e300), scored(-1e300), scored(-score)]
+    found = preferences(table(*rows), QUALITY)
+    assert found[0] == found[1] == bytes(PREFERENCE_BYTES)
+    assert found[2] == found[3] == (2**64 - 2).to_bytes(8, "big") + bytes(16)
+
+
 def test_scores_beyond_the_scale_are_its_ends() -> None:
     """Two that are too good are equally good; neither meets a record without a score."""
     found = preferences(table(scored(1e300), scored(1e200), scored(-1e300), {}), QUALITY)
