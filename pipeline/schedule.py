@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from corpus.files import is_remote
-from corpus.recipe import Recipe, load_recipe
+from corpus.recipe import Clean, Recipe, load_recipe
 from pipeline.rules import check_thresholds
 
 # What `date -u` makes a label from; it matches corpus.recipe.LABEL_PATTERN.
@@ -152,12 +152,23 @@ def _check_absolute(recipe: Recipe, path: str) -> None:
     ]
     if recipe.tokenizer.path is not None:
         named.append(("tokenizer.path", recipe.tokenizer.path))
+    named += _lists_of(recipe.clean)
     for key, value in named:
         if not is_remote(value) and not Path(value).is_absolute():
             raise ValueError(
                 f"{path}: {key} is the relative path {value!r}, and a scheduled job has another "
                 "working directory: write an absolute path or a URL"
             )
+
+
+def _lists_of(clean: Clean) -> list[tuple[str, str]]:
+    """Return the files of lists that a recipe names, each with its key."""
+    keys = ("url_blocklists", "decontaminate", "c4_bad_words")
+    named = [(f"clean.{key}", each) for key in keys for each in getattr(clean, key)]
+    if clean.boilerplate is not None:
+        named.append(("clean.boilerplate", clean.boilerplate))
+    # A manifest's recipe names lists by their fingerprints, which lie in the store.
+    return [(key, each) for key, each in named if not each.startswith("sha256-")]
 
 
 def _check_printable(text: str) -> None:
