@@ -219,6 +219,23 @@ def test_lists_at_absolute_paths_and_urls_and_in_the_store_are_taken(tmp_path: P
     assert split(list(schedule(write_recipe(tmp_path / "r.yaml", clean=lists), WEEKLY)))
 
 
+def test_a_rule_that_the_scheduled_job_does_not_find_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lies in the working directory, which is on the import path here, under cron not."""
+    (tmp_path / "rule_of_mine.py").write_text("def keep(batch): ...")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    mine = {"user_rules": ["json:loads", "rule_of_mine:keep"]}
+    with pytest.raises(ValueError, match=r"finds no module rule_of_mine: install it for") as caught:
+        schedule(write_recipe(tmp_path / "r.yaml", clean=mine), WEEKLY)
+    assert "r.yaml: clean.user_rules names rule_of_mine:keep" in str(caught.value)
+    # tests/ itself lies below the directory in which the job runs.
+    found = {"user_rules": ["json:loads", "tests.test_schedule:split"]}
+    assert split(list(schedule(write_recipe(tmp_path / "r.yaml", clean=found), WEEKLY)))
+
+
 def test_a_recipe_that_is_wrong_or_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no recipe at /"):
         schedule(str(tmp_path / "none.yaml"), WEEKLY)
