@@ -20,6 +20,7 @@ either. Examples are numbered from 1; a header is a row.
 import csv
 import io
 import re
+import sys
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
@@ -131,6 +132,8 @@ def _strings(value: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON
 
 
 def _rows(name: str, text: str) -> Iterator[list[str]]:
+    # The module's own limit of 131,072 characters is for the whole process and below an example's.
+    csv.field_size_limit(sys.maxsize)
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         yield from rows

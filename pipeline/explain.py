@@ -72,10 +72,15 @@ def explain(store: Store, identity: str) -> Iterator[str]:
     documents = list(_documents(store, identity))
     dropped = list(_drops(store, identity, {name for name, _ in documents}))
     if not dropped and not documents:
-        if hash_id(identity) in read_forgotten(store.root).ids:
+        listed = read_forgotten(store.root)
+        if hash_id(identity) in listed.ids:
             yield f"{identity}: was taken down and stays out of this store"
             return
-        hint = "" if "/" in identity else ": ids read SOURCE/KEY"
+        source, slash, _ = identity.partition("/")
+        if slash and source in listed.sources:
+            yield f"{identity}: its source {source} was taken down and stays out of this store"
+            return
+        hint = "" if slash else ": ids read SOURCE/KEY"
         raise ValueError(f"{store.root} knows no document {identity}{hint}")
     gone = {_place(row) for row in dropped}
     rows = [row for _, row in documents]

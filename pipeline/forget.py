@@ -12,7 +12,8 @@ are out of reach: they are listed by path.
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 import orjson
@@ -21,15 +22,25 @@ from corpus.files import check_absolute_in_job, create, exists, read_bytes
 from corpus.forgotten import Forgotten, forgotten_path, hash_id, read_forgotten, read_takedown
 from corpus.lease import Lease, holding
 from corpus.recipe import LABEL_PATTERN
-from corpus.snapshots import Snapshot, find_snapshot, open_snapshot
+from corpus.snapshots import (
+    Snapshot,
+    find_snapshot,
+    list_snapshots,
+    open_snapshot,
+    read_manifest,
+)
 from pipeline.outcome import Outcome
+from pipeline.parquet import read_table
 from pipeline.purge import find_holdings, labels_that_hold
 from pipeline.takedown import HELD, finish_killed, point_head_at, read_identities
 
 logger = logging.getLogger(__name__)
 
-# What every URL of a scheme begins with: left over where a variable of the shell was not set.
-_NO_HOST = re.compile(r"[a-z][a-z0-9+.-]*:/*", re.IGNORECASE)
+# What a URL prefix has to begin with, or `h` and `https:` would take out nearly all that has a URL.
+# URLs that are written without a scheme are told by a dot before the first slash.
+_HOST = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#]|[^\s/?#:]+\.[^\s/?#:]+/", re.IGNORECASE)
+# Ids or prefixes that are told by name; the others are counted. Guess.
+_MAX_NAMED = 10
 
 
 class Request(NamedTuple):
@@ -43,6 +54,8 @@ class Request(NamedTuple):
 def forget(store: str, label: str, request: Request, workers: int | None = None) -> Outcome:
     """Take documents out of a store; the new snapshot is called `label`."""
     _check_words(label, request)
+    if workers is not None and workers < 1:  # before the list, which stays, is written
+        raise ValueError(f"workers is {workers}, expected 1 or more: nothing was done")
     complete = find_snapshot(store, label)
     if complete is not None:
         _check_same_request(store, label, request)
@@ -89,8 +102,11 @@ def _check_words(label: str, request: Request) -> None:
         if not all(word.strip() for word in words):
             raise ValueError(f"an empty {kind} is given: is a variable not set? nothing was done")
     for prefix in request.url_prefixes:
-        if _NO_HOST.fullmatch(prefix):
-            raise ValueError(f"the URL prefix {prefix} names no host: nothing was done")
+        if not _HOST.match(prefix):
+            raise ValueError(
+                f"the URL prefix {prefix} names no host: write it as https://example.com/, as the "
+                "documents' URLs begin; nothing was done"
+            )
 
 
 def _check_sources(parent: Snapshot, request: Request) -> None:
@@ -130,15 +146,22 @@ def make_list(store: str, parent: Snapshot, request: Request) -> Forgotten:
 
 
 def read_ids(path: str) -> list[str]:
-    """Read document ids, one a line."""
+    """Read document ids, one a line; white space around them is none of theirs."""
     try:
-        return [line for line in read_bytes(path).decode().splitlines() if line]
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
+        return [line.strip() for line in lines if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: {error}") from None
 
 
 def tell(store: str, label: str, request: Request, outcome: Outcome) -> Iterator[str]:
-    """Give what a take-down did and what held the documents, as lines of text."""
+    """Give what a take-down did, what held the documents and what none has, as lines of text."""
+    yield from _tell_taken(store, label, request, outcome)
+    yield from _tell_uncovered(store, request)
+    yield from _tell_spared(store, outcome.snapshot, request)
+
+
+def _tell_taken(store: str, label: str, request: Request, outcome: Outcome) -> Iterator[str]:
     snapshot = outcome.snapshot
     known = {hash_id(identity): identity for identity in request.ids}
     if snapshot.label != label:
@@ -160,3 +183,59 @@ def _tell_holding(held: Mapping[str, Any], known: Mapping[str, str]) -> str:
     name = known.get(held["document"], f"document {held['document'][:16]}")
     rows = f"rows {held['first_row']} to {held['last_row']} of {held['shard']}"
     return f"{name}: {rows}, in {', '.join(held['snapshots'])}"
+
+
+def _tell_uncovered(store: str, request: Request) -> Iterator[str]:
+    """Count and name the ids and prefixes that no document has: one may be misspelt."""
+    ids, prefixes = dict.fromkeys(request.ids), dict.fromkeys(request.url_prefixes)
+    asked = len(ids), len(prefixes)
+    for path in _identity_tables(store):
+        for row in read_table(path, columns=["id", "url"]).to_pylist():
+            ids.pop(row["id"], None)
+            for prefix in [each for each in prefixes if (row["url"] or "").startswith(each)]:
+                del prefixes[prefix]
+    hint = "" if all("/" in each for each in ids) else "; ids read SOURCE/KEY"
+    if ids:
+        yield f"{_count(ids, asked[0], 'ids')}{hint}"
+    if prefixes:
+        yield _count(prefixes, asked[1], "URL prefixes")
+
+
+def _identity_tables(store: str) -> list[str]:
+    """Return the tables with the documents of all snapshots, but for what was purged."""
+    paths = set()
+    for label in list_snapshots(store):
+        snapshot = read_manifest(store, label)
+        assert snapshot is not None
+        names = [each.path for each in snapshot.files]
+        tree = snapshot.tree(store)
+        paths |= {tree.find(each) for each in names if each.startswith(("clean/", "nearest/"))}
+    return sorted(filter(exists, paths))
+
+
+def _count(names: Collection[str], asked: int, kind: str) -> str:
+    listed = ", ".join(islice(names, _MAX_NAMED))
+    more = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
+    return (
+        f"{len(names):,} of {asked:,} {kind} cover no document that a snapshot holds, and stay "
+        f"out from now on: {listed}{more}"
+    )
+
+
+def _tell_spared(store: str, snapshot: Snapshot, request: Request) -> Iterator[str]:
+    """Name a document for every prefix whose host another URL writes in other letters."""
+    wanted = {_with_plain_host(prefix): prefix for prefix in request.url_prefixes}
+    for _, rows in read_identities(snapshot, snapshot.tree(store)) if wanted else ():
+        for url in (row["url"] for row in rows if row["url"] is not None):
+            plain = _with_plain_host(url)
+            for prefix in [each for each in wanted if plain.startswith(each)]:
+                yield (
+                    f"{url} stays: it is covered by {wanted.pop(prefix)} but for capitals of the "
+                    "host; name it as it is written"
+                )
+
+
+def _with_plain_host(url: str) -> str:
+    """Return a URL with scheme and host in lower case, which mean the same (RFC 3986, 6.2.2.1)."""
+    start = url.find("/", url.find("://") + 3 if "://" in url else 0)
+    return url.lower() if start < 0 else url[:start].lower() + url[start:]

@@ -15,10 +15,12 @@ import pyarrow as pa
 from corpus.recipe import Dedup
 
 # Raised by hand when a preference or a scope comes out differently.
-VERSION = 1
+VERSION = 2
 
 PREFERENCE_BYTES = 24  # three criteria of eight bytes
 _LAST = 2**64 - 1
+# Where a scaled score is cut, far beyond the ends of eight bytes: a larger one may be infinite.
+_MAX_SCALED = 2.0**64
 # Scores come from models: equal ones on another machine must stay equal. A thousandth. Guess.
 _QUALITY_STEPS = 1000
 
@@ -51,10 +53,23 @@ def _by_source(row: dict[str, Any], config: Dedup) -> int:
 def _by_quality(row: dict[str, Any], config: Dedup) -> int:
     """Rank by a number in the record's own fields: higher is better, none is last."""
     fields = orjson.loads(row["meta"]) if row["meta"] else {}
-    score = fields.get(config.quality_key)
-    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+    score = _number(fields.get(config.quality_key))
+    if score is None:
         return _LAST
-    return min(max(2**63 - math.floor(score * _QUALITY_STEPS), 0), _LAST - 1)
+    scaled = min(max(score * _QUALITY_STEPS, -_MAX_SCALED), _MAX_SCALED)
+    return min(max(2**63 - math.floor(scaled), 0), _LAST - 1)
+
+
+def _number(value: object) -> int | float | None:
+    """Return a finite number; fields of CSV and TSV are strings, whatever they hold."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
 
 
 def _by_length(row: dict[str, Any], _config: Dedup) -> int:

@@ -10,10 +10,11 @@ that comes while another is at work ends at the store's lease (RayCronJob knows 
 firing that was killed is not taken up by the next one, whose label is another: run its label again.
 
 Nothing may depend on the working directory, which is another under cron, so relative paths in the
-recipe are refused. `python -m pipeline` itself is found from where this code lies. Only expressions
-that cron and KubeRay (robfig/cron, `ParseStandard`) understand alike are let through: no `@weekly`,
-no 7 for Sunday, no step without a range. Dates that never come, such as 31 February, are refused
-because KubeRay would fire at once, again and again.
+recipe are refused, and so are rules of a module that Python does not find from there. `python -m
+pipeline` itself is found from where this code lies. Only expressions that cron and KubeRay
+(robfig/cron, `ParseStandard`) understand alike are let through: no `@weekly`, no 7 for Sunday, no
+step without a range. Dates that never come, such as 31 February, are refused because KubeRay would
+fire at once, again and again.
 
 The fields are those of KubeRay 1.6 and later (ray.io/v1, CRD raycronjobs, read at ray-project/
 kuberay feeaf72); RayCronJob is alpha there and needs `--feature-gates=RayCronJob=true`. HTTPMode is
@@ -22,8 +23,9 @@ chosen because the entrypoint then goes through one shell only, and arrives as i
 
 import re
 import shlex
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -31,13 +33,16 @@ from typing import Any, NamedTuple
 import yaml
 
 from corpus.files import is_remote
-from corpus.recipe import Recipe, load_recipe
+from corpus.recipe import Clean, Recipe, load_recipe
 from pipeline.rules import check_thresholds
 
 # What `date -u` makes a label from; it matches corpus.recipe.LABEL_PATTERN.
 LABEL_FORMAT = "%Y-%m-%dt%H%M"
 
 _ROOT = Path(__file__).parents[1]
+_ASK_FOR_MODULE = (
+    "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
+)
 _MAX_NAME_CHARACTERS = 36  # KubeRay's MaxRayCronJobNameLength
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -68,6 +73,7 @@ def schedule(recipe_path: str, cron: str) -> Iterator[str]:
     recipe = load_recipe(path)
     check_thresholds(recipe.clean)
     _check_absolute(recipe, path)
+    _check_found(recipe.clean.user_rules, path)
     for text in (path, sys.executable, str(_ROOT)):
         _check_printable(text)
     return iter(
@@ -152,11 +158,39 @@ def _check_absolute(recipe: Recipe, path: str) -> None:
     ]
     if recipe.tokenizer.path is not None:
         named.append(("tokenizer.path", recipe.tokenizer.path))
+    named += _lists_of(recipe.clean)
     for key, value in named:
         if not is_remote(value) and not Path(value).is_absolute():
             raise ValueError(
                 f"{path}: {key} is the relative path {value!r}, and a scheduled job has another "
                 "working directory: write an absolute path or a URL"
+            )
+
+
+def _lists_of(clean: Clean) -> list[tuple[str, str]]:
+    """Return the files of lists that a recipe names, each with its key."""
+    keys = ("url_blocklists", "decontaminate", "c4_bad_words")
+    named = [(f"clean.{key}", each) for key in keys for each in getattr(clean, key)]
+    if clean.boilerplate is not None:
+        named.append(("clean.boilerplate", clean.boilerplate))
+    # A manifest's recipe names lists by their fingerprints, which lie in the store.
+    return [(key, each) for key, each in named if not each.startswith("sha256-")]
+
+
+def _check_found(specs: Sequence[str], path: str) -> None:
+    """Refuse rules whose module the crontab line would not find.
+
+    A process asks as the line's would: what is on the import path here may be there by this
+    directory or this shell's PYTHONPATH, which cron does not know.
+    """
+    for spec in specs:
+        module = spec.partition(":")[0]
+        command = [sys.executable, "-c", _ASK_FOR_MODULE, module]
+        asked = subprocess.run(command, cwd=_ROOT, env={}, check=False, capture_output=True)
+        if asked.returncode:
+            raise ValueError(
+                f"{path}: clean.user_rules names {spec}, and a scheduled job, which runs in "
+                f"{_ROOT}, finds no module {module}: install it for {sys.executable}"
             )
 
 

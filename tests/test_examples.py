@@ -1,5 +1,6 @@
 """Evaluation files as examples: every format, by name or content, and files that cannot be read."""
 
+import csv
 import gzip
 import io
 
@@ -47,6 +48,16 @@ CONLLU = b"# text = I am\n1\tI\tI\tPRON\n2\tam\tbe\tAUX\n\n1\tYes\tyes\tINTJ\n"
 )
 def test_files_are_read_as_examples(name: str, data: bytes, examples: list[list[str]]) -> None:
     assert list(read_examples(name, data)) == examples
+
+
+def test_a_long_field_of_csv_is_read() -> None:
+    """Where nothing else in the process has raised the limit of the csv module before."""
+    before = csv.field_size_limit(131_072)
+    try:
+        rows = list(read_examples("a.csv", b"label,text\n1," + b"x" * 131_073))
+    finally:
+        csv.field_size_limit(before)
+    assert rows == [["label", "text"], ["1", "x" * 131_073]]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from pipeline.explain import (
     show,
     show_row,
 )
+from pipeline.forget import Request, forget
 from pipeline.index import open_arrow
 from pipeline.proofs import audit
 from pipeline.refresh import refresh
@@ -182,6 +183,23 @@ def test_an_unknown_document_is_refused(made: Made) -> None:
         list(explain(made.store, "books/nothing"))
     with pytest.raises(ValueError, match="knows no document nothing"):
         list(explain(made.store, "nothing"))
+
+
+def test_a_document_of_a_source_that_was_taken_down(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_stages_here(monkeypatch)
+    copy = tmp_path / "store"
+    shutil.copytree(made.store.root, copy)
+    forget(str(copy), "no-news", Request(sources=("news",)))
+    store = open_store(str(copy))
+    identity = next(each for each in made.kept if each.startswith("news/"))
+    assert list(explain(store, identity)) == [
+        f"{identity}: its source news was taken down and stays out of this store"
+    ]
+    for unknown in ("books/nothing", "news"):
+        with pytest.raises(ValueError, match=f"knows no document {unknown}"):
+            list(explain(store, unknown))
 
 
 def test_show_adds_up(made: Made) -> None:

@@ -11,7 +11,7 @@ from corpus.forgotten import Forgotten, hash_id
 from corpus.lease import holding
 from corpus.snapshots import open_snapshot, snapshot_root
 from pipeline.__main__ import main
-from pipeline.forget import Request, forget
+from pipeline.forget import Request, forget, read_ids
 from pipeline.purge import out_of_reach, purge
 
 
@@ -49,6 +49,10 @@ def chain(tmp_path: Path) -> Chain:
         (Request(url_prefixes=("https://a.org/", "\t")), "an empty URL prefix is given"),
         (Request(url_prefixes=("https://",)), "the URL prefix https:// names no host"),
         (Request(url_prefixes=("HTTP:",)), "the URL prefix HTTP: names no host"),
+        (Request(url_prefixes=("h",)), "the URL prefix h names no host"),
+        (Request(url_prefixes=("https://a.org/", "http")), "the URL prefix http names no host"),
+        (Request(url_prefixes=("www.",)), "the URL prefix www. names no host"),
+        (Request(url_prefixes=("http:///a",)), "the URL prefix http:///a names no host"),
         (Request(sources=("a", "")), "an empty source is given"),
         (Request(), "nothing to forget"),
         (Request(sources=("b",)), "there is no source b"),
@@ -183,3 +187,77 @@ def test_files_of_the_wrong_kind_are_one_line(
     assert line.startswith("error: ")
     place = {"ids": folder, "forgotten": "forgotten", "recipe": folder}.get(kind, file)
     assert str(place) in line
+
+
+def test_ids_are_read_as_an_editor_on_windows_saves_them(chain: Chain) -> None:
+    file = chain.directory / "ids.txt"
+    file.write_bytes("a/one\r\n a/two \r\n\r\n".encode("utf-8-sig"))
+    assert read_ids(str(file)) == ["a/one", "a/two"]
+    file.write_bytes("a/one".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"ids\.txt is not UTF-8: .*") as caught:
+        read_ids(str(file))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_ids_and_prefixes_that_cover_nothing_are_named(
+    chain: Chain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--id", "a/one", "--id", "a/typo", "--id", "two", "--id", "a/one"]
+    words += ["--url-prefix", "http://four", "--url-prefix", "http://five"]
+    expected = [
+        "2 of 3 ids cover no document that a snapshot holds, and stay out from now on: "
+        "a/typo, two; ids read SOURCE/KEY",
+        "1 of 2 URL prefixes cover no document that a snapshot holds, and stay out from now on: "
+        "http://five",
+    ]
+    # Twice: what the first run took out lies in older snapshots, so it is no misspelt id.
+    for _ in range(2):
+        assert main(["forget", chain.store, "--label", "t", *words]) == 0
+        out = capsys.readouterr().out.splitlines()
+        assert [line for line in out if " cover no document " in line] == expected
+    assert main(["forget", chain.store, "--label", "u", "--id", "a/one"]) == 0
+    assert " cover no document " not in capsys.readouterr().out
+
+
+def test_of_many_ids_that_cover_nothing_ten_are_named(
+    chain: Chain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = chain.directory / "ids.txt"
+    file.write_text("".join(f"a/{number}\n" for number in range(12)))
+    assert main(["forget", chain.store, "--label", "t", "--ids", str(file)]) == 0
+    (line,) = [each for each in capsys.readouterr().out.splitlines() if "12 of 12 ids" in each]
+    assert line.endswith(f": {', '.join(f'a/{number}' for number in range(10))} and 2 more")
+
+
+def test_a_document_whose_host_has_other_capitals_is_named(
+    chain: Chain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    five = {"id": "five", "text": "five speaks of hosts", "url": "HTTP://X.Test/A?b"}
+    six = {"id": "six", "text": "six speaks of paths", "url": "http://x.test/a"}
+    chain.deliver(Delivery("s3", {("a", "3.jsonl"): [five, six]}))
+    prefixes = ["--url-prefix", "http://x.test/A", "--url-prefix", "http://x.test/B"]
+    assert main(["forget", chain.store, "--label", "t", *prefixes]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if " stays: " in line]
+    assert lines == [
+        "HTTP://X.Test/A?b stays: it is covered by http://x.test/A but for capitals of the host; "
+        "name it as it is written"
+    ]
+    assert main(["forget", chain.store, "--label", "u", "--url-prefix", "HTTP://X.Test/A"]) == 0
+    assert " stays: " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_workers_that_are_none_are_refused_before_the_list_is_written(
+    chain: Chain, capsys: pytest.CaptureFixture[str], workers: int
+) -> None:
+    given = ["--id", "a/one", "--workers", str(workers)]
+    assert main(["forget", chain.store, "--label", "t", *given]) == 2
+    error = f"error: workers is {workers}, expected 1 or more: nothing was done\n"
+    assert capsys.readouterr().err == error
+    assert not Path(chain.store, "forgotten").exists()
+
+
+@pytest.mark.parametrize("prefix", ["http://o", "HTTPS://a.org", "a.org/b", "ftp://u@a.org/"])
+def test_a_prefix_that_names_a_host_is_taken(chain: Chain, prefix: str) -> None:
+    forget(chain.store, "t", Request(url_prefixes=(prefix,)))
+    assert Path(chain.store, "forgotten", "t.json").exists()

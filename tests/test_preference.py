@@ -59,13 +59,29 @@ def test_the_higher_score_goes_first(one: float, other: float) -> None:
 @pytest.mark.parametrize(
     "meta",
     [
-        None, "{}", '{"other": 9}', '{"score": null}', '{"score": true}', '{"score": "9"}',
-        '{"score": [9]}',
+        None, "{}", '{"other": 9}', '{"score": null}', '{"score": true}', '{"score": [9]}',
+        '{"score": ""}', '{"score": "high"}', '{"score": "nan"}', '{"score": "-inf"}',
+        '{"score": "1e999"}', '{"score": "True"}',
     ],
 )  # fmt: skip
 def test_a_record_without_a_number_comes_after_every_score(meta: str | None) -> None:
     rows = [{"meta": meta}, scored(-1e300), scored(0), scored(1e300)]
     assert ranked(QUALITY, *rows) == [3, 2, 1, 0]
+
+
+@given(scores)
+def test_a_score_in_a_csv_file_counts_as_the_number_that_it_spells(score: float) -> None:
+    found = preferences(table(scored(score), scored(str(score)), scored(f" {score:+} ")), QUALITY)
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("score", [1e306, 1.7e308, "1e306", 2**63])
+def test_scores_that_the_scale_makes_infinite_are_its_ends(score: float | str) -> None:
+    """1e306 in thousandths is more than a float holds."""
+    less = f"-{score}" if isinstance(score, str) else -score
+    found = preferences(table(scored(score), scored(1e300), scored(-1e300), scored(less)), QUALITY)
+    assert found[0] == found[1] == bytes(PREFERENCE_BYTES)
+    assert found[2] == found[3] == (2**64 - 2).to_bytes(8, "big") + bytes(16)
 
 
 def test_scores_beyond_the_scale_are_its_ends() -> None:

@@ -185,6 +185,22 @@ def test_the_recipe_is_named_by_its_absolute_path(
             "sources.books is the relative path 'my-text'",
         ),
         ({"tokenizer": {"path": "bpe"}}, "tokenizer.path is the relative path 'bpe'"),
+        (
+            {"clean": {"url_blocklists": ["/block.txt", "block.txt"]}},
+            "clean.url_blocklists is the relative path 'block.txt'",
+        ),
+        (
+            {"clean": {"decontaminate": ["~/eval.jsonl"]}},
+            "clean.decontaminate is the relative path '~/eval.jsonl'",
+        ),
+        (
+            {"clean": {"boilerplate": "lines.jsonl"}},
+            "clean.boilerplate is the relative path 'lines.jsonl'",
+        ),
+        (
+            {"clean": {"rules": ["c4"], "c4_bad_words": ["words/en.txt"]}},
+            "clean.c4_bad_words is the relative path 'words/en.txt'",
+        ),
     ],
 )
 def test_relative_paths_are_refused(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
@@ -192,6 +208,32 @@ def test_relative_paths_are_refused(tmp_path: Path, changes: dict[str, Any], nam
     with pytest.raises(ValueError, match="another working directory: write an absolute") as caught:
         schedule(recipe, WEEKLY)
     assert named in str(caught.value)
+
+
+def test_lists_at_absolute_paths_and_urls_and_in_the_store_are_taken(tmp_path: Path) -> None:
+    lists = {
+        "url_blocklists": ["/mnt/block.txt", "s3://bucket/block.txt"],
+        "decontaminate": ["sha256-0123"],
+        "boilerplate": "/mnt/lines.jsonl",
+    }
+    assert split(list(schedule(write_recipe(tmp_path / "r.yaml", clean=lists), WEEKLY)))
+
+
+def test_a_rule_that_the_scheduled_job_does_not_find_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lies in the working directory, which is on the import path here, under cron not."""
+    (tmp_path / "rule_of_mine.py").write_text("def keep(batch): ...")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    mine = {"user_rules": ["json:loads", "rule_of_mine:keep"]}
+    with pytest.raises(ValueError, match=r"finds no module rule_of_mine: install it for") as caught:
+        schedule(write_recipe(tmp_path / "r.yaml", clean=mine), WEEKLY)
+    assert "r.yaml: clean.user_rules names rule_of_mine:keep" in str(caught.value)
+    # tests/ itself lies below the directory in which the job runs.
+    found = {"user_rules": ["json:loads", "tests.test_schedule:split"]}
+    assert split(list(schedule(write_recipe(tmp_path / "r.yaml", clean=found), WEEKLY)))
 
 
 def test_a_recipe_that_is_wrong_or_missing_is_refused(tmp_path: Path) -> None:
