@@ -44,6 +44,7 @@ from pipeline.index import Corpus
 from pipeline.intake import Intake, parts_by_source, plan_cleaning
 from pipeline.jobs import Record, Stages, Task, describe_file, sweep
 from pipeline.plans import plan_shards
+from pipeline.preference import complaints
 from pipeline.resolve import deduplicate
 from pipeline.tallies import STATS, describe_cleaning, funnel, read_stats
 
@@ -88,6 +89,7 @@ def build(job: Job, stages: Stages) -> Snapshot:
     lineage = clean.Lineage(recipe.store, recipe.clean, recipe.dedup, job.forgotten)
     plan = plan_cleaning(job.inputs, lineage, stages)
     cleaned = stages.run("clean", [each.task for each in plan])
+    _warn_of_preferences(recipe, _parts(cleaned))
     corpus = _corpus(job, plan, cleaned)
     recall = _recall(job, stages)
     canaries.check(canaries.from_json(recall))
@@ -112,6 +114,13 @@ def build(job: Job, stages: Stages) -> Snapshot:
     records = {"clean": cleaned, "resolve": resolved, "encode": encoded, "pack": packed}
     stats = {"recall": recall, **describe_cleaning(parts_by_source(plan, cleaned))}
     return assemble(job, _contents(job, corpus, made, records), (_made_with(records), stats))
+
+
+def _warn_of_preferences(recipe: Recipe, parts: Sequence[Mapping[str, Any]]) -> None:
+    if any(part["documents"] for part in parts):
+        scored = sum(part.get("scored", 0) for part in parts)
+        for complaint in complaints(recipe.dedup, [each.name for each in recipe.sources], scored):
+            logger.warning("%s", complaint)
 
 
 def _recall(job: Job, stages: Stages) -> list[dict[str, Any]]:

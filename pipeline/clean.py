@@ -39,6 +39,7 @@ from pipeline.hashes import text_hashes
 from pipeline.jobs import Output
 from pipeline.nearest import Nearest, nearest_path
 from pipeline.parquet import read_table, write_table
+from pipeline.preference import count_scored
 from pipeline.rules import Failure
 from pipeline.signatures import write_index
 
@@ -292,7 +293,8 @@ def _write_parts(
         documents, drops = part.documents(), part.dropped()
         paths += write_part(tree, name, documents, drops, lineage.dedup)
         paths += write_nearest(tree, name, part.nearest.table(lineage.forgotten))
-        parts.append(_count(name, part, documents, drops) | {"origin": origin._asdict()})
+        counts = _count(name, part, documents, drops) | count_scored(documents, lineage.dedup)
+        parts.append(counts | {"origin": origin._asdict()})
     return Output(tuple(paths), {"parts": parts})
 
 

@@ -7,6 +7,7 @@ bytes that sort as the documents do, so the walk compares bytes only.
 
 import math
 import struct
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
@@ -40,6 +41,28 @@ def preferences(documents: pa.Table, config: Dedup) -> list[bytes]:
     return [_preference(row, config) for row in rows]
 
 
+def count_scored(documents: pa.Table, config: Dedup) -> dict[str, int]:
+    """Count the documents that have a quality score, where quality is asked for."""
+    if "quality" not in config.prefer:
+        return {}
+    scores = (_score(meta, config) for meta in documents["meta"].to_pylist())
+    return {"scored": sum(score is not None for score in scores)}
+
+
+def complaints(config: Dedup, sources: Iterable[str], scored: int) -> Iterator[str]:
+    """Say which criteria decide nothing in a delivery; a later one may make them count."""
+    if "source" in config.prefer and set(sources).isdisjoint(config.source_priority):
+        yield (
+            f"dedup.source_priority names {', '.join(config.source_priority)}, the sources are "
+            f"{', '.join(sources)}: no source is preferred"
+        )
+    if "quality" in config.prefer and not scored:
+        yield (
+            f"dedup.quality_key is {config.quality_key}, and no document has a number under it: "
+            "quality decides nothing in this delivery"
+        )
+
+
 def _preference(row: dict[str, Any], config: Dedup) -> bytes:
     values = [_CRITERIA[criterion](row, config) for criterion in config.prefer]
     return struct.pack(">3Q", *values, *[0] * (3 - len(values)))
@@ -52,12 +75,16 @@ def _by_source(row: dict[str, Any], config: Dedup) -> int:
 
 def _by_quality(row: dict[str, Any], config: Dedup) -> int:
     """Rank by a number in the record's own fields: higher is better, none is last."""
-    fields = orjson.loads(row["meta"]) if row["meta"] else {}
-    score = _number(fields.get(config.quality_key))
+    score = _score(row["meta"], config)
     if score is None:
         return _LAST
     scaled = min(max(score * _QUALITY_STEPS, -_MAX_SCALED), _MAX_SCALED)
     return min(max(2**63 - math.floor(scaled), 0), _LAST - 1)
+
+
+def _score(meta: str | None, config: Dedup) -> int | float | None:
+    fields = orjson.loads(meta) if meta else {}
+    return _number(fields.get(config.quality_key))
 
 
 def _number(value: object) -> int | float | None:

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corpus.recipe import Dedup
-from pipeline.preference import PREFERENCE_BYTES, preferences, scope_of
+from pipeline.preference import (
+    PREFERENCE_BYTES,
+    complaints,
+    count_scored,
+    preferences,
+    scope_of,
+)
 
 QUALITY = Dedup(prefer=("quality",), quality_key="score")
 LENGTH = Dedup(prefer=("length",))
@@ -132,3 +138,18 @@ def test_scopes() -> None:
     ):
         config = Dedup(scope=scope)
         assert [scope_of(*place, config) for place in places] == expected
+
+
+def test_what_decides_nothing_in_a_delivery_is_told() -> None:
+    both = Dedup(prefer=("source", "quality"), source_priority=("B", "web"), quality_key="score")
+    unscored = count_scored(table({"meta": '{"scoer": 1}'}, {}, scored("high")), both)
+    assert unscored == {"scored": 0}
+    source, quality = complaints(both, ["a", "b"], 0)
+    assert source == (
+        "dedup.source_priority names B, web, the sources are a, b: no source is preferred"
+    )
+    assert quality.startswith("dedup.quality_key is score, and no document has a number under it")
+    assert count_scored(table(scored("9"), {}, scored(0)), both) == {"scored": 2}
+    assert list(complaints(both, ["b", "web"], 2)) == []
+    assert count_scored(table(scored(9)), LENGTH) == {}
+    assert list(complaints(LENGTH, ["a"], 0)) == []
