@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict
 _NOTHING = (None, "")
 # A record without a text names so many of its fields: guesses that fit a line.
 _NAMES, _NAME_CHARACTERS = 8, 40
+# Below this a float is one integer only: its mantissa has 53 bits.
+_EXACT = 2**53
 UTF_8 = "utf-8"
 
 
@@ -134,6 +136,9 @@ def _string(value: object) -> str | None:
 
 
 def _key(value: object) -> str | None:
+    # pandas writes a column of integers with a missing one as floats: 1.0 is the id 1.
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return str(int(value))
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return _string(value)
