@@ -1,5 +1,6 @@
 """Parquet, Arrow, CSV and TSV: rows become records; what breaks is placed and counted."""
 
+import csv
 import datetime
 import io
 import random
@@ -10,9 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stage_helpers import unhurried
 
 from corpus import archives, tables
 from corpus.archives import InputFile
+from corpus.cursor import Cursor
+from corpus.delimited import _Row, _Rows
 from corpus.readers import read_records
 from corpus.records import Damage, ReadOptions, Record
 
@@ -150,13 +156,95 @@ def test_another_delimiter_is_named(tmp_path: Path, form: str, other: str, said:
     assert isinstance(alone, Record)
 
 
-def test_a_quote_without_an_end_is_held_up_to_the_limit(tmp_path: Path) -> None:
-    data = b'text\n"open\n' + b"line\n" * 300 + b"last\n"
-    found = read(tmp_path / "a", data, "csv")
-    assert isinstance(found[0], Damage)
-    assert (found[0].position, found[0].rule) == (2, "record_too_long")
-    assert isinstance(found[-1], Record)
-    assert found[-1].text == "last"
+def texts(found: list[Record | Damage]) -> list[tuple[int, str]]:
+    return [(e.position, e.text if isinstance(e, Record) else e.rule) for e in found]
+
+
+def test_a_quote_without_an_end_costs_its_own_line(tmp_path: Path) -> None:
+    rows = "".join(f"{n},text {n}\n" for n in range(3, 1003))
+    opens = "a quoted field that opens here"
+    never = f"{opens} never ends"
+    kept = [Record(n, str(n), f"text {n}", None, None, None) for n in range(3, 1003)]
+    path = tmp_path / "a"
+    path.write_bytes(f'id,text\n2,"oops\n{rows}'.encode())
+    assert list(read_records(InputFile(str(path)), "csv", 10**6)) == [
+        Damage(2, "invalid_csv", never), *kept
+    ]  # fmt: skip
+    # What is longer than the limit is given up there.
+    assert read(tmp_path / "a", f'id,text\n2,"oops\n{rows}'.encode(), "csv") == [
+        Damage(2, "record_too_long", "bytes, and a quoted field that opens here has not ended",
+               1006.0, 1000.0),
+        *kept,
+    ]  # fmt: skip
+    # A quote of another row is no end of it, and that row is read.
+    assert read(tmp_path / "a", b'id,text\n2,"oops\n3,c\n4,"d\n\n5"\n6,f\n7,"x\ny\n', "csv") == [
+        Damage(2, "invalid_csv", f"{opens}: ',' expected after '\"' in line 4"),
+        Record(3, "3", "c", None, None, None),
+        Record(4, "4", "d\n\n5", None, None, None),
+        Record(7, "6", "f", None, None, None),
+        Damage(8, "invalid_csv", never),
+        Damage(9, "invalid_csv", "fields", 1.0, 2.0),
+    ]  # fmt: skip
+
+
+def test_a_line_beyond_the_limit_within_quotes_is_a_drop_of_its_own(tmp_path: Path) -> None:
+    data = b'text\n"open\nb\n' + b"x" * 1001 + b"\nd\n"
+    assert texts(read(tmp_path / "a", data, "csv")) == [
+        (2, "record_too_long"), (3, "b"), (4, "record_too_long"), (5, "d"),
+    ]  # fmt: skip
+
+
+def test_a_row_of_many_lines_that_is_no_utf8_is_one_drop(tmp_path: Path) -> None:
+    data = b'text\n"a\nb\xff\nc"\nd\n'
+    assert texts(read(tmp_path / "a", data, "csv")) == [(2, "invalid_utf8"), (5, "d")]
+
+
+def test_a_mark_and_nothing_else_in_the_first_line_is_no_header(tmp_path: Path) -> None:
+    assert texts(read(tmp_path / "a", b"\xef\xbb\xbf\n\ntext\na\n", "csv")) == [(4, "a")]
+
+
+def rows_by_trying(lines: list[str]) -> list[tuple[int, list[str] | None]]:
+    """Read rows from every line on, and go on with the next one where that fails."""
+    found: list[tuple[int, list[str] | None]] = []
+    at = 0
+    while at < len(lines):
+        reader = csv.reader(lines[at:], strict=True)
+        try:
+            row = next(reader)
+        except csv.Error:
+            found.append((at + 1, None))
+            at += 1
+            continue
+        if lines[at].strip():
+            found.append((at + 1, row))
+        at += reader.line_num
+    return found
+
+
+@settings(unhurried)
+@given(st.lists(st.text('a,"', max_size=6), max_size=12))
+def test_rows_are_those_that_begin_at_every_line(lines: list[str]) -> None:
+    data = [line + "\n" for line in lines]
+    rows = _Rows(Cursor(iter(["".join(data).encode()])), ",", 10**6, "utf-8")
+    found = [
+        (row.line, row.fields) if isinstance(row, _Row) else (row.position, None) for row in rows
+    ]
+    assert found == rows_by_trying(data)
+
+
+@pytest.mark.parametrize("line", [b'a","b\n', b'5,"oops\n', b'""",\n', b'"\n'])
+@pytest.mark.parametrize("limit", [100, 5000, 10**6])
+def test_stray_quotes_in_every_line_are_read_in_linear_time(line: bytes, limit: int) -> None:
+    read_lines = 0
+
+    class Counting(_Rows):
+        def _text(self, line: Any) -> str:  # noqa: ANN401
+            nonlocal read_lines
+            read_lines += 1
+            return super()._text(line)
+
+    list(Counting(Cursor(iter([line * 5000])), ",", limit, "utf-8"))
+    assert read_lines <= 3 * 5000
 
 
 def test_tsv_has_no_quotes(tmp_path: Path) -> None:
