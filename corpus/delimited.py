@@ -25,7 +25,9 @@ from corpus.records import (
     Damage,
     ReadOptions,
     Record,
+    columns_of,
     invalid_utf8,
+    named_twice,
     record_of,
     too_long,
 )
@@ -169,18 +171,22 @@ def read_delimited(
     """Give the rows of a table; the header is its first row where none is given."""
     # The module's own limit of 131,072 characters is for the whole process and below a document's.
     csv.field_size_limit(sys.maxsize)
+    names, twice = columns_of(header or [], options)
     for row in _Rows(cursor, delimiter, max_bytes, options.encoding):
         if isinstance(row, Damage):
             yield row
         elif header is None:
             header = row.fields
+            names, twice = columns_of(header, options)
         elif len(row.fields) != len(header):
             detail = f"fields{_hint(header, delimiter)}"
             yield Damage(
                 row.line, "invalid_csv", detail, float(len(row.fields)), float(len(header))
             )
+        elif twice is not None:
+            yield named_twice(row.line, twice)
         else:
-            found = record_of(dict(zip(header, row.fields, strict=True)), row.line, options)
+            found = record_of(dict(zip(names, row.fields, strict=True)), row.line, options)
             if isinstance(found, Damage):
                 found = found._replace(detail=found.detail + _hint(header, delimiter))
             yield found

@@ -4,7 +4,8 @@ A format's own room finds the fields of a record; what they mean (which is the t
 is decided here, once for JSON lines, tables and delimited text.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
@@ -77,6 +78,38 @@ def invalid_utf8(position: int, error: UnicodeDecodeError) -> Damage:
     if error.encoding == UTF_8:
         return Damage(position, "invalid_utf8", detail)
     return Damage(position, "invalid_encoding", f"{error.encoding}: {detail}")
+
+
+def columns_of(names: Sequence[str], options: ReadOptions) -> tuple[list[str], str | None]:
+    """Return distinct names of a table's columns, and a key in use that two of them have.
+
+    `x, x, x` -> `x, x.1, x.2`, as pandas names them; the first keeps its name.
+    """
+    taken = set(names)
+    if len(taken) == len(names):
+        return list(names), None
+    counts = Counter(names)
+    keys = (options.text_key, options.id_key, options.url_key, options.language_key)
+    twice = next((key for key in keys if counts[key] > 1), None)
+    return list(_distinct(names, taken)), twice
+
+
+def _distinct(names: Sequence[str], taken: set[str]) -> Iterator[str]:
+    number: dict[str, int] = {}
+    for name in names:
+        if name not in number:
+            number[name] = 0
+            yield name
+            continue
+        number[name] += 1
+        while f"{name}.{number[name]}" in taken:
+            number[name] += 1
+        yield f"{name}.{number[name]}"
+
+
+def named_twice(position: int, name: str) -> Damage:
+    """Say that it is not known which of two columns is meant."""
+    return Damage(position, "invalid_record", f"two columns are called {name}")
 
 
 def record_of(fields: Mapping[str, Any], position: int, options: ReadOptions) -> Record | Damage:

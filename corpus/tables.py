@@ -24,7 +24,16 @@ import pyarrow.parquet as pq
 from corpus.archives import MAX_RATIO, DecompressionBombError, InputFile, check_ratio
 from corpus.claims import claimed_by_file, claimed_by_next
 from corpus.files import open_reader
-from corpus.records import Damage, ReadOptions, Record, bomb, record_of, too_long
+from corpus.records import (
+    Damage,
+    ReadOptions,
+    Record,
+    bomb,
+    columns_of,
+    named_twice,
+    record_of,
+    too_long,
+)
 
 # Rows turned into Python at once: at most so many, fewer where they are long. A guess between the
 # cost of a call and memory.
@@ -341,11 +350,14 @@ def _stream(table: _Table) -> Iterator[pa.RecordBatch]:
 
 
 def _rows(batch: pa.RecordBatch, position: int, table: _Table) -> Iterator[Record | Damage]:
-    names = batch.schema.names
+    names, twice = columns_of(batch.schema.names, table.options)
     columns = [batch.column(n).to_pylist() for n in range(len(names))]
     rows = zip(*columns, strict=True) if columns else repeat((), len(batch))
     for row, values in enumerate(rows, 1):
         table.give(sum(len(value) for value in values if isinstance(value, str | bytes)))
+        if twice is not None:
+            yield named_twice(position + row, twice)
+            continue
         record = record_of(dict(zip(names, values, strict=True)), position + row, table.options)
         yield _bounded(record, table.max_bytes)
 

@@ -255,6 +255,38 @@ def test_tsv_has_no_quotes(tmp_path: Path) -> None:
     ]
 
 
+def table_of(form: str, names: list[str], rows: list[list[str]]) -> bytes:
+    if form in ("csv", "tsv"):
+        mark = "," if form == "csv" else "\t"
+        return "".join(mark.join(row) + "\n" for row in [names, *rows]).encode()
+    columns = [pa.array(values) for values in zip(*rows, strict=True)]
+    table = pa.table(columns, names=names)
+    return parquet(table) if form == "parquet" else arrow(table, stream=False)
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "parquet", "arrow"])
+@pytest.mark.parametrize("key", ["text", "id", "url", "language"])
+def test_a_key_that_two_columns_have_is_not_guessed(tmp_path: Path, form: str, key: str) -> None:
+    rows = [["a", "1", "x", "y"], ["b", "2", "z", "w"]]
+    data = table_of(form, ["text", "n", key, key], rows)
+    first = 2 if form in ("csv", "tsv") else 1
+    expected = [
+        Damage(first + n, "invalid_record", f"two columns are called {key}") for n in range(2)
+    ]
+    assert read(tmp_path / "a", data, form) == expected
+    # A name that is no key in use is as good as any.
+    found = read(tmp_path / "a", data, form, **{f"{key}_key": "n"})
+    assert all(isinstance(each, Record) for each in found)
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "parquet", "arrow"])
+def test_other_columns_of_one_name_are_numbered(tmp_path: Path, form: str) -> None:
+    names = ["x", "text", "x", "x.1", "x", "x.1"]
+    (found,) = read(tmp_path / "a", table_of(form, names, [["a", "t", "b", "c", "d", "e"]]), form)
+    assert isinstance(found, Record)
+    assert found.meta == '{"x":"a","x.1":"c","x.1.1":"e","x.2":"b","x.3":"d"}'
+
+
 def test_a_field_may_hold_html(tmp_path: Path) -> None:
     (found,) = read(tmp_path / "a", b'{"h": "<p>\xc3\xa9"}', "jsonl", text_key="h", markup="html")
     assert found == Record(1, None, "", None, None, None, "html", "<p>\u00e9".encode(), "utf-8")
