@@ -27,7 +27,6 @@ from corpus.records import (
     Record,
     columns_of,
     invalid_utf8,
-    named_twice,
     record_of,
     too_long,
 )
@@ -184,7 +183,7 @@ def read_delimited(
                 row.line, "invalid_csv", detail, float(len(row.fields)), float(len(header))
             )
         elif twice is not None:
-            yield named_twice(row.line, twice)
+            yield Damage(row.line, "invalid_record", twice)
         else:
             found = record_of(dict(zip(names, row.fields, strict=True)), row.line, options)
             if isinstance(found, Damage):

@@ -5,7 +5,7 @@ is decided here, once for JSON lines, tables and delimited text.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
@@ -81,35 +81,27 @@ def invalid_utf8(position: int, error: UnicodeDecodeError) -> Damage:
 
 
 def columns_of(names: Sequence[str], options: ReadOptions) -> tuple[list[str], str | None]:
-    """Return distinct names of a table's columns, and a key in use that two of them have.
-
-    `x, x, x` -> `x, x.1, x.2`, as pandas names them; the first keeps its name.
-    """
-    taken = set(names)
-    if len(taken) == len(names):
+    """Return distinct names of a table's columns, and why its rows cannot be read, if so."""
+    if len(set(names)) == len(names):
         return list(names), None
     counts = Counter(names)
     keys = (options.text_key, options.id_key, options.url_key, options.language_key)
-    twice = next((key for key in keys if counts[key] > 1), None)
-    return list(_distinct(names, taken)), twice
+    twice = (f"two columns are called {key}" for key in keys if counts[key] > 1)
+    return distinct(names), next(twice, None)
 
 
-def _distinct(names: Sequence[str], taken: set[str]) -> Iterator[str]:
-    number: dict[str, int] = {}
+def distinct(names: Sequence[str]) -> list[str]:
+    """Number names that come again: `x, x, x` -> `x, x.1, x.2`, as pandas does."""
+    taken = set(names)
+    last: dict[str, int] = {}
+    found: list[str] = []
     for name in names:
-        if name not in number:
-            number[name] = 0
-            yield name
-            continue
-        number[name] += 1
-        while f"{name}.{number[name]}" in taken:
-            number[name] += 1
-        yield f"{name}.{number[name]}"
-
-
-def named_twice(position: int, name: str) -> Damage:
-    """Say that it is not known which of two columns is meant."""
-    return Damage(position, "invalid_record", f"two columns are called {name}")
+        number = last.get(name, -1) + 1
+        while number and f"{name}.{number}" in taken:
+            number += 1
+        last[name] = number
+        found.append(f"{name}.{number}" if number else name)
+    return found
 
 
 def record_of(fields: Mapping[str, Any], position: int, options: ReadOptions) -> Record | Damage:

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any, NoReturn
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -285,6 +286,55 @@ def test_other_columns_of_one_name_are_numbered(tmp_path: Path, form: str) -> No
     (found,) = read(tmp_path / "a", table_of(form, names, [["a", "t", "b", "c", "d", "e"]]), form)
     assert isinstance(found, Record)
     assert found.meta == '{"x":"a","x.1":"c","x.1.1":"e","x.2":"b","x.3":"d"}'
+
+
+# 10000-01-01 in microseconds and in days.
+FAR, FAR_DAYS = 253402300800000000, 2932897
+ZONES = ("Z", "GMT+2", "Pacific Standard Time", "+99:99")
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pa.array([0, FAR, None], pa.timestamp("us")),
+         ["1970-01-01T00:00:00", "10000-01-01 00:00:00.000000", None]),
+        (pa.array([0, FAR, None], pa.timestamp("us", "Asia/Tokyo")),
+         ["1970-01-01T09:00:00+09:00", "10000-01-01 00:00:00.000000Z", None]),
+        (pa.array([0, FAR_DAYS, None], pa.date32()), ["1970-01-01", "10000-01-01", None]),
+        *((pa.array([0, 1, None], pa.timestamp("us", zone)),
+           ["1970-01-01 00:00:00.000000Z", "1970-01-01 00:00:00.000001Z", None])
+          for zone in ZONES),
+        (pa.array([[0], [FAR, 0], None], pa.list_(pa.timestamp("us"))),
+         [["1970-01-01T00:00:00"], ["10000-01-01 00:00:00.000000", "1970-01-01T00:00:00"], None]),
+        (pa.array([{"a": 1, "b": FAR_DAYS}] * 3,
+                  pa.struct([("a", pa.int64()), ("b", pa.date32())])),
+         [{"a": 1, "b": "10000-01-01"}] * 3),
+        (pa.array([[("k", FAR_DAYS)], [], None], pa.map_(pa.string(), pa.date32())),
+         [[["k", "10000-01-01"]], [], None]),
+        (pa.array([0, FAR, None], pa.timestamp("us")).dictionary_encode(),
+         ["1970-01-01T00:00:00", "10000-01-01 00:00:00.000000", None]),
+    ],
+)  # fmt: skip
+def test_what_python_cannot_hold_is_a_string(
+    tmp_path: Path, form: str, column: pa.Array, expected: list[Any]
+) -> None:
+    day = datetime.date(2024, 1, 2)
+    table = pa.table({"text": ["a", "b", "c"], "when": column, "good": [day] * 3})
+    data = parquet(table) if form == "parquet" else arrow(table, stream=False)
+    found = read(tmp_path / "a", data, form)
+    assert texts(found) == [(1, "a"), (2, "b"), (3, "c")]
+    metas = [orjson.loads(each.meta or "") for each in found if isinstance(each, Record)]
+    assert [each["when"] for each in metas] == expected
+    assert [each["good"] for each in metas] == ["2024-01-02"] * 3
+
+
+def test_fields_of_one_name_within_a_value_are_numbered(tmp_path: Path) -> None:
+    value = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    table = pa.table({"text": ["t"], "n": value})
+    (found,) = read(tmp_path / "a", arrow(table, stream=True), "arrow")
+    assert isinstance(found, Record)
+    assert found.meta == '{"n":{"a":1,"a.1":2}}'
 
 
 def test_a_field_may_hold_html(tmp_path: Path) -> None:
