@@ -185,6 +185,7 @@ def _expand(given: str, store: str) -> list[_File]:
             for path, info in found.items()
             if is_file_name(path)
         }
+    _check_names(told)
     prefix = base.rstrip("/") + "/"
     spell = fs.unstrip_protocol if is_remote(given) else str
     return [
@@ -223,6 +224,15 @@ def _without_stores(found: dict[str, Any], own: str | None) -> dict[str, Any]:
             logger.info("%s is passed over: it is a store, and no data", each)
     over = tuple(stores)
     return {path: info for path, info in found.items() if not path.startswith(over)}
+
+
+def _check_names(paths: Iterable[str]) -> None:
+    """Refuse a name that no record of ours could hold: those are JSON, in UTF-8."""
+    for path in paths:
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the name of {path!r} is not UTF-8: rename the file") from error
 
 
 def _size_bytes(path: str, info: dict[str, Any]) -> int:

@@ -1,6 +1,7 @@
 """Inputs are known by name, size and checksum, whatever machine and order they come from."""
 
 import gzip
+import os
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,14 @@ def test_another_store_is_known_by_its_notes(raw: Path) -> None:
     assert find(raw) == before
     # Who names what is in it means it.
     assert names(find(raw / "deep" / "er" / "store" / "clean")) == ["a.txt"]
+
+
+def test_a_name_that_is_not_utf8_is_refused(raw: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(raw / "deep") + b"/caf\xe9.jsonl"))
+    path.write_text("{}")
+    for given in (raw, f"{raw}/*/*.jsonl"):
+        with pytest.raises(ValueError, match=r"deep/caf\\udce9.jsonl' is not UTF-8: rename"):
+            find(given)
 
 
 ABOUT = ("README.md", "LICENSE", "CITATION.cff", "load.py", "licence.txt")
