@@ -4,7 +4,8 @@ A format's own room finds the fields of a record; what they mean (which is the t
 is decided here, once for JSON lines, tables and delimited text.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +16,8 @@ from pydantic import BaseModel, ConfigDict
 _NOTHING = (None, "")
 # A record without a text names so many of its fields: guesses that fit a line.
 _NAMES, _NAME_CHARACTERS = 8, 40
+# Below this a float is one integer only: its mantissa has 53 bits.
+_EXACT = 2**53
 UTF_8 = "utf-8"
 
 
@@ -77,6 +80,30 @@ def invalid_utf8(position: int, error: UnicodeDecodeError) -> Damage:
     return Damage(position, "invalid_encoding", f"{error.encoding}: {detail}")
 
 
+def columns_of(names: Sequence[str], options: ReadOptions) -> tuple[list[str], str | None]:
+    """Return distinct names of a table's columns, and why its rows cannot be read, if so."""
+    if len(set(names)) == len(names):
+        return list(names), None
+    counts = Counter(names)
+    keys = (options.text_key, options.id_key, options.url_key, options.language_key)
+    twice = (f"two columns are called {key}" for key in keys if counts[key] > 1)
+    return distinct(names), next(twice, None)
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Number names that come again: `x, x, x` -> `x, x.1, x.2`, as pandas does."""
+    taken = set(names)
+    last: dict[str, int] = {}
+    found: list[str] = []
+    for name in names:
+        number = last.get(name, -1) + 1
+        while number and f"{name}.{number}" in taken:
+            number += 1
+        last[name] = number
+        found.append(f"{name}.{number}" if number else name)
+    return found
+
+
 def record_of(fields: Mapping[str, Any], position: int, options: ReadOptions) -> Record | Damage:
     """Make a record of named fields; what has no meaning of its own is kept as meta."""
     text = fields.get(options.text_key)
@@ -134,6 +161,9 @@ def _string(value: object) -> str | None:
 
 
 def _key(value: object) -> str | None:
+    # pandas writes a column of integers with a missing one as floats: 1.0 is the id 1.
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return str(int(value))
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return _string(value)

@@ -14,6 +14,7 @@ time where a value may be large. A Parquet page and an Arrow batch are the least
 import io
 import tempfile
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import repeat
 from typing import IO, Any
@@ -24,7 +25,16 @@ import pyarrow.parquet as pq
 from corpus.archives import MAX_RATIO, DecompressionBombError, InputFile, check_ratio
 from corpus.claims import claimed_by_file, claimed_by_next
 from corpus.files import open_reader
-from corpus.records import Damage, ReadOptions, Record, bomb, record_of, too_long
+from corpus.records import (
+    Damage,
+    ReadOptions,
+    Record,
+    bomb,
+    columns_of,
+    distinct,
+    record_of,
+    too_long,
+)
 
 # Rows turned into Python at once: at most so many, fewer where they are long. A guess between the
 # cost of a call and memory.
@@ -41,6 +51,9 @@ _DICTIONARY_PAGE = 2
 _PAGE_HEADER_BYTES = 18
 _ARROW_MAGIC = b"ARROW1"
 _BROKEN = (pa.ArrowException, OSError, ValueError, MemoryError)
+# Raised for a date of the year 10000, a zone that is not known, two fields of one name.
+_NOT_HELD = (ValueError, OverflowError)
+_WRAPPED = (pa.DictionaryScalar, pa.RunEndEncodedScalar, pa.UnionScalar, pa.ExtensionScalar)
 
 
 class Data(io.RawIOBase):
@@ -341,13 +354,41 @@ def _stream(table: _Table) -> Iterator[pa.RecordBatch]:
 
 
 def _rows(batch: pa.RecordBatch, position: int, table: _Table) -> Iterator[Record | Damage]:
-    names = batch.schema.names
-    columns = [batch.column(n).to_pylist() for n in range(len(names))]
+    names, twice = columns_of(batch.schema.names, table.options)
+    columns = [_values(column) for column in batch.columns]
     rows = zip(*columns, strict=True) if columns else repeat((), len(batch))
     for row, values in enumerate(rows, 1):
         table.give(sum(len(value) for value in values if isinstance(value, str | bytes)))
-        record = record_of(dict(zip(names, values, strict=True)), position + row, table.options)
-        yield _bounded(record, table.max_bytes)
+        if twice is not None:
+            yield Damage(position + row, "invalid_record", twice)
+        else:
+            fields = dict(zip(names, values, strict=True))
+            yield _bounded(record_of(fields, position + row, table.options), table.max_bytes)
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Return a column as Python's values, those that Python cannot hold as strings."""
+    with suppress(*_NOT_HELD):
+        return list(column.to_pylist())
+    return [_value(each) for each in column]
+
+
+def _value(value: pa.Scalar) -> Any:  # noqa: ANN401 - whatever a column holds
+    with suppress(*_NOT_HELD):
+        return value.as_py()
+    if isinstance(value, pa.MapScalar):
+        return list(zip(*map(_values, value.values.flatten()), strict=True))
+    if isinstance(value, pa.ListScalar):
+        return _values(value.values)
+    if isinstance(value, pa.StructScalar):
+        names = distinct([field.name for field in value.type])
+        return {name: _value(value[number]) for number, name in enumerate(names)}
+    if isinstance(value, _WRAPPED):
+        return _value(value.value)
+    zone = getattr(value.type, "tz", None)
+    # Arrow need not know the zone either; what it keeps is the time in UTC.
+    plain = value if zone is None else value.cast(pa.timestamp(value.type.unit))
+    return plain.cast(pa.string()).as_py() + ("" if zone is None else "Z")
 
 
 def _bounded(record: Record | Damage, max_bytes: int) -> Record | Damage:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from fastwarc.stream_io import BrotliReader
+from resiliparse.parse.encoding import map_encoding_to_html5
 
 from corpus.cursor import Cursor
 from corpus.records import Damage, Record, invalid_utf8, meta_of, too_long
@@ -185,13 +186,25 @@ def _document(
         return Record(position, head.url, "", head.url, head.language, meta, "html", body, charset)
     if head.mime != "text/plain":
         return Damage(position, "warc_not_text", head.mime)
+    encoding = _encoding(charset)
+    if encoding is None:
+        return Damage(position, "undecodable_content", f"charset {charset}")
     try:
-        text = body.decode(charset or "utf-8")
+        text = body.decode(encoding)
     except UnicodeDecodeError as error:
         return invalid_utf8(position, error)
-    except LookupError:
-        return Damage(position, "undecodable_content", f"charset {charset}")
     return Record(position, head.url, text, head.url, head.language, meta)
+
+
+def _encoding(charset: str | None) -> str | None:
+    """Return Python's name of the encoding that browsers know by a label, or None.
+
+    Python has more codecs than encodings of text: `punycode` and `unicode_escape` give lone
+    surrogates, `undefined` nothing at all.
+    """
+    found = map_encoding_to_html5(charset, False) if charset else "utf-8"
+    # With the name of a byte order Python takes the mark that says it for a character.
+    return "utf-16" if found == "utf-16-le" else found
 
 
 def _decode(body: bytes, headers: Mapping[str, str], max_bytes: int) -> bytes:

@@ -7,7 +7,8 @@ checksum is computed once and then taken from the store's notes as long as the f
 
 A directory's files that are no data by their name (a dataset's `state.json`, checksums, markers of
 other programs, what is hidden) are passed over, and the log says so. Where the directory is a
-dataset's, on a hub or copied from one, so are the pages at its top that describe it.
+dataset's, on a hub or copied from one, so are the pages at its top that describe it. So is a store
+that lies below a directory: what maskline wrote is no input of it.
 """
 
 import fnmatch
@@ -40,6 +41,7 @@ from corpus.snapshots import Input
 
 _GLOB_CHARACTERS = "*?["
 _NOTES = "inputs.json"
+_LINEAGE = "lineage.json"  # what a store is recognized by, beside its notes
 # Metadata of Hugging Face `datasets` on disk and caches of its `map`; checksums; hidden files and
 # the markers of Spark and Hadoop, which start with a dot or an underscore.
 _NO_DATA: tuple[str, ...] = (
@@ -74,7 +76,7 @@ def find_inputs(recipe: Recipe) -> tuple[tuple[Input, ...], dict[str, str]]:
     notes = _read_notes(recipe.store)
     for given in (path for source in recipe.sources for path in source.paths):
         look_afresh(given)
-    found = [entry for source in recipe.sources for entry in _find_in_source(source)]
+    found = [entry for source in recipe.sources for entry in _find_in_source(source, recipe.store)]
     states = {file.path: file.state for _, _, file in found}
     with ThreadPoolExecutor() as pool:
         checksums = list(pool.map(lambda path: _checksum(path, states[path], notes), states))
@@ -122,11 +124,11 @@ def _checksum(path: str, state: str, notes: dict[str, Any]) -> str:
     return checksum(path)
 
 
-def _find_in_source(source: Source) -> list[tuple[str, str, _File]]:
+def _find_in_source(source: Source, store: str) -> list[tuple[str, str, _File]]:
     """Return (source, format, file) of every file of a source."""
     by_name: dict[str, _File] = {}
     for given in source.paths:
-        files = _expand(given)
+        files = _expand(given, store)
         if not files:
             raise ValueError(f"source {source.name}: there is no file at {given}{_hint(given)}")
         for file in files:
@@ -159,8 +161,8 @@ def _hint(given: str) -> str:
     )
 
 
-def _expand(given: str) -> list[_File]:
-    """Return every file that a path, directory or glob names."""
+def _expand(given: str, store: str) -> list[_File]:
+    """Return every file that a path, directory or glob names, but none of a store."""
     with remote_reads(given):
         fs, base = filesystem(given)
         # A file may have a bracket in its name.
@@ -168,8 +170,9 @@ def _expand(given: str) -> list[_File]:
             found = _matching(fs, base, given)
             fixed = base[: min(base.index(c) for c in _GLOB_CHARACTERS if c in base)]
             base = fixed.rsplit("/", 1)[0]
+            found = _without_stores(found, _own(fs, base, store))
         elif _may_be_directory(given) and fs.isdir(base):
-            found = fs.find(base, detail=True)
+            found = _without_stores(fs.find(base, detail=True), _own(fs, base, store))
             left = _data_files(list(found), base, given)
             found = {path: found[path] for path in left}
         else:
@@ -182,6 +185,7 @@ def _expand(given: str) -> list[_File]:
             for path, info in found.items()
             if is_file_name(path)
         }
+    _check_names(told)
     prefix = base.rstrip("/") + "/"
     spell = fs.unstrip_protocol if is_remote(given) else str
     return [
@@ -200,6 +204,35 @@ def _matching(fs: Any, base: str, given: str) -> dict[str, dict[str, Any]]:  # n
     if is_remote(given):
         return {path: info for path, info in listed.items() if info["type"] == "file"}
     return {path: info for path, info in listed.items() if fs.isfile(path)}
+
+
+def _own(fs: Any, base: str, store: str) -> str | None:  # noqa: ANN401 - fsspec
+    """Return a store's directory as the filesystem spells it, where it lies at a base or below."""
+    other, path = filesystem(store)
+    path = path.rstrip("/") + "/"
+    return path if type(other) is type(fs) and path.startswith(base.rstrip("/") + "/") else None
+
+
+def _without_stores(found: dict[str, Any], own: str | None) -> dict[str, Any]:
+    """Leave out what lies in the store that is written to, and in others by their two notes."""
+    folders = {path.removesuffix(_NOTES) for path in found if path.endswith("/" + _NOTES)}
+    stores = {folder for folder in folders if folder + _LINEAGE in found}
+    if own is not None:
+        stores.add(own)
+    for each in sorted(stores):
+        if any(path.startswith(each) for path in found):
+            logger.info("%s is passed over: it is a store, and no data", each)
+    over = tuple(stores)
+    return {path: info for path, info in found.items() if not path.startswith(over)}
+
+
+def _check_names(paths: Iterable[str]) -> None:
+    """Refuse a name that no record of ours could hold: those are JSON, in UTF-8."""
+    for path in paths:
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the name of {path!r} is not UTF-8: rename the file") from error
 
 
 def _size_bytes(path: str, info: dict[str, Any]) -> int:

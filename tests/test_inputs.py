@@ -1,6 +1,7 @@
 """Inputs are known by name, size and checksum, whatever machine and order they come from."""
 
 import gzip
+import os
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,44 @@ def test_hidden_folders_are_passed_over(raw: Path, caplog: pytest.LogCaptureFixt
     assert [record.getMessage().split(" ")[0] for record in caplog.records] == [
         f"{raw}/.git", f"{raw}/deep/.cache",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("glob", ["", "/**", "/**/*.jsonl", "/d*/**"])
+def test_a_store_below_its_own_inputs_is_passed_over(
+    raw: Path, caplog: pytest.LogCaptureFixture, glob: str
+) -> None:
+    """Also where it has files only that a killed run left."""
+    store = raw / "deep" / "store"
+    made = recipe(("s", [f"{raw}{glob}"]), store=str(store))
+    before = find_inputs(made)[0]
+    (raw / "deep" / "store.jsonl").write_text("{}")
+    (beside,) = set(find_inputs(made)[0]) - set(before)
+    store.mkdir()
+    for name in ("inputs.json", "part.jsonl"):
+        (store / name).write_text("{}")
+    with caplog.at_level("INFO"):
+        assert set(find_inputs(made)[0]) == {*before, beside}
+    assert f"{store}/ is passed over: it is a store" in caplog.text
+    other = recipe(("s", [f"{raw}{glob}"]), store="/nowhere")
+    assert len(find_inputs(other)[0]) > len(before) + 1
+
+
+def test_another_store_is_known_by_its_notes(raw: Path) -> None:
+    before = find(raw)
+    for name in ("inputs.json", "lineage.json", "clean/a.txt"):
+        (raw / "deep" / "er" / "store" / name).parent.mkdir(parents=True, exist_ok=True)
+        (raw / "deep" / "er" / "store" / name).write_text("{}")
+    assert find(raw) == before
+    # Who names what is in it means it.
+    assert names(find(raw / "deep" / "er" / "store" / "clean")) == ["a.txt"]
+
+
+def test_a_name_that_is_not_utf8_is_refused(raw: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(raw / "deep") + b"/caf\xe9.jsonl"))
+    path.write_text("{}")
+    for given in (raw, f"{raw}/*/*.jsonl"):
+        with pytest.raises(ValueError, match=r"deep/caf\\udce9.jsonl' is not UTF-8: rename"):
+            find(given)
 
 
 ABOUT = ("README.md", "LICENSE", "CITATION.cff", "load.py", "licence.txt")

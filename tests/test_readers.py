@@ -99,7 +99,10 @@ def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
         ({"id": 1.5, "url": ["u"], "language": ["en"]}, None, None,
          '{"id":1.5,"language":["en"],"url":["u"]}'),
         ({"id": ["x"], "url": "u", "a": 1}, "u", "u", '{"a":1,"id":["x"]}'),
-        ({"id": 0.0, "url": False}, None, None, '{"id":0.0,"url":false}'),
+        ({"id": 0.0, "url": False}, "0", None, '{"url":false}'),
+        ({"id": 7.0, "url": "u"}, "7", "u", None),
+        ({"id": -(2.0**53) + 1}, "-9007199254740991", None, None),
+        ({"id": 2.0**53}, None, None, '{"id":9007199254740992.0}'),
         ({}, None, None, None),
     ],
 )  # fmt: skip

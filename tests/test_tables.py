@@ -1,18 +1,25 @@
 """Parquet, Arrow, CSV and TSV: rows become records; what breaks is placed and counted."""
 
+import csv
 import datetime
 import io
 import random
 from pathlib import Path
 from typing import Any, NoReturn
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stage_helpers import unhurried
 
 from corpus import archives, tables
 from corpus.archives import InputFile
+from corpus.cursor import Cursor
+from corpus.delimited import _Row, _Rows
 from corpus.readers import read_records
 from corpus.records import Damage, ReadOptions, Record
 
@@ -150,13 +157,95 @@ def test_another_delimiter_is_named(tmp_path: Path, form: str, other: str, said:
     assert isinstance(alone, Record)
 
 
-def test_a_quote_without_an_end_is_held_up_to_the_limit(tmp_path: Path) -> None:
-    data = b'text\n"open\n' + b"line\n" * 300 + b"last\n"
-    found = read(tmp_path / "a", data, "csv")
-    assert isinstance(found[0], Damage)
-    assert (found[0].position, found[0].rule) == (2, "record_too_long")
-    assert isinstance(found[-1], Record)
-    assert found[-1].text == "last"
+def texts(found: list[Record | Damage]) -> list[tuple[int, str]]:
+    return [(e.position, e.text if isinstance(e, Record) else e.rule) for e in found]
+
+
+def test_a_quote_without_an_end_costs_its_own_line(tmp_path: Path) -> None:
+    rows = "".join(f"{n},text {n}\n" for n in range(3, 1003))
+    opens = "a quoted field that opens here"
+    never = f"{opens} never ends"
+    kept = [Record(n, str(n), f"text {n}", None, None, None) for n in range(3, 1003)]
+    path = tmp_path / "a"
+    path.write_bytes(f'id,text\n2,"oops\n{rows}'.encode())
+    assert list(read_records(InputFile(str(path)), "csv", 10**6)) == [
+        Damage(2, "invalid_csv", never), *kept
+    ]  # fmt: skip
+    # What is longer than the limit is given up there.
+    assert read(tmp_path / "a", f'id,text\n2,"oops\n{rows}'.encode(), "csv") == [
+        Damage(2, "record_too_long", "bytes, and a quoted field that opens here has not ended",
+               1006.0, 1000.0),
+        *kept,
+    ]  # fmt: skip
+    # A quote of another row is no end of it, and that row is read.
+    assert read(tmp_path / "a", b'id,text\n2,"oops\n3,c\n4,"d\n\n5"\n6,f\n7,"x\ny\n', "csv") == [
+        Damage(2, "invalid_csv", f"{opens}: ',' expected after '\"' in line 4"),
+        Record(3, "3", "c", None, None, None),
+        Record(4, "4", "d\n\n5", None, None, None),
+        Record(7, "6", "f", None, None, None),
+        Damage(8, "invalid_csv", never),
+        Damage(9, "invalid_csv", "fields", 1.0, 2.0),
+    ]  # fmt: skip
+
+
+def test_a_line_beyond_the_limit_within_quotes_is_a_drop_of_its_own(tmp_path: Path) -> None:
+    data = b'text\n"open\nb\n' + b"x" * 1001 + b"\nd\n"
+    assert texts(read(tmp_path / "a", data, "csv")) == [
+        (2, "record_too_long"), (3, "b"), (4, "record_too_long"), (5, "d"),
+    ]  # fmt: skip
+
+
+def test_a_row_of_many_lines_that_is_no_utf8_is_one_drop(tmp_path: Path) -> None:
+    data = b'text\n"a\nb\xff\nc"\nd\n'
+    assert texts(read(tmp_path / "a", data, "csv")) == [(2, "invalid_utf8"), (5, "d")]
+
+
+def test_a_mark_and_nothing_else_in_the_first_line_is_no_header(tmp_path: Path) -> None:
+    assert texts(read(tmp_path / "a", b"\xef\xbb\xbf\n\ntext\na\n", "csv")) == [(4, "a")]
+
+
+def rows_by_trying(lines: list[str]) -> list[tuple[int, list[str] | None]]:
+    """Read rows from every line on, and go on with the next one where that fails."""
+    found: list[tuple[int, list[str] | None]] = []
+    at = 0
+    while at < len(lines):
+        reader = csv.reader(lines[at:], strict=True)
+        try:
+            row = next(reader)
+        except csv.Error:
+            found.append((at + 1, None))
+            at += 1
+            continue
+        if lines[at].strip():
+            found.append((at + 1, row))
+        at += reader.line_num
+    return found
+
+
+@settings(unhurried)
+@given(st.lists(st.text('a,"', max_size=6), max_size=12))
+def test_rows_are_those_that_begin_at_every_line(lines: list[str]) -> None:
+    data = [line + "\n" for line in lines]
+    rows = _Rows(Cursor(iter(["".join(data).encode()])), ",", 10**6, "utf-8")
+    found = [
+        (row.line, row.fields) if isinstance(row, _Row) else (row.position, None) for row in rows
+    ]
+    assert found == rows_by_trying(data)
+
+
+@pytest.mark.parametrize("line", [b'a","b\n', b'5,"oops\n', b'""",\n', b'"\n'])
+@pytest.mark.parametrize("limit", [100, 5000, 10**6])
+def test_stray_quotes_in_every_line_are_read_in_linear_time(line: bytes, limit: int) -> None:
+    read_lines = 0
+
+    class Counting(_Rows):
+        def _text(self, line: Any) -> str:  # noqa: ANN401
+            nonlocal read_lines
+            read_lines += 1
+            return super()._text(line)
+
+    list(Counting(Cursor(iter([line * 5000])), ",", limit, "utf-8"))
+    assert read_lines <= 3 * 5000
 
 
 def test_tsv_has_no_quotes(tmp_path: Path) -> None:
@@ -165,6 +254,87 @@ def test_tsv_has_no_quotes(tmp_path: Path) -> None:
         Record(2, None, 'y"', None, None, '{"a":"\\"x"}'),
         Damage(3, "invalid_csv", "fields", 1.0, 2.0),
     ]
+
+
+def table_of(form: str, names: list[str], rows: list[list[str]]) -> bytes:
+    if form in ("csv", "tsv"):
+        mark = "," if form == "csv" else "\t"
+        return "".join(mark.join(row) + "\n" for row in [names, *rows]).encode()
+    columns = [pa.array(values) for values in zip(*rows, strict=True)]
+    table = pa.table(columns, names=names)
+    return parquet(table) if form == "parquet" else arrow(table, stream=False)
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "parquet", "arrow"])
+@pytest.mark.parametrize("key", ["text", "id", "url", "language"])
+def test_a_key_that_two_columns_have_is_not_guessed(tmp_path: Path, form: str, key: str) -> None:
+    rows = [["a", "1", "x", "y"], ["b", "2", "z", "w"]]
+    data = table_of(form, ["text", "n", key, key], rows)
+    first = 2 if form in ("csv", "tsv") else 1
+    expected = [
+        Damage(first + n, "invalid_record", f"two columns are called {key}") for n in range(2)
+    ]
+    assert read(tmp_path / "a", data, form) == expected
+    # A name that is no key in use is as good as any.
+    found = read(tmp_path / "a", data, form, **{f"{key}_key": "n"})
+    assert all(isinstance(each, Record) for each in found)
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "parquet", "arrow"])
+def test_other_columns_of_one_name_are_numbered(tmp_path: Path, form: str) -> None:
+    names = ["x", "text", "x", "x.1", "x", "x.1"]
+    (found,) = read(tmp_path / "a", table_of(form, names, [["a", "t", "b", "c", "d", "e"]]), form)
+    assert isinstance(found, Record)
+    assert found.meta == '{"x":"a","x.1":"c","x.1.1":"e","x.2":"b","x.3":"d"}'
+
+
+# 10000-01-01 in microseconds and in days.
+FAR, FAR_DAYS = 253402300800000000, 2932897
+ZONES = ("Z", "GMT+2", "Pacific Standard Time", "+99:99")
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pa.array([0, FAR, None], pa.timestamp("us")),
+         ["1970-01-01T00:00:00", "10000-01-01 00:00:00.000000", None]),
+        (pa.array([0, FAR, None], pa.timestamp("us", "Asia/Tokyo")),
+         ["1970-01-01T09:00:00+09:00", "10000-01-01 00:00:00.000000Z", None]),
+        (pa.array([0, FAR_DAYS, None], pa.date32()), ["1970-01-01", "10000-01-01", None]),
+        *((pa.array([0, 1, None], pa.timestamp("us", zone)),
+           ["1970-01-01 00:00:00.000000Z", "1970-01-01 00:00:00.000001Z", None])
+          for zone in ZONES),
+        (pa.array([[0], [FAR, 0], None], pa.list_(pa.timestamp("us"))),
+         [["1970-01-01T00:00:00"], ["10000-01-01 00:00:00.000000", "1970-01-01T00:00:00"], None]),
+        (pa.array([{"a": 1, "b": FAR_DAYS}] * 3,
+                  pa.struct([("a", pa.int64()), ("b", pa.date32())])),
+         [{"a": 1, "b": "10000-01-01"}] * 3),
+        (pa.array([[("k", FAR_DAYS)], [], None], pa.map_(pa.string(), pa.date32())),
+         [[["k", "10000-01-01"]], [], None]),
+        (pa.array([0, FAR, None], pa.timestamp("us")).dictionary_encode(),
+         ["1970-01-01T00:00:00", "10000-01-01 00:00:00.000000", None]),
+    ],
+)  # fmt: skip
+def test_what_python_cannot_hold_is_a_string(
+    tmp_path: Path, form: str, column: pa.Array, expected: list[Any]
+) -> None:
+    day = datetime.date(2024, 1, 2)
+    table = pa.table({"text": ["a", "b", "c"], "when": column, "good": [day] * 3})
+    data = parquet(table) if form == "parquet" else arrow(table, stream=False)
+    found = read(tmp_path / "a", data, form)
+    assert texts(found) == [(1, "a"), (2, "b"), (3, "c")]
+    metas = [orjson.loads(each.meta or "") for each in found if isinstance(each, Record)]
+    assert [each["when"] for each in metas] == expected
+    assert [each["good"] for each in metas] == ["2024-01-02"] * 3
+
+
+def test_fields_of_one_name_within_a_value_are_numbered(tmp_path: Path) -> None:
+    value = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    table = pa.table({"text": ["t"], "n": value})
+    (found,) = read(tmp_path / "a", arrow(table, stream=True), "arrow")
+    assert isinstance(found, Record)
+    assert found.meta == '{"n":{"a":1,"a.1":2}}'
 
 
 def test_a_field_may_hold_html(tmp_path: Path) -> None:

@@ -139,6 +139,36 @@ def test_extracted_text_has_its_language(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("charset", "body", "expected"),
+    [
+        ("ISO-8859-1", b"caf\xe9 \x93x\x94", "caf\u00e9 \u201cx\u201d"),
+        ("GB2312", "\u4e2d\u6587".encode("gbk"), "\u4e2d\u6587"),
+        ("utf-16", "\ufeffcaf\u00e9".encode("utf-16-be"), "caf\u00e9"),
+        ("utf-16", "caf\u00e9".encode("utf-16-le"), "caf\u00e9"),
+        ("us-ascii", b"plain", "plain"),
+        ("utf-8", b"caf\xe9", "invalid_utf8"),
+        ("utf-16", b"\x00\xd8", "invalid_encoding"),
+        *(
+            (charset, b"abc \\ud800 +2AA- -", "undecodable_content")
+            for charset in (
+                *("undefined", "utf\0", "punycode", "utf-7", "unicode_escape", "idna", "x\xe9"),
+                *("raw_unicode_escape", "base64", "rot13", "mbcs", "unheard-of"),
+            )
+        ),
+    ],
+)
+def test_plain_text_is_decoded_by_the_encodings_that_browsers_know(
+    tmp_path: Path, charset: str, body: bytes, expected: str
+) -> None:
+    page = http(body, mime="text/plain; charset=@").replace(b"@", charset.encode("latin-1"), 1)
+    after = warc("conversion", b"text", "text/plain")
+    found, other = read(tmp_path / "a.warc", warc("response", page) + after)
+    assert (found.text if isinstance(found, Record) else found.rule) == expected
+    assert isinstance(other, Record)
+    assert isinstance(found, Record) or found.position == 1
+
+
+@pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("example.arc", {"warc_warcinfo": 1, "kept": 1}),
