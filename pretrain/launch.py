@@ -1,7 +1,7 @@
 """Starts the ranks of a training run: in this process, on this machine, under a launcher, on Ray.
 
-The same `train` runs in every rank. Under torchrun or the deepspeed launcher (MASTER_ADDR is set)
-this process is one rank of theirs; with pretrain.ray_workers they are workers of Ray Train
+The same `train` runs in every rank. Under torchrun or the deepspeed launcher (RANK and WORLD_SIZE
+are set) this process is one rank of theirs; with pretrain.ray_workers they are workers of Ray Train
 (cluster.py). Otherwise ranks meet through a file and talk over the loopback interface only. With
 GPUs they talk by NCCL, without by gloo.
 
@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 # The longest that one rank may wait for another: rank 0 may wait for the checkpoint before.
 TIMEOUT = timedelta(minutes=30)
 
+_LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc, malloc.h
 
 
@@ -60,15 +62,30 @@ def run_training(recipe: Recipe) -> None:
         )
     elif recipe.pretrain.ray_workers is not None:
         open_cluster().run_on_ray(recipe)
-    elif "MASTER_ADDR" in os.environ:
-        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    elif place := _launched_place():
         with listening():
-            train(recipe, join(rank, size, int(os.environ["LOCAL_RANK"])), Notice())
+            train(recipe, join(*place), Notice())
     elif recipe.pretrain.processes == 1:
         with listening():
             train(recipe, join(0, 1, 0), Notice())
     else:
         _run_processes(recipe)
+
+
+def _launched_place() -> tuple[int, int, int] | None:
+    """Read rank, number of ranks and rank on this machine as a launcher gives them, if one does.
+
+    MASTER_ADDR by itself is no launcher: containers set it, and shells that one was used in.
+    """
+    if not {"RANK", "WORLD_SIZE"} & os.environ.keys():
+        return None
+    missing = [name for name in _LAUNCHED if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"the environment has no {', '.join(missing)}, which a launcher gives beside RANK and "
+            "WORLD_SIZE: set what is missing, or unset these two to train without a launcher"
+        )
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
 
 
 def open_cluster() -> Any:  # noqa: ANN401 - a module
@@ -129,12 +146,10 @@ def _meet(rank: int, size: int, meeting_point: Path | Store | None) -> Store | N
     """Open the store of the group, or None where torch is to find it by the environment."""
     if isinstance(meeting_point, Store):
         return meeting_point
-    host = os.environ.get("MASTER_ADDR")
-    if meeting_point is not None or host is None:
+    if size == 1 or meeting_point is not None:  # nobody to meet, whatever the environment says
         use_interface("127.0.0.1")
-        if meeting_point is None:
-            return HashStore()
-        return FileStore(str(meeting_point), size)
+        return HashStore() if meeting_point is None else FileStore(str(meeting_point), size)
+    host = os.environ["MASTER_ADDR"]
     if host in ("127.0.0.1", "localhost"):
         use_interface("127.0.0.1")
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":

@@ -29,6 +29,7 @@ from corpus.snapshots import withdraw
 from pretrain import launch
 from pretrain.__main__ import main
 from pretrain.launch import run_training
+from pretrain.metrics import read_metrics
 
 
 def rank_processes(parent: int) -> list[psutil.Process]:
@@ -238,6 +239,54 @@ def test_the_deepspeed_launcher_trains_the_same_on_loopback(store: Path, tmp_pat
     assert listening
     assert listening <= {"127.0.0.1", "::1"}
     check_same_steps(two, alone)
+
+
+LAUNCHED = {
+    "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+}  # fmt: skip
+# A process joins once, so each environment has one of its own.
+LONE = """
+import sys
+from pretrain.__main__ import main
+assert main(["plan", sys.argv[1], "--ranks=1", "--seconds=1"]) == 0
+sys.exit(main(["train", sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize("names", [("MASTER_ADDR",), ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")])
+def test_the_address_of_a_master_alone_is_no_launcher(
+    store: Path, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    recipe = write_recipe(
+        make_recipe(store, tmp_path / "run", max_steps=2), tmp_path / "recipe.yaml"
+    )
+    given = LAUNCHED | {"MASTER_ADDR": "10.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, "-c", LONE, str(recipe)],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+        env=os.environ | {name: given[name] for name in names},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(read_metrics(str(tmp_path / "run"))) == 2
+
+
+@pytest.mark.parametrize("missing", [("LOCAL_RANK",), ("RANK",), ("MASTER_ADDR", "MASTER_PORT")])
+def test_what_a_launcher_did_not_say_is_named(
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    missing: tuple[str, ...],
+) -> None:
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
+    for name in missing:
+        monkeypatch.delenv(name)
+    recipe = str(write_recipe(make_recipe(store, tmp_path / "run"), tmp_path / "recipe.yaml"))
+    assert main(["train", recipe]) == 2
+    message = f"error: the environment has no {', '.join(missing)}, which a launcher gives"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(message)
 
 
 def test_ray_workers_are_a_number_or_a_range(store: Path, tmp_path: Path) -> None:
