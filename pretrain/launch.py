@@ -51,7 +51,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc, malloc.h
 
 
 class RankFailedError(RuntimeError):
-    """A rank ended without saying what a user could mend."""
+    """A rank ended, and not by a mistake of the user's."""
 
 
 def run_training(recipe: Recipe) -> None:
@@ -164,8 +164,10 @@ def _run_processes(recipe: Recipe) -> None:
     context = multiprocessing.get_context("spawn")
     processes: list[BaseProcess] = []
     reports: list[Connection] = []
+    told = threading.Event()
 
     def pass_on() -> None:
+        told.set()
         for process in processes:
             process.terminate()
 
@@ -177,15 +179,30 @@ def _run_processes(recipe: Recipe) -> None:
                 process: BaseProcess = context.Process(
                     target=_run_rank, args=(recipe, rank, meeting_point, sender), name=f"rank{rank}"
                 )
-                process.start()
+                _start(process)
                 sender.close()
                 processes.append(process)
                 reports.append(report)
+            if told.is_set():  # whoever was just being started has not heard of it
+                pass_on()
             _wait_for_all(processes, reports)
         finally:
-            for process in processes:
+            for process in processes:  # at once: who sees another one go would speak of it
                 process.kill()
+            for process in processes:
                 process.join()
+
+
+def _start(process: BaseProcess) -> None:
+    """Start a rank that ignores Ctrl-C from its first moment: its parent, who gets it, ends it."""
+    if threading.current_thread() is not threading.main_thread():
+        process.start()
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which children inherit
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _wait_for_all(processes: Sequence[BaseProcess], reports: Sequence[Connection]) -> None:
@@ -196,6 +213,12 @@ def _wait_for_all(processes: Sequence[BaseProcess], reports: Sequence[Connection
             process = running.pop(rank)
             process.join()
             preempted |= process.exitcode == EXIT_STATUS
+            if process.exitcode == -signal.SIGTERM:
+                # It does not listen while it imports; the others may wait for it at their meeting.
+                raise PreemptedError(
+                    f"told to end while rank {rank} was starting: no step is lost, the same "
+                    "command goes on"
+                )
             if process.exitcode not in (0, EXIT_STATUS):
                 raise _failure(rank, process, reports[rank])
     if preempted:
@@ -205,16 +228,17 @@ def _wait_for_all(processes: Sequence[BaseProcess], reports: Sequence[Connection
 def _failure(rank: int, process: BaseProcess, report: Connection) -> Exception:
     """Turn the end of a rank into the error to show."""
     try:
-        return ValueError(report.recv())
+        is_mistake, message = report.recv()
     except EOFError:
         code = process.exitcode or 0
         how = f"signal {-code}" if code < 0 else f"exit status {code}, its error is above"
         return RankFailedError(f"rank {rank} ended with {how}; the other ranks were ended too")
+    return ValueError(message) if is_mistake else RankFailedError(message)
 
 
 def _run_rank(recipe: Recipe, rank: int, meeting_point: Path, report: Connection) -> None:
     """Be one rank: what a spawned process runs."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a parent whose main thread did not start us
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     configure_logging(logging.INFO if rank == 0 else logging.ERROR)
@@ -224,7 +248,7 @@ def _run_rank(recipe: Recipe, rank: int, meeting_point: Path, report: Connection
             with listening():
                 train(recipe, join(rank, size, rank, meeting_point), Notice())
         except (ValueError, OSError, CheckpointFailedError) as error:
-            report.send(str(error))
+            report.send((isinstance(error, ValueError), str(error)))
             sys.exit(1)
         except PreemptedError as error:
             report.send(str(error))
