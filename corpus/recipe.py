@@ -12,10 +12,10 @@ show in a result.
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from corpus.records import UTF_8
-from corpus.section import Section, load_section
+from corpus.section import Location, Section, load_section
 from corpus.training import Pretrain
 
 # What a task of deduplication takes with the rounds, blocks and shares that the stages were tuned
@@ -52,7 +52,7 @@ class Source(Section):
     """Where documents of one kind come from."""
 
     name: str = Field(pattern=LABEL_PATTERN, description="name of the source, part of every id")
-    paths: tuple[str, ...] = Field(
+    paths: tuple[Location, ...] = Field(
         min_length=1, description="files, directories or globs, each a path or an fsspec URL"
     )
     format: Format = Field(
@@ -124,13 +124,15 @@ class Languages(Section):
 class Clean(Section):
     """How text is cleaned and which rules a document must pass."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     rules: tuple[Literal["gopher_repetition", "gopher_quality", "c4", "fineweb"], ...] = Field(
         ("gopher_quality",), description="sets of rules with their published thresholds, in order"
     )
     thresholds: dict[str, float | None] = Field(
         {}, description="other thresholds by the rule's name; null switches a rule off"
     )
-    c4_bad_words: tuple[str, ...] = Field(
+    c4_bad_words: tuple[Location, ...] = Field(
         (), description="files of words, one a line; a document that holds one goes, by the set c4"
     )
     languages: Languages = Languages()
@@ -138,13 +140,13 @@ class Clean(Section):
     mask: tuple[Literal["email", "ip"], ...] = Field(
         (), description="what is replaced in the text: mail addresses, public IP addresses"
     )
-    url_blocklists: tuple[str, ...] = Field(
+    url_blocklists: tuple[Location, ...] = Field(
         (), description="files of domains and URL prefixes, one a line, whose documents go"
     )
-    boilerplate: str | None = Field(
+    boilerplate: Location | None = Field(
         None, description="list of repeated lines to take out, as `boilerplate` learned it"
     )
-    decontaminate: tuple[str, ...] = Field(
+    decontaminate: tuple[Location, ...] = Field(
         (), description="evaluation files; a document that shares an n-gram with them goes"
     )
     decontaminate_ngram: int = Field(13, ge=1, description="words of such an n-gram")
@@ -217,7 +219,7 @@ class Tokenizer(Section):
     vocab_size: int = Field(
         50265, ge=261, le=2**31 - 1, description="entries, special tokens and 256 bytes included"
     )
-    path: str | None = Field(None, description="directory with an existing tokenizer.json")
+    path: Location | None = Field(None, description="directory with an existing tokenizer.json")
     sample_fraction: float = Field(
         1.0, gt=0, le=1, description="share of the documents to learn from, by id hash"
     )
@@ -252,7 +254,7 @@ class Pack(Section):
 class Recipe(Section):
     """Everything a run is made from."""
 
-    store: str = Field(min_length=1, description="root of the store: a path or an fsspec URL")
+    store: Location = Field(description="root of the store: a path or an fsspec URL")
     snapshot: str = Field(pattern=LABEL_PATTERN, description="label of the snapshot")
     sources: tuple[Source, ...] = Field(min_length=1, description="where documents come from")
     clean: Clean = Clean()

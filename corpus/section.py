@@ -6,10 +6,17 @@ it. An unknown key is refused with the nearest known one.
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+)
 
 from corpus.files import read_bytes
 
@@ -20,6 +27,20 @@ class Section(BaseModel):
     """A frozen part of the recipe that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _refuse_home(path: str, info: ValidationInfo) -> str:
+    # Only of a file that is loaded: a snapshot that was made with such a path can still be opened.
+    if info.context is not None and path.startswith("~"):
+        raise ValueError(
+            f"{path} begins with ~, which only a shell expands: write it out, or use $HOME on the "
+            "command line"
+        )
+    return path
+
+
+# A path or an fsspec URL, in a recipe that travels between machines and users.
+Location = Annotated[str, Field(min_length=1), AfterValidator(_refuse_home)]
 
 
 class _RecipeLoader(yaml.SafeLoader):
@@ -58,7 +79,7 @@ def load_section(model: type[Model], path: str, overrides: Sequence[str] = ()) -
         for key, value in raw.items()
     }
     try:
-        return model.model_validate(raw)
+        return model.model_validate(raw, context=path)
     except ValidationError as error:
         raise ValueError(f"{path}: " + "; ".join(explain_all(model, error))) from None
 

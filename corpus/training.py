@@ -6,12 +6,13 @@ it is in `pretrain`.
 
 import math
 from fractions import Fraction
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from corpus.section import Section
+from corpus.section import Location, Section
 
+_Beta = Annotated[float, Field(ge=0, lt=1)]
 MAX_WHOLE_WEIGHTS = 2**31  # products of two of them stay below 2^63
 
 
@@ -32,14 +33,16 @@ class MaskRamp(Section):
 class Cache(Section):
     """Local copies of the shards of a remote store."""
 
-    directory: str = Field(min_length=1, description="local; processes and runs may share it")
+    directory: Location = Field(description="local; processes and runs may share it")
     max_bytes: int = Field(ge=1, description="upper bound of what lies in it")
 
 
 class Pretrain(Section):
     """A masked-language-model run; the defaults are the base column of the paper's Table 9."""
 
-    run: str | None = Field(None, description="output directory: checkpoints, metrics")
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    run: Location | None = Field(None, description="output directory: checkpoints, metrics")
     preset: Literal["tiny", "small", "base", "large"] = Field("base", description="model size")
     max_steps: int = Field(500_000, ge=1, description="optimizer steps")
     batch_sequences: int = Field(8192, ge=1, description="sequences a step, over all ranks")
@@ -54,10 +57,10 @@ class Pretrain(Section):
     keep_checkpoint_every_steps: int | None = Field(
         None, ge=1, description="checkpoints of steps that this divides stay for good"
     )
-    checkpoint_root: str | None = Field(
+    checkpoint_root: Location | None = Field(
         None, description="path or URL below which checkpoints go instead of `run`"
     )
-    init_from: str | None = Field(
+    init_from: Location | None = Field(
         None, description="exported checkpoint whose weights a new run begins with"
     )
     ray_workers: int | tuple[int, int] | None = Field(
@@ -66,10 +69,11 @@ class Pretrain(Section):
     )
     ray_worker_cpus: int = Field(1, ge=1, description="cores that Ray reserves for a rank")
     ray_grow_after_seconds: float = Field(
-        300, gt=0, allow_inf_nan=False,
+        300,
+        gt=0,
         description="between two looks whether more ranks have room; to grow costs a start and the "
         "steps since the last checkpoint",
-    )  # fmt: skip
+    )
     ray_max_failures: int = Field(
         3, ge=0, description="restarts after failed ranks; machines given notice of do not count"
     )
@@ -94,7 +98,7 @@ class Pretrain(Section):
     precision: Literal["fp32", "bf16"] = Field("bf16", description="of weights and activations")
     dropout: float = Field(0.1, ge=0, lt=1, description="hidden and attention dropout")
     weight_decay: float = Field(0.01, ge=0, description="decoupled, not on biases and norms")
-    adam_betas: tuple[float, float] = Field((0.9, 0.98), description="decay of the moments")
+    adam_betas: tuple[_Beta, _Beta] = Field((0.9, 0.98), description="decay of the moments")
     adam_epsilon: float = Field(1e-6, gt=0, description="added to the root of the variance")
     optimizer: Literal["adamw", "muon", "lamb", "stableadamw"] = Field(
         "adamw", description="all but adamw need zero_stage 0"
@@ -149,7 +153,7 @@ class Pretrain(Section):
     @model_validator(mode="after")
     def _mixing_has_weights(self) -> "Pretrain":
         for source, weight in (self.mixing or {}).items():
-            if not 0 <= weight < math.inf:
+            if weight < 0:
                 raise ValueError(f"mixing gives {source} the weight {weight}: 0 or more")
         if self.mixing is not None and not any(self.mixing.values()):
             raise ValueError("mixing has no weight above 0")

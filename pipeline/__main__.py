@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,6 +21,8 @@ from corpus.snapshots import open_snapshot
 
 # Tasks run side by side; within one, libraries shall not start threads of their own.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+_INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,6 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         print(f"error: {lines[-1]}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

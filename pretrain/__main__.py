@@ -4,6 +4,7 @@ import argparse
 import logging
 import math
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -27,6 +28,8 @@ from pretrain.preemption import EXIT_STATUS, PreemptedError
 from pretrain.probe import probe
 from pretrain.writer import CheckpointFailedError
 
+_INTERRUPTED = 128 + signal.SIGINT
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a mistake of the user's is one line on stderr and exit status 2."""
@@ -46,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PreemptedError as error:
         print(error, file=sys.stderr)
         return EXIT_STATUS
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
     return 0
 
 

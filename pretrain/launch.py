@@ -1,7 +1,7 @@
 """Starts the ranks of a training run: in this process, on this machine, under a launcher, on Ray.
 
-The same `train` runs in every rank. Under torchrun or the deepspeed launcher (MASTER_ADDR is set)
-this process is one rank of theirs; with pretrain.ray_workers they are workers of Ray Train
+The same `train` runs in every rank. Under torchrun or the deepspeed launcher (RANK and WORLD_SIZE
+are set) this process is one rank of theirs; with pretrain.ray_workers they are workers of Ray Train
 (cluster.py). Otherwise ranks meet through a file and talk over the loopback interface only. With
 GPUs they talk by NCCL, without by gloo.
 
@@ -45,11 +45,13 @@ logger = logging.getLogger(__name__)
 # The longest that one rank may wait for another: rank 0 may wait for the checkpoint before.
 TIMEOUT = timedelta(minutes=30)
 
+_LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc, malloc.h
 
 
 class RankFailedError(RuntimeError):
-    """A rank ended without saying what a user could mend."""
+    """A rank ended, and not by a mistake of the user's."""
 
 
 def run_training(recipe: Recipe) -> None:
@@ -60,15 +62,30 @@ def run_training(recipe: Recipe) -> None:
         )
     elif recipe.pretrain.ray_workers is not None:
         open_cluster().run_on_ray(recipe)
-    elif "MASTER_ADDR" in os.environ:
-        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    elif place := _launched_place():
         with listening():
-            train(recipe, join(rank, size, int(os.environ["LOCAL_RANK"])), Notice())
+            train(recipe, join(*place), Notice())
     elif recipe.pretrain.processes == 1:
         with listening():
             train(recipe, join(0, 1, 0), Notice())
     else:
         _run_processes(recipe)
+
+
+def _launched_place() -> tuple[int, int, int] | None:
+    """Read rank, number of ranks and rank on this machine as a launcher gives them, if one does.
+
+    MASTER_ADDR by itself is no launcher: containers set it, and shells that one was used in.
+    """
+    if not {"RANK", "WORLD_SIZE"} & os.environ.keys():
+        return None
+    missing = [name for name in _LAUNCHED if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"the environment has no {', '.join(missing)}, which a launcher gives beside RANK and "
+            "WORLD_SIZE: set what is missing, or unset these two to train without a launcher"
+        )
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
 
 
 def open_cluster() -> Any:  # noqa: ANN401 - a module
@@ -129,12 +146,10 @@ def _meet(rank: int, size: int, meeting_point: Path | Store | None) -> Store | N
     """Open the store of the group, or None where torch is to find it by the environment."""
     if isinstance(meeting_point, Store):
         return meeting_point
-    host = os.environ.get("MASTER_ADDR")
-    if meeting_point is not None or host is None:
+    if size == 1 or meeting_point is not None:  # nobody to meet, whatever the environment says
         use_interface("127.0.0.1")
-        if meeting_point is None:
-            return HashStore()
-        return FileStore(str(meeting_point), size)
+        return HashStore() if meeting_point is None else FileStore(str(meeting_point), size)
+    host = os.environ["MASTER_ADDR"]
     if host in ("127.0.0.1", "localhost"):
         use_interface("127.0.0.1")
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
@@ -149,8 +164,10 @@ def _run_processes(recipe: Recipe) -> None:
     context = multiprocessing.get_context("spawn")
     processes: list[BaseProcess] = []
     reports: list[Connection] = []
+    told = threading.Event()
 
     def pass_on() -> None:
+        told.set()
         for process in processes:
             process.terminate()
 
@@ -162,15 +179,30 @@ def _run_processes(recipe: Recipe) -> None:
                 process: BaseProcess = context.Process(
                     target=_run_rank, args=(recipe, rank, meeting_point, sender), name=f"rank{rank}"
                 )
-                process.start()
+                _start(process)
                 sender.close()
                 processes.append(process)
                 reports.append(report)
+            if told.is_set():  # whoever was just being started has not heard of it
+                pass_on()
             _wait_for_all(processes, reports)
         finally:
-            for process in processes:
+            for process in processes:  # at once: who sees another one go would speak of it
                 process.kill()
+            for process in processes:
                 process.join()
+
+
+def _start(process: BaseProcess) -> None:
+    """Start a rank that ignores Ctrl-C from its first moment: its parent, who gets it, ends it."""
+    if threading.current_thread() is not threading.main_thread():
+        process.start()
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which children inherit
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _wait_for_all(processes: Sequence[BaseProcess], reports: Sequence[Connection]) -> None:
@@ -181,6 +213,12 @@ def _wait_for_all(processes: Sequence[BaseProcess], reports: Sequence[Connection
             process = running.pop(rank)
             process.join()
             preempted |= process.exitcode == EXIT_STATUS
+            if process.exitcode == -signal.SIGTERM:
+                # It does not listen while it imports; the others may wait for it at their meeting.
+                raise PreemptedError(
+                    f"told to end while rank {rank} was starting: no step is lost, the same "
+                    "command goes on"
+                )
             if process.exitcode not in (0, EXIT_STATUS):
                 raise _failure(rank, process, reports[rank])
     if preempted:
@@ -190,16 +228,17 @@ def _wait_for_all(processes: Sequence[BaseProcess], reports: Sequence[Connection
 def _failure(rank: int, process: BaseProcess, report: Connection) -> Exception:
     """Turn the end of a rank into the error to show."""
     try:
-        return ValueError(report.recv())
+        is_mistake, message = report.recv()
     except EOFError:
         code = process.exitcode or 0
         how = f"signal {-code}" if code < 0 else f"exit status {code}, its error is above"
         return RankFailedError(f"rank {rank} ended with {how}; the other ranks were ended too")
+    return ValueError(message) if is_mistake else RankFailedError(message)
 
 
 def _run_rank(recipe: Recipe, rank: int, meeting_point: Path, report: Connection) -> None:
     """Be one rank: what a spawned process runs."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a parent whose main thread did not start us
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     configure_logging(logging.INFO if rank == 0 else logging.ERROR)
@@ -209,7 +248,7 @@ def _run_rank(recipe: Recipe, rank: int, meeting_point: Path, report: Connection
             with listening():
                 train(recipe, join(rank, size, rank, meeting_point), Notice())
         except (ValueError, OSError, CheckpointFailedError) as error:
-            report.send(str(error))
+            report.send((isinstance(error, ValueError), str(error)))
             sys.exit(1)
         except PreemptedError as error:
             report.send(str(error))

@@ -4,8 +4,11 @@ Numbers are of three kinds and say so: counted from shapes (parameters, bytes, o
 by a short probe on this machine's device (probe.py), and forecast from both. A forecast for several
 ranks takes each to be as fast as the one that was probed and talking to be free; what is not
 measured is listed at the end, never guessed.
+
+What training refuses before its first step is refused here, by the same checks. Nothing is written.
 """
 
+import tempfile
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,11 +18,17 @@ from corpus.recipe import Recipe
 from corpus.shards import PAIRED
 from corpus.snapshots import Snapshot, open_snapshot
 from corpus.training import Pretrain
-from pretrain.config import ModelShape, fit_preset, model_shape, plan_over
+from pretrain.batches import open_stream
+from pretrain.checkpoints import newest_checkpoint
+from pretrain.config import ModelShape, data_plan, fit_preset, model_shape, plan_over
 from pretrain.dataset import Shares
 from pretrain.flops import device_name, peak_flops, row_flops
+from pretrain.initial import fingerprint_start
 from pretrain.memory import activation_bytes, parameter_count, single_moments, state_bytes
+from pretrain.mixing import Order
 from pretrain.probe import Timing, pick, slots_of
+from pretrain.trackers import check_trackers
+from pretrain.train import checkpoint_root, run_directory
 from pretrain.world import World
 
 _HOUR, _DAY = 3600, 86_400
@@ -36,25 +45,64 @@ class Question:
 
 
 def describe_run(recipe: Recipe, question: Question) -> tuple[dict[str, Any], ModelShape]:
-    """Count what a recipe makes of its snapshot, or of its own numbers alone."""
-    config = recipe.pretrain
-    snapshot = _open(recipe) if question.with_store else None
-    has_pairs = config.next_sentence and recipe.pack.format in PAIRED
+    """Check a recipe as training does, and count what it makes of its snapshot.
+
+    Without the store it is counted from the recipe's own numbers alone.
+    """
+    if recipe.pretrain.run is not None:
+        run_directory(recipe)
+    check_trackers(recipe.pretrain.trackers)
+    snapshot, shape = _open(recipe, question)
     if snapshot:
-        shape = model_shape(config.preset, snapshot, has_pairs)
-    else:
-        shape = _shape_without_store(recipe, has_pairs)
+        _check_data(recipe, snapshot)
+        _check_start(recipe, snapshot, shape)
+    return _count_run(recipe, snapshot, shape), shape
+
+
+def _open(recipe: Recipe, question: Question) -> tuple[Snapshot | None, ModelShape]:
+    """Open the snapshot, if it is asked for, and give the model's shape."""
+    has_pairs = recipe.pretrain.next_sentence and recipe.pack.format in PAIRED
+    if not question.with_store:
+        return None, _shape_without_store(recipe, has_pairs)
+    try:
+        snapshot = open_snapshot(recipe.store, recipe.snapshot)
+    except ValueError as error:
+        raise ValueError(f"{error}: refresh the store first, or plan --without-store") from None
+    return snapshot, model_shape(recipe.pretrain.preset, snapshot, has_pairs)
+
+
+def _check_data(recipe: Recipe, snapshot: Snapshot) -> None:
+    config = recipe.pretrain
+    with tempfile.TemporaryDirectory() as empty:
+        if config.cache:  # to open it would make its directory
+            cache = config.cache.model_copy(update={"directory": empty})
+            config = config.model_copy(update={"cache": cache})
+        open_stream(recipe.store, snapshot, data_plan(config, snapshot), config).close()
+
+
+def _check_start(recipe: Recipe, snapshot: Snapshot, shape: ModelShape) -> None:
+    config = recipe.pretrain
+    if config.init_from is None:
+        return
+    newest = newest_checkpoint(checkpoint_root(recipe)) if config.run else None
+    # Training reads it no more once a checkpoint tells what the run began with.
+    if newest is None or newest[1].identity.start is None:
+        fingerprint_start(config.init_from, shape, snapshot.tokenizer)
+
+
+def _count_run(recipe: Recipe, snapshot: Snapshot | None, shape: ModelShape) -> dict[str, Any]:
+    config = recipe.pretrain
     # Which rows a step takes depends on the snapshot, how many it takes does not.
     sequences = plan_over(config, "").batch_of(config.max_steps).first
     document_tokens = _document_tokens(recipe, shape, snapshot)
     row = row_flops(shape, config.mask_prob * shape.sequence_length, document_tokens)
-    found = {
+    return {
         "model": {
             "preset": config.preset,
             **shape.model_dump(),
             "parameters": parameter_count(shape),
         },
-        "data": _describe_data(snapshot, sequences),
+        "data": _describe_data(config, snapshot, sequences),
         "run": {
             "steps": config.max_steps,
             "batch_sequences": config.batch_sequences,
@@ -70,14 +118,6 @@ def describe_run(recipe: Recipe, question: Question) -> tuple[dict[str, Any], Mo
         },
         "warnings": _warnings(config, snapshot),
     }
-    return found, shape
-
-
-def _open(recipe: Recipe) -> Snapshot:
-    try:
-        return open_snapshot(recipe.store, recipe.snapshot)
-    except ValueError as error:
-        raise ValueError(f"{error}: refresh the store first, or plan --without-store") from None
 
 
 def _shape_without_store(recipe: Recipe, has_pairs: bool) -> ModelShape:
@@ -105,7 +145,9 @@ def _count_rows(snapshot: Snapshot, split: str) -> int:
     return sum(entry.rows for entry in snapshot.shards if entry.split == split)
 
 
-def _describe_data(snapshot: Snapshot | None, sequences: int) -> dict[str, Any] | None:
+def _describe_data(
+    config: Pretrain, snapshot: Snapshot | None, sequences: int
+) -> dict[str, Any] | None:
     if snapshot is None:
         return None
     rows = _count_rows(snapshot, "train")
@@ -116,8 +158,18 @@ def _describe_data(snapshot: Snapshot | None, sequences: int) -> dict[str, Any] 
         "tokens": tokens,
         "fill": round(tokens / max(1, rows * snapshot.sequence_length), 4),
         "validation_rows": _count_rows(snapshot, "validation"),
-        "passes": round(sequences / max(1, rows), 2),
+        "passes": None if config.mixing else round(sequences / max(1, rows), 2),
+        "source_passes": _source_passes(config, snapshot, sequences) if config.mixing else None,
     }
+
+
+def _source_passes(config: Pretrain, snapshot: Snapshot, sequences: int) -> dict[str, float]:
+    """Count the passes over each source that is mixed in: its rows come as its weight says."""
+    entries = [entry for entry in snapshot.shards if entry.split == "train"]
+    order = Order(data_plan(config, snapshot), entries)
+    share = sequences / sum(order.weights)
+    parts = zip(order.names, order.weights, order.sources, strict=True)
+    return {str(name): round(share * weight / one.count, 2) for name, weight, one in parts}
 
 
 def _warnings(config: Pretrain, snapshot: Snapshot | None) -> list[str]:
@@ -127,8 +179,6 @@ def _warnings(config: Pretrain, snapshot: Snapshot | None) -> list[str]:
     if snapshot is None:
         return found
     rows = _count_rows(snapshot, "train")
-    if rows == 0:
-        raise ValueError(f"snapshot {snapshot.label} has no training sequences: deliver more")
     if rows < config.batch_sequences:
         found.append(
             f"a step takes {config.batch_sequences:,} sequences of {rows:,}: some stand "
@@ -184,7 +234,8 @@ def make_plan(
     recipe: Recipe, question: Question, timings: list[Timing] | None, world: World
 ) -> dict[str, Any]:
     """Put counts, measurements and forecasts together."""
-    found, shape = describe_run(recipe, question)
+    snapshot, shape = _open(recipe, question)
+    found = _count_run(recipe, snapshot, shape)
     config = recipe.pretrain
     timing = pick(timings) if timings else None
     rows = timing.rows if timing else config.microbatch_sequences
@@ -257,8 +308,15 @@ def _show_data(data: dict[str, Any] | None) -> str:
         return "not known without the store"
     return (
         f"snapshot {data['snapshot']}: {data['rows']:,} rows, {data['tokens']:,} tokens "
-        f"({data['fill']:.1%} full), {data['passes']:,} passes over them"
+        f"({data['fill']:.1%} full), {_show_passes(data)}"
     )
+
+
+def _show_passes(data: dict[str, Any]) -> str:
+    if data["source_passes"] is None:
+        return f"{data['passes']:,} passes over them"
+    each = (f"{name} {passes:,}" for name, passes in data["source_passes"].items())
+    return f"passes by source: {', '.join(each)}"
 
 
 def _show_documents(tokens: int | None) -> str:

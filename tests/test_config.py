@@ -185,8 +185,8 @@ def test_weights_become_whole_numbers(
     ("mixing", "message"),
     [
         ({"a": -1.0, "b": 1.0}, "mixing gives a the weight -1.0: 0 or more"),
-        ({"a": float("nan")}, "mixing gives a the weight nan"),
-        ({"a": float("inf")}, "mixing gives a the weight inf"),
+        ({"a": float("nan")}, "finite number"),
+        ({"a": float("inf")}, "finite number"),
         ({"a": 0.0}, "mixing has no weight above 0"),
         ({}, "mixing has no weight above 0"),
         ({"a": 0.1234567891234, "b": 1}, "parts in whole numbers: use fewer digits"),

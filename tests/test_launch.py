@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,11 @@ from pretrain_helpers import (
 from corpus.snapshots import withdraw
 from pretrain import launch
 from pretrain.__main__ import main
-from pretrain.launch import run_training
+from pretrain.launch import RankFailedError, run_training
+from pretrain.metrics import read_metrics
+from pretrain.preemption import PreemptedError
+from pretrain.train import RunInUseError
+from pretrain.writer import CheckpointFailedError
 
 
 def rank_processes(parent: int) -> list[psutil.Process]:
@@ -188,6 +193,60 @@ def test_a_mistake_that_a_rank_finds_is_one_line(store: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status", "said"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "told")],
+)
+def test_ranks_that_are_only_starting_end_with_one_line(
+    store: Path, tmp_path: Path, number: signal.Signals, status: int, said: str
+) -> None:
+    recipe = make_recipe(store, tmp_path / "run", processes=2, max_steps=100_000)
+    process = start_training(recipe, tmp_path / "recipe.yaml")
+    while len(rank_processes(process.pid)) < 2:
+        assert process.poll() is None, process.communicate()[1]
+    ranks = rank_processes(process.pid)
+    # A terminal tells all of them, who is told to end passes it on.
+    for one in (process, *(ranks if number == signal.SIGINT else ())):
+        one.send_signal(number)
+    message = process.communicate(timeout=300)[1]
+    assert process.returncode == status, message
+    assert message.splitlines()[-1].startswith(said)
+    assert "Traceback" not in message
+    assert psutil.wait_procs(ranks, timeout=60)[1] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_while_training_is_one_line(store: Path, tmp_path: Path, processes: int) -> None:
+    run = tmp_path / "run"
+    recipe = make_recipe(store, run, processes=processes, max_steps=100_000)
+    process = start_training(recipe, tmp_path / "recipe.yaml")
+    wait_for_steps(process, run, 2)
+    ranks = rank_processes(process.pid)
+    for one in (process, *ranks):
+        one.send_signal(signal.SIGINT)
+    message = process.communicate(timeout=300)[1]
+    assert process.returncode == 130, message
+    assert message.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in message
+    assert psutil.wait_procs(ranks, timeout=60)[1] == []
+
+
+def test_a_rank_that_was_being_started_hears_of_the_end_too(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = SpawnProcess.start
+
+    def start(process: SpawnProcess) -> None:
+        begin(process)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(SpawnProcess, "start", start)
+    with pytest.raises(PreemptedError, match="told to end while rank 0 was starting: no step is"):
+        launch._run_processes(make_recipe(store, tmp_path / "run"))
+
+
+@pytest.mark.slow
 def test_torchrun_trains_the_same(store: Path, tmp_path: Path) -> None:
     alone, two = tmp_path / "alone", tmp_path / "two"
     run_training(make_recipe(store, alone))
@@ -238,6 +297,54 @@ def test_the_deepspeed_launcher_trains_the_same_on_loopback(store: Path, tmp_pat
     assert listening
     assert listening <= {"127.0.0.1", "::1"}
     check_same_steps(two, alone)
+
+
+LAUNCHED = {
+    "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+}  # fmt: skip
+# A process joins once, so each environment has one of its own.
+LONE = """
+import sys
+from pretrain.__main__ import main
+assert main(["plan", sys.argv[1], "--ranks=1", "--seconds=1"]) == 0
+sys.exit(main(["train", sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize("names", [("MASTER_ADDR",), ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")])
+def test_the_address_of_a_master_alone_is_no_launcher(
+    store: Path, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    recipe = write_recipe(
+        make_recipe(store, tmp_path / "run", max_steps=2), tmp_path / "recipe.yaml"
+    )
+    given = LAUNCHED | {"MASTER_ADDR": "10.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, "-c", LONE, str(recipe)],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+        env=os.environ | {name: given[name] for name in names},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(read_metrics(str(tmp_path / "run"))) == 2
+
+
+@pytest.mark.parametrize("missing", [("LOCAL_RANK",), ("RANK",), ("MASTER_ADDR", "MASTER_PORT")])
+def test_what_a_launcher_did_not_say_is_named(
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    missing: tuple[str, ...],
+) -> None:
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
+    for name in missing:
+        monkeypatch.delenv(name)
+    recipe = str(write_recipe(make_recipe(store, tmp_path / "run"), tmp_path / "recipe.yaml"))
+    assert main(["train", recipe]) == 2
+    message = f"error: the environment has no {', '.join(missing)}, which a launcher gives"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(message)
 
 
 def test_ray_workers_are_a_number_or_a_range(store: Path, tmp_path: Path) -> None:
@@ -306,21 +413,39 @@ def test_files_that_are_in_the_way_are_named_in_one_line(
     file = tmp_path / "file"
     file.touch()
     cases = {
-        f"pretrain.run={file}": (2, f"pretrain.run is {file}, a file: give a directory"),
-        f"pretrain.run={file}/below": (1, f"Not a directory: '{file}/below"),
+        (f"pretrain.run={file}",): (2, f"pretrain.run is {file}, a file: give a directory"),
+        (f"pretrain.run={file}/below",): (1, f"Not a directory: '{file}/below"),
+        # A rank of several finds it, and says whether it is a mistake of the user's.
+        (f"pretrain.run={file}/below", "pretrain.processes=2"): (1, f"directory: '{file}/below"),
+        ("pretrain.init_from=none", "pretrain.processes=2"): (2, "which holds no model"),
     }
-    for override, (status, message) in cases.items():
-        assert main(["train", recipe, override]) == status
+    for overrides, (status, message) in cases.items():
+        assert main(["train", recipe, *overrides]) == status
         shown = capsys.readouterr().err.strip().splitlines()[-1]
         assert shown.startswith("error: ")
         assert message in shown
 
 
-def test_what_storage_says_to_a_rank_is_passed_on(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (
+            OSError(28, "No space left on device", "/scratch/run"),
+            RankFailedError("[Errno 28] No space left on device: '/scratch/run'"),
+        ),
+        (CheckpointFailedError("of step 2: full"), RankFailedError("of step 2: full")),
+        (RunInUseError("another process"), ValueError("another process")),
+    ],
+)
+def test_what_ends_a_rank_is_passed_on_with_its_kind(
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    shown: Exception,
 ) -> None:
     def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device", "/scratch/run")
+        raise error
 
     monkeypatch.setattr(launch, "join", fail)
     monkeypatch.setattr(launch, "_end_with_parent", lambda: None)
@@ -332,7 +457,8 @@ def test_what_storage_says_to_a_rank_is_passed_on(
     finally:
         signal.signal(signal.SIGINT, before)
     assert report.poll()
-    assert report.recv() == "[Errno 28] No space left on device: '/scratch/run'"
+    found = launch._failure(0, multiprocessing.Process(), report)
+    assert (type(found), str(found)) == (type(shown), str(shown))
 
 
 def test_the_command_line_shows_mistakes_in_one_line(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pretrain.metrics import Reporter, perplexity, rates, read_metrics
+from pretrain import metrics
+from pretrain.metrics import Reporter, perplexity, rates, read_metrics, write_metrics
 
 VALUES = {
     "loss": 5.5,
@@ -52,6 +53,25 @@ def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
     assert read_metrics(str(tmp_path)) == [{"step": 0}]
     Reporter(str(tmp_path), 1, 2, active=True).report(1, VALUES)
     assert [line["step"] for line in read_metrics(str(tmp_path))] == [0, 1]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "metrics.jsonl"
+    message = f"No space left on device: '{path}'"
+    reporter = Reporter(str(tmp_path), 0, 2, active=True)
+    path.unlink()
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=message):
+        reporter.report(0, VALUES)
+
+    def fill(*_: object) -> None:
+        with Path("/dev/full").open("wb", buffering=0) as stream:
+            stream.write(b"x")
+
+    monkeypatch.setattr(metrics, "write_bytes", fill)
+    with pytest.raises(OSError, match=message):
+        write_metrics(str(tmp_path), [])
 
 
 def test_other_ranks_report_nothing(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """`python -m pretrain plan`: the paper's presets, the arithmetic, and what it does not know."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +10,16 @@ import pytest
 import torch
 import yaml
 from corpus_helpers import RECIPES, REPOSITORY
+from fsspec.core import url_to_fs
 from pretrain_helpers import SHARDS, make_recipe, write_recipe, write_snapshot
 
-from corpus.recipe import load_recipe
+from corpus.recipe import Recipe, load_recipe
 from corpus.snapshots import open_snapshot
 from pretrain.__main__ import main
 from pretrain.config import model_shape
+from pretrain.export import export
 from pretrain.flops import row_flops
-from pretrain.launch import join
+from pretrain.launch import join, run_training
 from pretrain.plan import Question, _document_tokens, describe_run, forecast, make_plan, show_plan
 from pretrain.probe import Timing
 from pretrain.world import World
@@ -87,6 +91,19 @@ def test_a_snapshot_gives_rows_and_passes(store: Path) -> None:
     assert found["data"]["validation_rows"] == 17
     assert 0.5 < found["data"]["fill"] <= 1
     assert shape.vocab_size == 267
+
+
+def test_passes_are_told_by_source_where_sources_are_mixed(store: Path) -> None:
+    # 284 rows, one of three of them of books: 71 rows of books, 213 of the 26 of wiki.
+    recipe = make_recipe(
+        store, store / "run", max_steps=71, batch_sequences=4, mixing={"books": 1, "wiki": 3}
+    )
+    plan = make_plan(recipe, Question(ranks=(1,)), None, CPU)
+    assert plan["data"]["passes"] is None
+    assert plan["data"]["source_passes"] == {"books": 1.0, "wiki": 8.19}
+    assert "passes by source: books 1.0, wiki 8.19" in show_plan(plan)
+    one = make_recipe(store, store / "run", mixing={"books": 1, "wiki": 0})
+    assert describe_run(one, Question())[0]["data"]["source_passes"] == {"books": 0.51}
 
 
 def test_isolated_documents_are_fewer_operations(store: Path) -> None:
@@ -213,6 +230,85 @@ def test_mistakes_are_one_line(
     assert error.startswith("error: ")
     assert message in error
     assert "\n" not in error
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("pretrain.mixing={books: 1, wik: 1}", "pretrain.mixing names the sources"),
+        ("pretrain.mixing={books: 1, wiki: 1, more: 0}", "pretrain.mixing names the sources"),
+        ("pretrain.validation_snapshot=nope", "holds no complete snapshot nope"),
+        ("pretrain.validation_snapshot=short", "has (tokenizer, sequence length)"),
+        ("pretrain.init_from=/nonexistent", "which holds no model.safetensors"),
+        ("pretrain.run=FILE", "a file: give a directory, new or of a run"),
+        ("pretrain.trackers=[wandb]", "wandb, which is not installed"),
+        ("snapshot=empty", "has no training sequences"),
+    ],
+)
+def test_what_training_refuses_is_refused_in_its_words(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    override: str,
+    message: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    store, file = tmp_path / "store", tmp_path / "file"
+    write_snapshot(store, "one")
+    write_snapshot(store, "short", sequence_length=32)
+    write_snapshot(store, "empty", shards=SHARDS[3:])
+    file.touch()
+    path = str(write_recipe(make_recipe(store, tmp_path / "run"), tmp_path / "recipe.yaml"))
+    override = override.replace("FILE", str(file))
+    errors = []
+    for arguments in (["plan", path, override, "--without-probe"], ["train", path, override]):
+        assert main(arguments) == 2
+        errors.append(capsys.readouterr().err.splitlines()[-1])
+    assert errors[0] == errors[1]
+    assert message in errors[0]
+
+
+def test_without_the_store_this_machine_is_still_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    file = tmp_path / "file"
+    file.touch()
+    without = Question(with_store=False)
+    with pytest.raises(ValueError, match="a file: give a directory"):
+        describe_run(make_recipe(tmp_path / "no", file), without)
+    with pytest.raises(ValueError, match="not installed"):
+        describe_run(make_recipe(tmp_path / "no", tmp_path, trackers=["wandb"]), without)
+
+
+def test_a_cache_is_checked_but_not_made(tmp_path: Path, remote: str) -> None:
+    write_snapshot(tmp_path / "local")
+    fs, root = url_to_fs(remote)
+    fs.put(f"{tmp_path}/local/", root, recursive=True)
+    cache = tmp_path / "cache"
+
+    def recipe(max_bytes: int) -> Recipe:
+        settings = {"directory": str(cache), "max_bytes": max_bytes}
+        made = make_recipe(tmp_path, tmp_path / "run", cache=settings)
+        return made.model_copy(update={"store": remote})
+
+    describe_run(recipe(10**9), Question())
+    with pytest.raises(ValueError, match=r"pretrain\.cache\.max_bytes is 9,000, but"):
+        describe_run(recipe(9000), Question())
+    assert not cache.exists()
+
+
+def test_a_run_that_has_begun_does_not_ask_for_its_start(store: Path, tmp_path: Path) -> None:
+    model, run = tmp_path / "model", tmp_path / "run"
+    run_training(make_recipe(store, tmp_path / "first", max_steps=2))
+    export(str(tmp_path / "first"), str(model))
+    recipe = make_recipe(store, run, max_steps=2, init_from=str(model))
+    describe_run(recipe, Question())
+    run_training(recipe)
+    shutil.rmtree(model)
+    describe_run(recipe, Question())
+    with pytest.raises(ValueError, match=r"holds no model\.safetensors"):
+        describe_run(make_recipe(store, tmp_path / "new", init_from=str(model)), Question())
 
 
 def test_a_store_that_is_not_there_is_named(tmp_path: Path) -> None:

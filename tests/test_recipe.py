@@ -1,7 +1,8 @@
 """A recipe is checked strictly, and what is wrong is named with what was meant."""
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -146,6 +147,10 @@ def test_a_missing_key_of_a_source_is_the_only_complaint(path: Path) -> None:
         ("pretrain.warmup_steps=500001", "warmup_steps is 500001, more than max_steps 500000"),
         ("pretrain.zero_stage=0", "zero_stage 0 with bf16 would accumulate gradients in bf16"),
         ("pretrain.random_token_prob=0.91", r"leave_unmasked_prob \+ random_token_prob is above 1"),
+        ("pretrain.adam_betas=[0.9, 1.0]", r"pretrain\.adam_betas\.1: .* less than 1, found 1\.0"),
+        ("pretrain.adam_betas=[-0.1, 0.9]", r"pretrain\.adam_betas\.0: .* equal to 0, found -0\.1"),
+        ("pretrain.mixing={a: .inf}", r"pretrain\.mixing\.a: .* finite number, found inf"),
+        ("clean.thresholds={c4_words: .inf}", r"clean\.thresholds\.c4_words: .* finite number"),
         ("workers=0", "workers: .* 1, found 0"),
         ("store=''", "store: .* at least 1 character"),
         ("snapshot=../up", r"snapshot: .* pattern .* found '\.\./up'"),
@@ -158,6 +163,55 @@ def test_a_bad_value_is_refused_with_what_was_found(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         load(path, None, override)
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "inf", "1e999"])
+def test_every_number_is_finite(path: Path, value: str) -> None:
+    sections = ("clean", "dedup", "tokenizer", "pack", "pretrain")
+    keys = [
+        f"{section}.{name}"
+        for section in sections
+        for name, field in type(getattr(load(path), section)).model_fields.items()
+        if float in (field.annotation, *get_args(field.annotation))
+    ]
+    assert {"pretrain.learning_rate", "pretrain.max_gradient_norm", "dedup.threshold"} <= set(keys)
+    for key in keys:
+        with pytest.raises(ValueError, match=rf"{re.escape(key)}: "):
+            load(path, None, f"{key}={value}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("store", "PATH"),
+        ("sources", "[{name: books, paths: [/raw, PATH]}]"),
+        ("tokenizer.path", "PATH"),
+        ("clean.boilerplate", "PATH"),
+        ("clean.c4_bad_words", "[PATH]"),
+        ("clean.url_blocklists", "[PATH]"),
+        ("clean.decontaminate", "[PATH]"),
+        ("pretrain.run", "PATH"),
+        ("pretrain.checkpoint_root", "PATH"),
+        ("pretrain.init_from", "PATH"),
+        ("pretrain.cache", "{directory: PATH, max_bytes: 1}"),
+    ],
+)
+def test_paths_are_there_and_written_out(path: Path, key: str, value: str) -> None:
+    def give(written: str) -> Recipe:
+        return load(path, None, f"{key}={value.replace('PATH', written)}")
+
+    give("/home/~user/~")
+    with pytest.raises(ValueError, match=rf"{key}.*: .* at least 1 character, found ''"):
+        give("''")
+    for home in ("~/here", "~someone/here"):
+        message = rf"{key}.*: {home} begins with ~, .*: write it out, or use \$HOME on"
+        with pytest.raises(ValueError, match=message):
+            give(home)
+
+
+def test_a_record_of_a_path_with_a_tilde_stays_readable() -> None:
+    made_before = MINIMAL | {"sources": [{"name": "books", "paths": ["~/raw"]}]}
+    assert Recipe.model_validate(made_before).sources[0].paths == ("~/raw",)
 
 
 @pytest.mark.parametrize("text", ["2026", "2026_11", "12:30", "0x10", "3.5", "no"])

@@ -286,3 +286,19 @@ def test_worker_killed_in_every_stage(built: Built, tmp_path: Path) -> None:
     out, err = driver.communicate(timeout=900)
     assert driver.returncode == 0, err
     assert json.loads(out.splitlines()[-1]) == built.summary
+
+
+def test_ctrl_c_is_one_line_and_ends_what_was_started(built: Built, tmp_path: Path) -> None:
+    held = tmp_path / "held"
+    driver = start(
+        "pipeline", "refresh", str(built.recipe), f"store={tmp_path}/store",
+        extra=hold(held, halfway({"clean": 10})),
+    )  # fmt: skip
+    wait_for_held(driver, held, "clean")
+    helpers = psutil.Process(driver.pid).children(recursive=True)
+    driver.send_signal(signal.SIGINT)
+    err = driver.communicate(timeout=300)[1]
+    assert driver.returncode == 130, err
+    assert err.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in err
+    wait_until_dead(helpers)
