@@ -10,6 +10,7 @@ or writing something remote raises is an `OSError` here whatever library it come
 the path.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -235,6 +236,17 @@ def is_file_name(name: str) -> bool:
 
 
 @contextmanager
+def naming_full(path: str) -> Iterator[None]:
+    """Have the error of a full disk say which file was written: by itself it names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error.filename = error.filename or path
+        raise
+
+
+@contextmanager
 def writing(path: str) -> Iterator[BinaryIO]:
     """Give a stream whose content becomes `path` when the block ends well, and nothing else."""
     remote = is_remote(path)
@@ -243,7 +255,7 @@ def writing(path: str) -> Iterator[BinaryIO]:
     directory = None if remote else str(Path(path).parent)
     handle, temporary = tempfile.mkstemp(suffix=TEMPORARY_SUFFIX, dir=directory)
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with naming_full(path), os.fdopen(handle, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

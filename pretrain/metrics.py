@@ -15,8 +15,8 @@ since it was started. Only rank 0 reports.
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +33,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from corpus.files import write_bytes
+from corpus.files import naming_full, write_bytes
 from pretrain.trackers import Tracker
 
 logger = logging.getLogger(__name__)
@@ -56,9 +56,7 @@ def parse_metrics(data: bytes) -> list[dict[str, Any]]:
 
 def write_metrics(run: str, lines: Iterable[Mapping[str, Any]]) -> None:
     """Write the metrics of a run anew."""
-    path = Path(run) / METRICS
-    with _naming(path):
-        write_bytes(str(path), b"".join(map(_line, lines)))
+    write_bytes(str(Path(run) / METRICS), b"".join(map(_line, lines)))
 
 
 def perplexity(loss: float) -> float:
@@ -135,7 +133,7 @@ class Reporter:
         per_step = (now - self._start) / (step + 1 - self._first_step)
         seconds_left = per_step * (self._max_steps - step - 1)
         found = {**values, **rates(values, self._peak), "seconds_left": round(seconds_left, 1)}
-        with _naming(self._path), self._path.open("ab") as stream:
+        with naming_full(str(self._path)), self._path.open("ab") as stream:
             stream.write(_line({"step": step, **found}))
         for tracker in self._trackers:
             tracker.log(step, _numbers(found))
@@ -201,16 +199,6 @@ def _bar(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
     )
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Have an error say which file was written: that of a full disk names none."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
 
 
 def _line(values: Mapping[str, Any]) -> bytes:

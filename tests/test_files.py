@@ -1,5 +1,7 @@
 """Committing is whole or not at all, creating is exclusive, names stay below their root."""
 
+import errno
+import os
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -233,3 +235,12 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         exists("odd://a/b")
     with pytest.raises(ValueError, match=r"^nowhere://a cannot be opened: Protocol not known"):
         open_reader("nowhere://a")
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "a")
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"), writing(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError, match="^other$"), writing(path):
+        raise OSError("other")  # of what was read to be written here, say
+    assert not list(tmp_path.iterdir())
