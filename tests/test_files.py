@@ -241,6 +241,6 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
     path = str(tmp_path / "a")
     with pytest.raises(OSError, match=f"No space left on device: '{path}'"), writing(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with pytest.raises(OSError, match="^other$"), writing(path):
+    with pytest.raises(OSError, match=r"^other$"), writing(path):
         raise OSError("other")  # of what was read to be written here, say
     assert not list(tmp_path.iterdir())
