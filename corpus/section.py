@@ -5,7 +5,7 @@ it. An unknown key is refused with the nearest known one.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
@@ -124,8 +124,10 @@ def _explain(model: type[BaseModel], error: Mapping[str, Any]) -> str:
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         known = _known_keys(model, error["loc"][:-1])
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.0)
-        return f"unknown key {place}: did you mean {near[0]}?"
+        key = str(error["loc"][-1])
+        near = [path for path in _paths(model) if path.rpartition(".")[2] == key]
+        near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        return f"unknown key {place}: did you mean {' or '.join(near)}?"
     if error["type"] == "missing":
         return f"{place} is missing"
     message = f"{place}: {error['msg'].removeprefix('Value error, ')}".removeprefix(": ")
@@ -140,6 +142,14 @@ def _known_keys(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
         if part in model.model_fields:
             model = _section_of(model.model_fields[part].annotation) or model
     return sorted(model.model_fields)
+
+
+def _paths(model: type[BaseModel]) -> Iterator[str]:
+    """Give every key with the sections it stands in: `pretrain.cache.max_bytes`."""
+    for name, field in model.model_fields.items():
+        yield name
+        section = _section_of(field.annotation)
+        yield from (f"{name}.{path}" for path in _paths(section)) if section else ()
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - any type there is

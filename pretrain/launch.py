@@ -36,7 +36,7 @@ from corpus.recipe import Recipe
 from pretrain.meeting import listen, open_store, use_interface
 from pretrain.preemption import EXIT_STATUS, Notice, PreemptedError, listening
 from pretrain.quirks import import_deepspeed, leave_group
-from pretrain.train import is_complete, run_directory, train
+from pretrain.train import complete_steps, run_directory, train
 from pretrain.world import World
 from pretrain.writer import CheckpointFailedError
 
@@ -56,10 +56,10 @@ class RankFailedError(RuntimeError):
 
 def run_training(recipe: Recipe) -> None:
     """Train as the recipe says, on as many ranks as it says."""
-    if is_complete(recipe):
-        logger.info(
-            "%s is complete: %s steps", run_directory(recipe), f"{recipe.pretrain.max_steps:,}"
-        )
+    taken, wanted = complete_steps(recipe), recipe.pretrain.max_steps
+    if taken is not None:
+        more = "" if taken == wanted else f", and the recipe asks for {wanted:,}"
+        logger.info("%s is complete: it has %s steps%s", run_directory(recipe), f"{taken:,}", more)
     elif recipe.pretrain.ray_workers is not None:
         open_cluster().run_on_ray(recipe)
     elif place := _launched_place():

@@ -107,22 +107,22 @@ def checkpoint_root(recipe: Recipe) -> str:
     return root
 
 
-def is_complete(recipe: Recipe) -> bool:
-    """Tell whether the run has taken all its steps already; `ValueError` if it is another run.
+def complete_steps(recipe: Recipe) -> int | None:
+    """Return the steps of a run that has taken all already; `ValueError` if it is another run.
 
     What it was trained on is compared with the recipe as where a run goes on.
     """
     config, run = recipe.pretrain, run_directory(recipe)
     newest = newest_checkpoint(checkpoint_root(recipe))
     if newest is None or newest[1].step < config.max_steps:
-        return False
+        return None
     found = newest[1].identity
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
     left_out = {*listed_batches(run), *found.plan.skipped_batches}
     plan = data_plan(config, snapshot, tuple(sorted(left_out)))
     # The rows that were trained on say whether they are pairs; others are refused before.
     _identify(config, snapshot, plan, found.model.next_sentence, newest)
-    return True
+    return newest[1].step
 
 
 def train(recipe: Recipe, world: World, notice: Notice) -> None:

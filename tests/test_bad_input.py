@@ -28,6 +28,8 @@ def recipe_with(tmp_path: Path, **changes: object) -> str:
 def test_unknown_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = recipe_with(tmp_path, dedup={"treshold": 0.7})
     assert "unknown key dedup.treshold: did you mean threshold?" in refused(capsys, recipe)
+    recipe = recipe_with(tmp_path, max_steps=3)
+    assert "unknown key max_steps: did you mean pretrain.max_steps?" in refused(capsys, recipe)
 
 
 def test_unknown_key_of_the_other_half(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -363,8 +363,10 @@ def test_a_complete_run_is_left_alone(
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     caplog.set_level("INFO", logger="pretrain.launch")
     run_training(recipe)
-    assert "is complete: 2 steps" in caplog.text
+    assert "is complete: it has 2 steps" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == files
+    run_training(make_recipe(store, tmp_path / "run", max_steps=1, warmup_steps=0))
+    assert "is complete: it has 2 steps, and the recipe asks for 1" in caplog.text
 
 
 def test_a_complete_run_of_something_else_is_refused_as_if_it_went_on(tmp_path: Path) -> None:
