@@ -190,8 +190,8 @@ def test_the_recipe_is_named_by_its_absolute_path(
             "clean.url_blocklists is the relative path 'block.txt'",
         ),
         (
-            {"clean": {"decontaminate": ["~/eval.jsonl"]}},
-            "clean.decontaminate is the relative path '~/eval.jsonl'",
+            {"clean": {"decontaminate": ["eval/e.jsonl"]}},
+            "clean.decontaminate is the relative path 'eval/e.jsonl'",
         ),
         (
             {"clean": {"boilerplate": "lines.jsonl"}},
