@@ -123,9 +123,11 @@ def _add_viewers(commands: Any) -> None:  # noqa: ANN401 - argparse's own type i
 
 def _refresh(parsed: argparse.Namespace) -> int:
     from pipeline.drift import tell_drift
+    from pipeline.losses import tell_lost
     from pipeline.refresh import refresh, summarize
 
-    outcome = refresh(load_recipe(parsed.recipe, parsed.overrides))
+    recipe = load_recipe(parsed.recipe, parsed.overrides)
+    outcome = refresh(recipe)
     summary = summarize(outcome.snapshot)
     if outcome.tasks_run:
         print(f"{outcome.tasks_run} tasks in {outcome.elapsed_seconds:.1f} s")
@@ -134,6 +136,8 @@ def _refresh(parsed: argparse.Namespace) -> int:
     for line in _tell(summary):
         print(line)
     for line in tell_drift(outcome.snapshot.parts, outcome.snapshot.deliveries):
+        print(line)
+    for line in tell_lost(outcome.snapshot, outcome.snapshot.tree(recipe.store)):
         print(line)
     if parsed.json:
         print(json.dumps(summary))
