@@ -189,6 +189,8 @@ def _forget(parsed: argparse.Namespace) -> int:
     if parsed.purge:
         labels = purge(parsed.store)
         print(f"withdrawn: {', '.join(labels) or 'no snapshot, none held them'}")
+    if outcome.snapshot.label == parsed.label:
+        print(f"set `snapshot: {parsed.label}` in the recipe to train without them")
     return 0
 
 

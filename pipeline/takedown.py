@@ -217,7 +217,7 @@ def _take_out(job: Job, affected: Sequence[str], stages: Stages) -> Snapshot:
     )
     records = {"forget": filtered, "cascade": judged, "encode": encoded, "pack": packed}
     contents = _contents(job, counts, records)
-    noted = contents._replace(files=[*contents.files, _note_holdings(job)])
+    noted = contents._replace(files=[*contents.files, _note_holdings(job, counts)])
     # Nothing was searched or judged anew: the parent's recall and statistics hold on.
     stats = read_stats(snapshot_root(store, job.parent.label))
     return assemble(job, noted, ({_OBEYS: job.forgotten.fingerprint}, stats))
@@ -294,8 +294,11 @@ def _contents(
     return Contents(tokenizer, list(shards.values()), parts, list(files.values()))
 
 
-def _note_holdings(job: Job) -> FileEntry:
-    """Write what held the documents, by hash of their ids: a purge leaves no way to read it."""
+def _note_holdings(job: Job, counts: Mapping[str, Any]) -> FileEntry:
+    """Write what held the documents, by hash of their ids: a purge leaves no way to read it.
+
+    Beside it, for the same reason, how many went and what came of others.
+    """
     store, label = job.recipe.store, job.recipe.snapshot
     listed = read_takedown(store, label)
     sequences = [
@@ -304,6 +307,7 @@ def _note_holdings(job: Job) -> FileEntry:
     ]
     manifests = [read_manifest(store, each) for each in list_snapshots(store)]
     traces = list(out_of_reach(store, [each for each in manifests if each is not None], listed))
-    data = {"sequences": sequences, "out_of_reach": traces}
+    documents = counts.get("documents")  # not counted by a cascade of an older version
+    data = {"documents": documents, "sequences": sequences, "out_of_reach": traces}
     write_bytes(job.tree.own(HELD), orjson.dumps(data, option=orjson.OPT_INDENT_2))
     return FileEntry(**describe_file(job.tree.root, HELD), home=label)
