@@ -83,7 +83,10 @@ def refresh(recipe: Recipe) -> Outcome:
         point_head_at(recipe.store, complete)
         return Outcome(complete, 0, time.perf_counter() - start, {})
     parent = _newest(recipe.store)
-    if parent is not None and not _new_inputs(recipe, parent, inputs):
+    new = _new_inputs(recipe, parent, inputs)
+    if len(new) < len(inputs):
+        logger.info("%d inputs were delivered before: not read again", len(inputs) - len(new))
+    if parent is not None and not new:
         logger.info("%s brings no new input: no snapshot is made", recipe.snapshot)
         return Outcome(parent, 0, time.perf_counter() - start, {})
     with holding(recipe.store, f"refresh of {recipe.snapshot}") as lease:
@@ -199,10 +202,7 @@ def _new_inputs(
     if recipe.snapshot in list_takedowns(recipe.store):
         raise ValueError(f"{recipe.snapshot} is the label of a take-down: give another label")
     known = {each.identity for each in parent.inputs}
-    new = tuple(each for each in inputs if each.identity not in known)
-    if len(new) < len(inputs):
-        logger.info("%d inputs were delivered before: not read again", len(inputs) - len(new))
-    return new
+    return tuple(each for each in inputs if each.identity not in known)
 
 
 def _lineage(recipe: Recipe) -> dict[str, Any]:

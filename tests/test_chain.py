@@ -233,10 +233,14 @@ def test_a_label_with_nothing_new_makes_no_snapshot(
     assert newest_label(chain.store) == "s1"
 
 
-def test_an_input_delivered_twice_is_read_once(chain: Chain) -> None:
+def test_an_input_delivered_twice_is_read_once(
+    chain: Chain, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     chain.deliver(FIRST)
     both = Delivery("s2", FIRST.files | SECOND.files)
     second = chain.deliver(both)
+    assert caplog.text.count("1 inputs were delivered before: not read again") == 1
     assert [each.name for each in second.inputs if each.snapshot == "s2"] == [
         "two.jsonl",
         "b.jsonl",
