@@ -152,7 +152,13 @@ def read_ids(path: str) -> list[str]:
         lines = read_bytes(path).decode("utf-8-sig").splitlines()
         return [line.strip() for line in lines if line.strip()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from None
+        raise ValueError(f"--ids {path} is not UTF-8: {error}") from None
+    except FileNotFoundError:
+        raise ValueError(f"--ids {path}: no such file") from None
+    except IsADirectoryError:
+        raise ValueError(f"--ids {path} is a directory, expected a file of ids") from None
+    except OSError as error:
+        raise ValueError(f"--ids {path} cannot be read: {error.strerror or error}") from error
 
 
 def tell(store: str, label: str, request: Request, outcome: Outcome) -> Iterator[str]:
