@@ -17,7 +17,7 @@ from typing import Any
 from corpus.arguments import parse
 from corpus.files import absolute
 from corpus.recipe import Recipe, load_recipe
-from corpus.snapshots import Tree, open_snapshot
+from corpus.snapshots import open_snapshot
 from pipeline.outcome import Outcome
 
 # Tasks run side by side; within one, libraries shall not start threads of their own.
@@ -131,27 +131,30 @@ def _refresh(parsed: argparse.Namespace) -> int:
 
     recipe = load_recipe(parsed.recipe, parsed.overrides)
     outcome = refresh(recipe)
-    tree = outcome.snapshot.tree(absolute(recipe.store))
+    store = absolute(recipe.store)
     summary = summarize(outcome.snapshot)
     # Standard output holds nothing but the object, so that it can be piped.
     out = sys.stderr if parsed.json else sys.stdout
-    for line in _tell_refresh(outcome, tree, summary):
+    for line in _tell_refresh(store, outcome, summary):
         print(line, file=out)
-    print(json.dumps(summary) if parsed.json else f"report: {tree.own(REPORT)}")
+    report = outcome.snapshot.tree(store).own(REPORT)
+    print(json.dumps(summary) if parsed.json else f"report: {report}")
     return 0
 
 
-def _tell_refresh(outcome: Outcome, tree: Tree, summary: Mapping[str, Any]) -> Iterator[str]:
+def _tell_refresh(store: str, outcome: Outcome, summary: Mapping[str, Any]) -> Iterator[str]:
     """Give what a refresh did, what the snapshot holds and what is odd about it."""
     from pipeline.drift import tell_drift
     from pipeline.losses import tell_lost
+    from pipeline.takedown import tell_taken_since
 
     snapshot = outcome.snapshot
     tasks = f"{outcome.tasks_run} tasks in {outcome.elapsed_seconds:.1f} s"
     yield tasks if outcome.tasks_run else "nothing to do"
     yield from _tell(summary)
     yield from tell_drift(snapshot.parts, snapshot.deliveries)
-    yield from tell_lost(snapshot, tree)
+    yield from tell_lost(snapshot, snapshot.tree(store))
+    yield from tell_taken_since(store, snapshot)
 
 
 def _tell(summary: Mapping[str, Any]) -> Iterator[str]:

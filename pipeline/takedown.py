@@ -142,6 +142,23 @@ def point_head_at(store: str, complete: Snapshot) -> None:
         write_head(store, complete.label)
 
 
+def tell_taken_since(store: str, snapshot: Snapshot) -> Iterator[str]:
+    """Say of an older snapshot that documents of it were taken down since, as lines of text.
+
+    Take-downs keep the names of parts, so their counts of drops tell.
+    """
+    if newest_label(store) == snapshot.label:
+        return
+    newest = open_snapshot(store)
+    before = {part.name: part.dropped.get("forgotten", 0) for part in snapshot.parts}
+    after = {part.name: part.dropped.get("forgotten", 0) for part in newest.parts}
+    if any(after.get(name, 0) > count for name, count in before.items()):
+        yield (
+            f"snapshot {snapshot.label} holds documents that were taken down since: {newest.label} "
+            f"is without them; set `snapshot: {newest.label}` in the recipe to train on it"
+        )
+
+
 def obeying(snapshot: Snapshot, forgotten: Forgotten) -> Snapshot:
     """Note in a manifest the list that none of its documents is on."""
     if forgotten.is_empty:

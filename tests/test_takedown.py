@@ -371,6 +371,30 @@ def rows_of(held: dict[str, Any]) -> range:
     return range(held["first_row"], held["last_row"] + 1)
 
 
+def test_a_refresh_of_an_older_label_says_what_is_without_the_documents(
+    chain: Chain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of those snapshots alone that hold one of them, and of no newer one."""
+
+    def told(label: str) -> list[str]:
+        path = chain.directory / "recipe.yaml"
+        path.write_text(json.dumps(open_snapshot(chain.store, label).recipe))
+        assert main(["refresh", str(path)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        return [line for line in lines if "taken down since" in line]
+
+    assert told("s2") == []
+    chain.take_down("t", Request(ids=("a/c",)))
+    assert (told("s1"), told("s2"), told("t")) == ([], [], [])
+    expected = (
+        "snapshot s3 holds documents that were taken down since: {0} is without them; "
+        "set `snapshot: {0}` in the recipe to train on it"
+    )
+    assert told("s3") == [expected.format("t")]
+    chain.deliver(delivery("s4", record("new", "and this is new")))
+    assert (told("s4"), told("s3")) == ([], [expected.format("s4")])
+
+
 def test_purge_leaves_no_text_on_disk(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["forget", chain.store, "--label", "t", "--id", "a/a", "--purge"]
     half_done = Path(snapshot_root(chain.store, "killed"), "clean", "x.parquet")
