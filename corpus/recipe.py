@@ -281,4 +281,9 @@ class Recipe(Section):
 
 def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML recipe, apply `section.key=value` overrides and check all of it."""
-    return load_section(Recipe, path, overrides)
+    try:
+        return load_section(Recipe, path, overrides)
+    except IsADirectoryError:
+        raise ValueError(f"recipe {path} is a directory, expected a YAML file") from None
+    except OSError as error:
+        raise ValueError(f"recipe {path} cannot be read: {error.strerror or error}") from error

@@ -16,8 +16,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from corpus.arguments import parse
+from corpus.files import absolute
 from corpus.recipe import Recipe, load_recipe
 from corpus.snapshots import open_snapshot
+from pipeline.outcome import Outcome
 
 # Tasks run side by side; within one, libraries shall not start threads of their own.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -62,7 +64,9 @@ def _add_makers(commands: Any) -> None:  # noqa: ANN401 - argparse's own type is
     command = commands.add_parser("refresh", help="build the snapshot that a recipe describes")
     command.add_argument("recipe", help="YAML file")
     command.add_argument("overrides", nargs="*", metavar="section.key=value")
-    command.add_argument("--json", action="store_true", help="end with one JSON object")
+    command.add_argument(
+        "--json", action="store_true", help="print one JSON object; the rest to stderr"
+    )
     command.set_defaults(run=_refresh)
     command = commands.add_parser("rebuild", help="make the newest snapshot anew, in one batch")
     command.add_argument("store")
@@ -128,22 +132,35 @@ def _add_viewers(commands: Any) -> None:  # noqa: ANN401 - argparse's own type i
 
 
 def _refresh(parsed: argparse.Namespace) -> int:
-    from pipeline.drift import tell_drift
     from pipeline.refresh import refresh, summarize
+    from pipeline.report import REPORT
 
-    outcome = refresh(load_recipe(parsed.recipe, parsed.overrides))
+    recipe = load_recipe(parsed.recipe, parsed.overrides)
+    outcome = refresh(recipe)
+    store = absolute(recipe.store)
     summary = summarize(outcome.snapshot)
-    if outcome.tasks_run:
-        print(f"{outcome.tasks_run} tasks in {outcome.elapsed_seconds:.1f} s")
-    else:
-        print("nothing to do")
-    for line in _tell(summary):
-        print(line)
-    for line in tell_drift(outcome.snapshot.parts, outcome.snapshot.deliveries):
-        print(line)
-    if parsed.json:
-        print(json.dumps(summary))
+    # Standard output holds nothing but the object, so that it can be piped.
+    out = sys.stderr if parsed.json else sys.stdout
+    for line in _tell_refresh(store, outcome, summary):
+        print(line, file=out)
+    report = outcome.snapshot.tree(store).own(REPORT)
+    print(json.dumps(summary) if parsed.json else f"report: {report}")
     return 0
+
+
+def _tell_refresh(store: str, outcome: Outcome, summary: Mapping[str, Any]) -> Iterator[str]:
+    """Give what a refresh did, what the snapshot holds and what is odd about it."""
+    from pipeline.drift import tell_drift
+    from pipeline.losses import tell_lost
+    from pipeline.takedown import tell_taken_since
+
+    snapshot = outcome.snapshot
+    tasks = f"{outcome.tasks_run} tasks in {outcome.elapsed_seconds:.1f} s"
+    yield tasks if outcome.tasks_run else "nothing to do"
+    yield from _tell(summary)
+    yield from tell_drift(snapshot.parts, snapshot.deliveries)
+    yield from tell_lost(snapshot, snapshot.tree(store))
+    yield from tell_taken_since(store, snapshot)
 
 
 def _tell(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -181,6 +198,8 @@ def _forget(parsed: argparse.Namespace) -> int:
     if parsed.purge:
         labels = purge(parsed.store)
         print(f"withdrawn: {', '.join(labels) or 'no snapshot, none held them'}")
+    if outcome.snapshot.label == parsed.label:
+        print(f"set `snapshot: {parsed.label}` in the recipe to train without them")
     return 0
 
 

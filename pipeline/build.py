@@ -43,6 +43,7 @@ from pipeline import canaries, clean, encode, pack, vocabulary
 from pipeline.index import Corpus
 from pipeline.intake import Intake, parts_by_source, plan_cleaning
 from pipeline.jobs import Record, Stages, Task, describe_file, sweep
+from pipeline.losses import describe
 from pipeline.plans import plan_shards
 from pipeline.preference import complaints
 from pipeline.resolve import deduplicate
@@ -89,13 +90,13 @@ def build(job: Job, stages: Stages) -> Snapshot:
     lineage = clean.Lineage(recipe.store, recipe.clean, recipe.dedup, job.forgotten)
     plan = plan_cleaning(job.inputs, lineage, stages)
     cleaned = stages.run("clean", [each.task for each in plan])
+    _check_any_kept(job, cleaned)
     _warn_of_preferences(recipe, _parts(cleaned))
     corpus = _corpus(job, plan, cleaned)
     recall = _recall(job, stages)
     canaries.check(canaries.from_json(recall))
     identity = _identity(job, corpus)
     resolved = deduplicate(job.recipe.dedup, corpus, identity, stages)
-    _check_any_kept(job, cleaned, resolved)
     made = _tokenizer(job, corpus, stages)
     encoded = stages.run(
         "encode",
@@ -154,22 +155,17 @@ def _identity(job: Job, corpus: Corpus) -> str:
     return hashlib.sha256(known).hexdigest()[:16]
 
 
-def _check_any_kept(job: Job, cleaned: Records, resolved: Records) -> None:
+def _check_any_kept(job: Job, cleaned: Records) -> None:
+    """Refuse a first delivery of which nothing passed; of what passed, something is kept."""
+    parts = _parts(cleaned)
     begins = job.parent is None and job.shards is None
-    if begins and not sum(part["documents"] for part in _parts(cleaned)):
-        raise ValueError(f"no document was kept; dropped: {_count_drops(cleaned, resolved)}")
+    if begins and not any(part["documents"] for part in parts):
+        dropped = {part["name"]: part["dropped"] for part in parts}
+        raise ValueError(f"no document was kept: {describe(job.tree, dropped)}")
 
 
 def _parts(records: Records) -> list[dict[str, Any]]:
     return [part for record in records.values() for part in record.counts["parts"]]
-
-
-def _count_drops(*stages: Records) -> dict[str, int]:
-    counted: Counter[str] = Counter()
-    for records in stages:
-        for part in _parts(records):
-            counted.update(part["dropped"])
-    return dict(sorted(counted.items()))
 
 
 class _Made(NamedTuple):

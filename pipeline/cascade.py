@@ -11,7 +11,7 @@ the numbers of `witnesses`, 24 bytes a duplicate of the corpus; parts are writte
 """
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -208,13 +208,15 @@ class Cascade:
 class _State:
     """What a part looks like while verdicts change; rows count without the removed ones.
 
-    `moved` are the ids of documents that were kept and go, or were dropped and stay.
+    `moved` are the ids of documents that were kept and go, or were dropped and stay; `counted` are
+    the documents taken out, by whether they were kept, and those that followed.
     """
 
     part: Part
     duplicates: dict[int, dict[str, Any]]
     moved: set[str] = field(default_factory=set)
     changed: bool = False
+    counted: Counter[str] = field(default_factory=Counter)
 
 
 def judge_again(
@@ -278,7 +280,8 @@ def _read_state(tree: Tree, part: Part, gone: pa.Table | None) -> _State:
     duplicates = {row: old | {"row": row} for row, old in zip(after, stay, strict=True)}
     dropped_before = {row["row"] for row in rows}
     left = {row["id"] for row in gone.to_pylist() if row["row"] not in dropped_before}
-    return _State(part, duplicates, left, changed=True)
+    counted = Counter(kept=len(left), dropped=len(taken) - len(left))
+    return _State(part, duplicates, left, changed=True, counted=counted)
 
 
 def _apply(state: _State, node: Node, verdict: Verdict | None) -> None:
@@ -290,6 +293,7 @@ def _apply(state: _State, node: Node, verdict: Verdict | None) -> None:
         state.changed = True
     if (before is None) != (verdict is None):
         state.moved.add(node.id)
+        state.counted["came_back" if verdict is None else "evicted"] += 1
 
 
 def _write_states(
@@ -301,7 +305,9 @@ def _write_states(
     plans = {place: cut_split(place, n, recipe.pack) for place, n in shards.items()}
     paths: list[str] = []
     parts, again, touched = [], [], set()
+    counted = Counter[str]()
     for state in states:
+        counted.update(state.counted)
         name = state.part.name
         ordered = [row for _, row in sorted(state.duplicates.items())]
         table = pa.Table.from_pylist(ordered, schema=DUPLICATE_SCHEMA)
@@ -317,9 +323,9 @@ def _write_states(
         if state.moved:
             again.append(name)
             touched |= {_shard_of(state.part, identity, plans) for identity in state.moved}
-    return Output(
-        tuple(paths), {"parts": parts, "encode": again, "shards": sorted(map(list, touched))}
-    )
+    shards_touched = sorted(map(list, touched))
+    counts = {"parts": parts, "encode": again, "shards": shards_touched, "documents": counted}
+    return Output(tuple(paths), counts)
 
 
 def _shard_of(

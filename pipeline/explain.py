@@ -127,7 +127,7 @@ def _explain_drop(
     store: Store, drop: dict[str, Any], documents: list[dict[str, Any]]
 ) -> Iterator[str]:
     yield _title(drop)
-    yield f"  dropped in {drop['stage']} by {drop['rule']}" + _compared(drop)
+    yield f"  dropped in {drop['stage']} by {drop['rule']}" + compared(drop)
     if drop["detail"]:
         yield f"  {drop['detail']}"
     if drop["witness_id"] is None:
@@ -150,7 +150,8 @@ def _title(row: Mapping[str, Any]) -> str:
     return f"{row['id']} ({row['snapshot']}: {row['file']}, record {row['position']})"
 
 
-def _compared(drop: dict[str, Any]) -> str:
+def compared(drop: Mapping[str, Any]) -> str:
+    """Say which value a rule compared with which threshold, where it did."""
     if drop["value"] is None:
         return ""
     limit = "" if drop["threshold"] is None else f", threshold {drop['threshold']:g}"

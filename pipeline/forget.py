@@ -12,7 +12,8 @@ are out of reach: they are listed by path.
 import logging
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 # What a URL prefix has to begin with, or `h` and `https:` would take out nearly all that has a URL.
 # URLs that are written without a scheme are told by a dot before the first slash.
 _HOST = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#]|[^\s/?#:]+\.[^\s/?#:]+/", re.IGNORECASE)
-# Ids or prefixes that are told by name; the others are counted. Guess.
+# Ids, prefixes or rows that are told one by one; the others are counted. Guess.
 _MAX_NAMED = 10
 
 
@@ -151,7 +152,13 @@ def read_ids(path: str) -> list[str]:
         lines = read_bytes(path).decode("utf-8-sig").splitlines()
         return [line.strip() for line in lines if line.strip()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from None
+        raise ValueError(f"--ids {path} is not UTF-8: {error}") from None
+    except FileNotFoundError:
+        raise ValueError(f"--ids {path}: no such file") from None
+    except IsADirectoryError:
+        raise ValueError(f"--ids {path} is a directory, expected a file of ids") from None
+    except OSError as error:
+        raise ValueError(f"--ids {path} cannot be read: {error.strerror or error}") from error
 
 
 def tell(store: str, label: str, request: Request, outcome: Outcome) -> Iterator[str]:
@@ -166,17 +173,51 @@ def _tell_taken(store: str, label: str, request: Request, outcome: Outcome) -> I
     known = {hash_id(identity): identity for identity in request.ids}
     if snapshot.label != label:
         yield f"{snapshot.label} holds none of them; they stay out from now on"
-        for found in find_holdings(store, read_takedown(store, label)):
-            yield _tell_holding(found._asdict() | {"document": hash_id(found.document)}, known)
+        found = find_holdings(store, read_takedown(store, label))
+        hashed = [each._asdict() | {"document": hash_id(each.document)} for each in found]
+        lists = f"the {HELD} of the take-downs that took them out"
+        yield from _tell_holdings(hashed, known, lists)
         labels = labels_that_hold(store, read_forgotten(store))
         if labels:
             yield f"text on the list is still in {', '.join(labels)}: `--purge` deletes it there"
         return
     yield f"{outcome.tasks_run} tasks in {outcome.elapsed_seconds:.1f} s"
     yield f"{label} {snapshot.fingerprint} is without them"
-    held = orjson.loads(read_bytes(snapshot.tree(store).own(HELD)))
-    yield from (_tell_holding(each, known) for each in held["sequences"])
+    path = snapshot.tree(store).own(HELD)
+    held = orjson.loads(read_bytes(path))
+    if held.get("documents") is not None:  # an older version did not count them
+        yield _tell_documents(Counter(held["documents"]), snapshot.counts.documents_kept)
+    yield from _tell_holdings(held["sequences"], known, path)
     yield from (f"out of reach: {each}" for each in held["out_of_reach"])
+
+
+def _tell_documents(counted: Mapping[str, int], kept: int) -> str:
+    """Say how many documents went, what became of others for it, and how many are left."""
+    return (
+        f"documents: {counted['kept']:,} kept ones and {counted['dropped']:,} dropped duplicates "
+        f"are gone, {counted['came_back']:,} came back, {counted['evicted']:,} went as duplicates "
+        f"of those; {kept:,} are kept now"
+    )
+
+
+def _tell_holdings(
+    held: Sequence[Mapping[str, Any]], known: Mapping[str, str], lists: str
+) -> Iterator[str]:
+    """Count the rows that held the documents; give the first, those of named documents before."""
+    if not held:
+        return
+    rows = {
+        (each["shard"], row)
+        for each in held
+        for row in range(each["first_row"], each["last_row"] + 1)
+    }
+    shards = {each["shard"] for each in held}
+    snapshots = sorted({label for each in held for label in each["snapshots"]})
+    yield f"held by {len(rows):,} rows of {len(shards):,} shards, in {', '.join(snapshots)}"
+    ordered = sorted(held, key=lambda each: each["document"] not in known)
+    yield from (_tell_holding(each, known) for each in ordered[:_MAX_NAMED])
+    more = f"{len(held) - _MAX_NAMED:,} more; " if len(held) > _MAX_NAMED else ""
+    yield f"{more}all are listed in {lists}"
 
 
 def _tell_holding(held: Mapping[str, Any], known: Mapping[str, str]) -> str:

@@ -9,7 +9,8 @@ store of its own, each document keeping its delivery: the independent check of e
 import logging
 import time
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any
 
@@ -17,7 +18,15 @@ import orjson
 
 from corpus import documents as documents_module
 from corpus import readers as readers_module
-from corpus.files import absolute, check_absolute_in_job, create, exists, join, read_bytes
+from corpus.files import (
+    absolute,
+    check_absolute_in_job,
+    create,
+    exists,
+    join,
+    read_bytes,
+    size_bytes,
+)
 from corpus.forgotten import forgotten_path, list_takedowns, read_forgotten
 from corpus.lease import Lease, holding
 from corpus.recipe import Recipe
@@ -67,6 +76,9 @@ _LINEAGE = "lineage.json"
 # What text, labels and verdicts depend on beside our own code.
 _LIBRARIES = ("ftfy", "pycld2", "resiliparse")
 
+# Raw files that are told by name; the others are counted. Guess.
+_MAX_NAMED = 10
+
 
 def refresh(recipe: Recipe) -> Outcome:
     """Bring the store to the recipe's snapshot; do nothing where there is nothing to do."""
@@ -83,7 +95,10 @@ def refresh(recipe: Recipe) -> Outcome:
         point_head_at(recipe.store, complete)
         return Outcome(complete, 0, time.perf_counter() - start, {})
     parent = _newest(recipe.store)
-    if parent is not None and not _new_inputs(recipe, parent, inputs):
+    new = _new_inputs(recipe, parent, inputs)
+    if len(new) < len(inputs):
+        logger.info("%d inputs were delivered before: not read again", len(inputs) - len(new))
+    if parent is not None and not new:
         logger.info("%s brings no new input: no snapshot is made", recipe.snapshot)
         return Outcome(parent, 0, time.perf_counter() - start, {})
     with holding(recipe.store, f"refresh of {recipe.snapshot}") as lease:
@@ -115,9 +130,11 @@ def rebuild(store: str, into: str, workers: int | None = None) -> Outcome:
     if recipe.store == with_absolute_store(recipe.model_copy(update={"store": store})).store:
         raise ValueError(f"{into} is the store itself: rebuild into an empty one")
     job = _rebuilding(store, original, recipe)
+    complete = find_snapshot(recipe.store, recipe.snapshot)
+    if complete is None:
+        _check_raw_files(store, job.inputs)
     _begin(recipe.store, _lineage_now(store))
     copy_lists(store, recipe.store, recipe.clean)
-    complete = find_snapshot(recipe.store, recipe.snapshot)
     if complete is not None:
         point_head_at(recipe.store, complete)
         return Outcome(complete, 0, 0.0, {})
@@ -143,6 +160,28 @@ def _rebuilding(store: str, original: Snapshot, recipe: Recipe) -> Job:
         return job
     path = tokenizer_root(store, original.tokenizer)
     return job._replace(shards=count_shards(original), tokenizer_path=path)
+
+
+def _check_raw_files(store: str, inputs: Sequence[Input]) -> None:
+    """Name all raw files that are gone or of another size before hours of work need the first."""
+    with ThreadPoolExecutor() as pool:
+        odd = [each for each in pool.map(_oddness, inputs) if each]
+    if odd:
+        more = f" and {len(odd) - _MAX_NAMED:,} more" if len(odd) > _MAX_NAMED else ""
+        raise ValueError(
+            f"{len(odd):,} of the {len(inputs):,} raw files of {store} are not as they were "
+            f"delivered: {'; '.join(odd[:_MAX_NAMED])}{more}: a rebuild reads them all, put them "
+            "back"
+        )
+
+
+def _oddness(given: Input) -> str | None:
+    if not exists(given.path):
+        return f"{given.path} is gone"
+    size = size_bytes(given.path)
+    if size != given.size_bytes:
+        return f"{given.path} holds {size:,} bytes, it held {given.size_bytes:,}"
+    return None
 
 
 def _lineage_now(store: str) -> dict[str, Any]:
@@ -199,10 +238,7 @@ def _new_inputs(
     if recipe.snapshot in list_takedowns(recipe.store):
         raise ValueError(f"{recipe.snapshot} is the label of a take-down: give another label")
     known = {each.identity for each in parent.inputs}
-    new = tuple(each for each in inputs if each.identity not in known)
-    if len(new) < len(inputs):
-        logger.info("%d inputs were delivered before: not read again", len(inputs) - len(new))
-    return new
+    return tuple(each for each in inputs if each.identity not in known)
 
 
 def _lineage(recipe: Recipe) -> dict[str, Any]:

@@ -142,6 +142,23 @@ def point_head_at(store: str, complete: Snapshot) -> None:
         write_head(store, complete.label)
 
 
+def tell_taken_since(store: str, snapshot: Snapshot) -> Iterator[str]:
+    """Say of an older snapshot that documents of it were taken down since, as lines of text.
+
+    Take-downs keep the names of parts, so their counts of drops tell.
+    """
+    if newest_label(store) == snapshot.label:
+        return
+    newest = open_snapshot(store)
+    before = {part.name: part.dropped.get("forgotten", 0) for part in snapshot.parts}
+    after = {part.name: part.dropped.get("forgotten", 0) for part in newest.parts}
+    if any(after.get(name, 0) > count for name, count in before.items()):
+        yield (
+            f"snapshot {snapshot.label} holds documents that were taken down since: {newest.label} "
+            f"is without them; set `snapshot: {newest.label}` in the recipe to train on it"
+        )
+
+
 def obeying(snapshot: Snapshot, forgotten: Forgotten) -> Snapshot:
     """Note in a manifest the list that none of its documents is on."""
     if forgotten.is_empty:
@@ -217,7 +234,7 @@ def _take_out(job: Job, affected: Sequence[str], stages: Stages) -> Snapshot:
     )
     records = {"forget": filtered, "cascade": judged, "encode": encoded, "pack": packed}
     contents = _contents(job, counts, records)
-    noted = contents._replace(files=[*contents.files, _note_holdings(job)])
+    noted = contents._replace(files=[*contents.files, _note_holdings(job, counts)])
     # Nothing was searched or judged anew: the parent's recall and statistics hold on.
     stats = read_stats(snapshot_root(store, job.parent.label))
     return assemble(job, noted, ({_OBEYS: job.forgotten.fingerprint}, stats))
@@ -294,8 +311,11 @@ def _contents(
     return Contents(tokenizer, list(shards.values()), parts, list(files.values()))
 
 
-def _note_holdings(job: Job) -> FileEntry:
-    """Write what held the documents, by hash of their ids: a purge leaves no way to read it."""
+def _note_holdings(job: Job, counts: Mapping[str, Any]) -> FileEntry:
+    """Write what held the documents, by hash of their ids: a purge leaves no way to read it.
+
+    Beside it, for the same reason, how many went and what came of others.
+    """
     store, label = job.recipe.store, job.recipe.snapshot
     listed = read_takedown(store, label)
     sequences = [
@@ -304,6 +324,7 @@ def _note_holdings(job: Job) -> FileEntry:
     ]
     manifests = [read_manifest(store, each) for each in list_snapshots(store)]
     traces = list(out_of_reach(store, [each for each in manifests if each is not None], listed))
-    data = {"sequences": sequences, "out_of_reach": traces}
+    documents = counts.get("documents")  # not counted by a cascade of an older version
+    data = {"documents": documents, "sequences": sequences, "out_of_reach": traces}
     write_bytes(job.tree.own(HELD), orjson.dumps(data, option=orjson.OPT_INDENT_2))
     return FileEntry(**describe_file(job.tree.root, HELD), home=label)

@@ -155,7 +155,7 @@ def refresh(
     process = start("pipeline", "refresh", str(recipe), "--json", *overrides, extra=extra)
     out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
-    summary: dict[str, Any] = json.loads(out.splitlines()[-1])
+    summary: dict[str, Any] = json.loads(out)
     return summary
 
 

@@ -4,6 +4,7 @@ A bounded set of random chains; `python -m benchmarks.chains` runs thousands.
 """
 
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -233,10 +234,14 @@ def test_a_label_with_nothing_new_makes_no_snapshot(
     assert newest_label(chain.store) == "s1"
 
 
-def test_an_input_delivered_twice_is_read_once(chain: Chain) -> None:
+def test_an_input_delivered_twice_is_read_once(
+    chain: Chain, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     chain.deliver(FIRST)
     both = Delivery("s2", FIRST.files | SECOND.files)
     second = chain.deliver(both)
+    assert caplog.text.count("1 inputs were delivered before: not read again") == 1
     assert [each.name for each in second.inputs if each.snapshot == "s2"] == [
         "two.jsonl",
         "b.jsonl",
@@ -282,6 +287,33 @@ def test_labels_that_cannot_be_are_refused(chain: Chain) -> None:
     chain.deliver(Delivery("s3", {("a", "six.jsonl"): records(6)}))
     with pytest.raises(ValueError, match="holds the snapshot s2: rebuild into an empty store"):
         rebuild(chain.store, str(chain.directory / "rebuilt"))
+
+
+def test_a_rebuild_names_every_raw_file_that_is_gone_before_it_begins(chain: Chain) -> None:
+    chain.deliver(FIRST)
+    files = {("a", f"{n:02}.jsonl"): records(10 + n) for n in range(12)}
+    chain.deliver(Delivery("s2", files))
+    raw = chain.directory / "raw"
+    changed = raw / "s1" / "a" / "one.jsonl"
+    whole = changed.read_bytes()
+    changed.write_bytes(whole + b"\n")
+    odd = f"{changed} holds {len(whole) + 1:,} bytes, it held {len(whole):,}"
+    with pytest.raises(ValueError, match=r"1 of the 13 raw files of .* not as they.*") as caught:
+        chain.rebuild()
+    assert f"delivered: {odd}: a rebuild reads them all" in str(caught.value)
+    changed.write_bytes(whole)
+    for number in range(12):
+        (raw / "s2" / "a" / f"{number:02}.jsonl").rename(raw / f"{number:02}")
+    with pytest.raises(ValueError, match=r"12 of the 13 raw files") as caught:
+        chain.rebuild()
+    named = "; ".join(f"{raw}/s2/a/{number:02}.jsonl is gone" for number in range(10))
+    assert f"{named} and 2 more: a rebuild" in str(caught.value)
+    assert not (chain.directory / "rebuilt").exists()
+    for number in range(12):
+        (raw / f"{number:02}").rename(raw / "s2" / "a" / f"{number:02}.jsonl")
+    rebuilt = chain.rebuild()
+    shutil.rmtree(raw)
+    assert chain.rebuild() == rebuilt  # it is complete: nothing is read
 
 
 def test_a_rebuilt_store_goes_on_like_the_other(chain: Chain) -> None:

@@ -187,6 +187,25 @@ def test_files_of_the_wrong_kind_are_one_line(
     assert line.startswith("error: ")
     place = {"ids": folder, "forgotten": "forgotten", "recipe": folder}.get(kind, file)
     assert str(place) in line
+    named = {"ids": f"--ids {folder} is a directory", "recipe": f"recipe {folder} is a directory"}
+    assert line.startswith(f"error: {named.get(kind, '')}")
+
+
+def test_a_file_that_cannot_be_read_is_told_with_the_argument(
+    chain: Chain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = chain.directory / "file"
+    file.write_text("x")
+    for arguments, told in (
+        (["forget", chain.store, "--label", "t", "--ids", "/nope"], "--ids /nope: no such file"),
+        (
+            ["forget", chain.store, "--label", "t", "--ids", f"{file}/ids"],
+            f"--ids {file}/ids cannot be read: Not a directory",
+        ),
+        (["refresh", f"{file}/recipe"], f"recipe {file}/recipe cannot be read: Not a directory"),
+    ):
+        assert main(arguments) == 2
+        assert capsys.readouterr().err == f"error: {told}\n"
 
 
 def test_ids_are_read_as_an_editor_on_windows_saves_them(chain: Chain) -> None:

@@ -366,3 +366,8 @@ def test_a_file_url_as_store(tmp_path: Path) -> None:
     path.write_text("store: file:///a\nsnapshot: b\nsources: [{name: c, paths: [d]}]\n")
     with pytest.raises(ValueError, match="write a local path without a scheme"):
         load_recipe(str(path))
+
+
+def test_a_recipe_that_is_a_directory_is_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"^recipe {tmp_path} is a directory, expected a YAML"):
+        load_recipe(str(tmp_path))

@@ -27,6 +27,7 @@ from corpus_helpers import (
 from ray_helpers import one_node
 
 from corpus.snapshots import newest_label, open_snapshot
+from pipeline.__main__ import main
 from pipeline.refresh import summarize
 
 pytestmark = pytest.mark.slow
@@ -110,14 +111,25 @@ def test_second_refresh_touches_nothing_and_starts_no_ray(built: Built) -> None:
         cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "nothing to do" in done.stdout
-    assert json.loads(done.stdout.splitlines()[-1]) == built.summary
-    words = [line.split() for line in done.stdout.splitlines()]
+    assert json.loads(done.stdout) == built.summary  # and nothing else, so that it can be piped
+    assert "nothing to do" in done.stderr
+    words = [line.split() for line in done.stderr.splitlines()]
     told = {reason: int(count.replace(",", "")) for count, reason in filter(is_reason, words)}
     assert told == built.summary["documents_dropped"]
     assert sorted(told.values(), reverse=True) == list(told.values())
     assert ["documents_dropped", f"{sum(told.values()):,}"] in words
     assert files_of(built.directory / "store") == before
+
+
+def test_a_refresh_ends_with_the_path_of_the_report(
+    built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for overrides in ((), ("snapshot=again",)):  # complete, and with nothing new
+        assert main(["refresh", str(built.recipe), *overrides]) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        path = f"{built.directory}/store/snapshots/first/report.html"
+        assert last == f"report: {path}"
+        assert Path(path).exists()
 
 
 def is_reason(words: list[str]) -> bool:
@@ -285,7 +297,7 @@ def test_worker_killed_in_every_stage(built: Built, tmp_path: Path) -> None:
         worker.kill()
     out, err = driver.communicate(timeout=900)
     assert driver.returncode == 0, err
-    assert json.loads(out.splitlines()[-1]) == built.summary
+    assert json.loads(out) == built.summary
 
 
 def test_ctrl_c_is_one_line_and_ends_what_was_started(built: Built, tmp_path: Path) -> None:

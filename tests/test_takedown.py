@@ -1,5 +1,6 @@
 """Take-downs by hand: what goes, what comes back, what is listed, what leaves the disk."""
 
+import json
 import logging
 import random
 import shutil
@@ -311,6 +312,87 @@ def test_the_command_lists_what_held_it(
     assert held.endswith("in s1, s2, s3")
     assert f"out of reach: raw input {chain.directory}/raw/s1/a/s1.jsonl" in first
     assert "merges of the tokenizer" in first
+
+
+def test_the_command_counts_what_went_and_came_back(
+    chain: Chain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also when it is run again after a purge, which deletes what could be counted."""
+    path = f"{snapshot_root(chain.store, 't')}/held.json"
+    for extra in ([], ["--purge"], []):
+        assert main(["forget", chain.store, "--label", "t", "--id", "a/a", *extra]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[2:4] == [
+            "documents: 1 kept ones and 0 dropped duplicates are gone, 1 came back, 1 went as "
+            "duplicates of those; 2 are kept now",
+            "held by 1 rows of 1 shards, in s1, s2, s3",
+        ]
+        assert lines[4].startswith("a/a: rows 0 to 0 of ")
+        assert lines[5] == f"all are listed in {path}"
+        assert lines[-1] == "set `snapshot: t` in the recipe to train without them"
+    held = json.loads(Path(path).read_text())
+    del held["documents"]  # as an older version wrote it
+    Path(path).write_text(json.dumps(held))
+    assert main(["forget", chain.store, "--label", "t", "--id", "a/a"]) == 0
+    assert capsys.readouterr().out.splitlines()[2].startswith("held by 1 rows of 1 shards")
+    assert main(["forget", chain.store, "--label", "u", "--id", "a/c"]) == 0
+    gone = "documents: 0 kept ones and 1 dropped duplicates are gone, 0 came back, 0 went as"
+    assert gone in capsys.readouterr().out
+
+
+def test_of_many_rows_the_named_documents_and_a_few_more_are_told(
+    chain: Chain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [
+        record(f"n{n}", f"{n * 7919} stands for nothing else {n * 104729}", url="http://y.test/")
+        for n in range(15)
+    ]
+    chain.deliver(delivery("s4", *records))
+    words = ["--url-prefix", "http://y.test/", "--id", "a/n7"]
+    assert main(["forget", chain.store, "--label", "t", *words]) == 0
+    out = capsys.readouterr().out
+    assert "documents: 15 kept ones and 0 dropped duplicates are gone" in out
+    told = [line for line in out.splitlines() if ": rows " in line]
+    assert len(told) == 10
+    assert told[0].startswith("a/n7: rows ")
+    path = f"{snapshot_root(chain.store, 't')}/held.json"
+    listed = json.loads(Path(path).read_text())["sequences"]
+    assert f"\n{len(listed) - 10} more; all are listed in {path}\n" in out
+    rows = {(each["shard"], row) for each in listed for row in rows_of(each)}
+    assert f"held by {len(rows)} rows of {len({shard for shard, _ in rows})} shards, in s4" in out
+    assert main(["forget", chain.store, "--label", "u", *words]) == 0
+    again = capsys.readouterr().out
+    assert len([line for line in again.splitlines() if ": rows " in line]) == 10
+    assert "more; all are listed in the held.json of the take-downs that took them out" in again
+    assert "in the recipe to train" not in again
+
+
+def rows_of(held: dict[str, Any]) -> range:
+    return range(held["first_row"], held["last_row"] + 1)
+
+
+def test_a_refresh_of_an_older_label_says_what_is_without_the_documents(
+    chain: Chain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of those snapshots alone that hold one of them, and of no newer one."""
+
+    def told(label: str) -> list[str]:
+        path = chain.directory / "recipe.yaml"
+        path.write_text(json.dumps(open_snapshot(chain.store, label).recipe))
+        assert main(["refresh", str(path)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        return [line for line in lines if "taken down since" in line]
+
+    assert told("s2") == []
+    chain.take_down("t", Request(ids=("a/c",)))
+    assert (told("s1"), told("s2"), told("t")) == ([], [], [])
+    expected = (
+        "snapshot s3 holds documents that were taken down since: {0} is without them; "
+        "set `snapshot: {0}` in the recipe to train on it"
+    )
+    assert told("s3") == [expected.format("t")]
+    chain.deliver(delivery("s4", record("new", "and this is new")))
+    assert (told("s4"), told("s3")) == ([], [expected.format("s4")])
 
 
 def test_purge_leaves_no_text_on_disk(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
