@@ -23,7 +23,6 @@ from pretrain.evaluation.tasks import Task
 # Drops that are shown with their place; the rest is in the counts.
 SHOWN_DROPS = 10
 UNSEEN_LABEL = "label not among those of training"
-
 NO_LABEL = "no label"
 MISPLACED_ANSWER = "answer not at its place in the context"
 
@@ -114,7 +113,8 @@ def read_split(
                 records = _records(task, name, read_file(name), labelled)
             part = _judge(task, records, labels, labelled)
             if not part.examples:
-                why = "; ".join(part.dropped) or "it holds none"
+                counts = ", ".join(f"{count:,} {why}" for why, count in part.drops.items())
+                why = f"{part.dropped[0]}; dropped: {counts}" if part.dropped else "it holds none"
                 raise ValueError(f"{name} has no usable example of {task.name}: {why}")
             parts.append(part)
     return Split(
@@ -206,7 +206,7 @@ def _judge(
         except Unusable as reason:
             drops[str(reason)] += 1
             if len(dropped) < SHOWN_DROPS and str(reason) != DOCUMENT_BOUNDARY:
-                dropped.append(f"{record.place}: {reason}")
+                dropped.append(record.tell(str(reason)))
         else:
             examples.append(example)
     return Split(tuple(examples), drops, tuple(dropped))

@@ -27,6 +27,13 @@ class Record(NamedTuple):
     place: str
     roles: dict[str, Any]
     fault: str = ""
+    names: tuple[str, ...] = ()  # its columns, where one of a role is not among them
+
+    def tell(self, reason: str) -> str:
+        """Say why it cannot be used, and what it has in the place of what it lacks."""
+        is_lacking = self.names and reason.startswith("no ")
+        has = f" (it has {', '.join(self.names)}: set columns)" if is_lacking else ""
+        return f"{self.place}: {reason}{has}"
 
 
 class Line(NamedTuple):
