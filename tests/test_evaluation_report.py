@@ -16,7 +16,7 @@ from evaluation_helpers import task_of
 from tuning_helpers import write_checkpoint, write_task
 
 from pretrain.evaluation.baselines import Baseline
-from pretrain.evaluation.evaluate import run_evaluation
+from pretrain.evaluation.evaluate import evaluate, run_evaluation
 from pretrain.evaluation.features import Encoded
 from pretrain.evaluation.fits import fit_of, tell_fits
 from pretrain.evaluation.prepared import task_identity
@@ -198,3 +198,31 @@ def test_the_command_prints_its_tables_alone_and_logs_scores_as_numbers(tmp_path
     assert re.search(
         r"majority on toy-classification: accuracy 0\.\d{4}$", done.stderr, re.MULTILINE
     )
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ("config.json", "there is no checkpoint at .*second: expected a directory"),
+        ("tokenizer.json", "second holds no tokenizer that loads"),
+        ("model.safetensors", "second holds no weights: expected model.safetensors"),
+    ],
+)
+def test_every_checkpoint_is_looked_at_before_anything_is_computed(
+    tmp_path: Path, lost: str, said: str
+) -> None:
+    paths = [write_checkpoint(tmp_path / name) for name in ("first", "second")]
+    for path in Path(paths[1]).iterdir():
+        if path.name == lost or (lost == "tokenizer.json" and path.suffix == ".txt"):
+            path.unlink()
+    evaluation = Evaluation.model_validate(
+        {
+            "output": str(tmp_path / "out"),
+            "checkpoints": [{"name": path, "path": path} for path in paths],
+            "tasks": [write_task(tmp_path, "classification")],
+            "seeds": [0],
+        }
+    )
+    with pytest.raises(ValueError, match=said):
+        evaluate(evaluation)
+    assert not (tmp_path / "out").exists()
