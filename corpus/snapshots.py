@@ -275,14 +275,15 @@ def read_manifest(store: str, label: str) -> Snapshot | None:
 def open_snapshot(store: str, label: str | None = None) -> Snapshot:
     """Open a snapshot by label, or the newest one; `ValueError` says what is there instead."""
     wanted = label or newest_label(store)
-    if wanted is None:
-        raise ValueError(f"{store} holds no complete snapshot: run `python -m pipeline refresh`")
-    snapshot = find_snapshot(store, wanted)
-    if snapshot is None:
+    snapshot = None if wanted is None else find_snapshot(store, wanted)
+    if snapshot is not None:
+        return snapshot
+    newest = newest_label(store)
+    if newest is None:
         raise ValueError(
-            f"{store} holds no complete snapshot {wanted}; its newest is {newest_label(store)}"
+            f"{store} holds no complete snapshot: run `python -m pipeline refresh RECIPE`"
         )
-    return snapshot
+    raise ValueError(f"{store} holds no complete snapshot {wanted}; its newest is {newest}")
 
 
 def commit_snapshot(store: str, snapshot: Snapshot) -> None:

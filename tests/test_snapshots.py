@@ -134,8 +134,9 @@ def test_a_committed_snapshot_is_found(tmp_path: Path) -> None:
     store = str(tmp_path)
     assert newest_label(store) is None
     assert find_snapshot(store, "first") is None
-    with pytest.raises(ValueError, match="holds no complete snapshot: run `python -m pipeline ref"):
-        open_snapshot(store)
+    for label in (None, "first"):
+        with pytest.raises(ValueError, match="no complete snapshot: run `python -m pipeline refr"):
+            open_snapshot(store, label)
     commit_snapshot(store, make())
     assert newest_label(store) == "first"
     assert find_snapshot(store, "first") == open_snapshot(store) == make()

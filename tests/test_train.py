@@ -1,6 +1,7 @@
 """A run is the same whatever it runs on, and however often it was killed."""
 
 import fcntl
+import logging
 import math
 import shutil
 from pathlib import Path
@@ -21,8 +22,10 @@ from benchmarks.curves import plain_losses, widest
 from corpus.files import remove_tree
 from corpus.snapshots import open_snapshot, snapshot_root
 from pretrain.checkpoints import list_checkpoints
+from pretrain.config import model_shape
 from pretrain.export import export
 from pretrain.launch import run_training
+from pretrain.memory import parameter_count
 from pretrain.metrics import read_metrics
 from pretrain.writer import CheckpointFailedError
 
@@ -152,6 +155,23 @@ def test_a_loss_that_is_no_number_stops_the_run(store: Path, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"step [0-9]+ gave loss .*explain-step"):
         run_training(recipe)
     assert all(math.isfinite(loss) for loss in column(tmp_path, "loss"))
+
+
+def test_a_run_says_what_it_is_and_what_comes_next(
+    store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    recipe = make_recipe(store, tmp_path / "run", max_steps=2)
+    run_training(recipe)
+    snapshot = open_snapshot(str(store))
+    parameters = parameter_count(model_shape("tiny", snapshot))
+    first, *_, last = (line for line in caplog.messages if "step 0" not in line)
+    assert first == (
+        f"snapshot one ({snapshot.fingerprint[:12]}): preset tiny, {parameters:,} parameters, "
+        "rank 0 of 1 on cpu, 2 steps"
+    )
+    command = f"python -m pretrain export {tmp_path}/run DIRECTORY"
+    assert last == f"complete: `{command}` makes it a model"
 
 
 def test_without_validation_rows_none_is_made(
