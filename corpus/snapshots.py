@@ -25,6 +25,8 @@ from corpus.records import UTF_8, ReadOptions
 FORMAT_VERSION = 2
 _MANIFEST = "snapshot.json"
 _WITHDRAWN = "withdrawn.json"
+# Where `made_with` names the list of take-downs (corpus/forgotten.py) that a snapshot obeys.
+OBEYS = "forgotten"
 
 
 @dataclass(frozen=True)
@@ -284,6 +286,19 @@ def open_snapshot(store: str, label: str | None = None) -> Snapshot:
             f"{store} holds no complete snapshot: run `python -m pipeline refresh RECIPE`"
         )
     raise ValueError(f"{store} holds no complete snapshot {wanted}; its newest is {newest}")
+
+
+def overdue_takedowns(store: str, snapshot: Snapshot) -> str | None:
+    """Say that a snapshot may hold what was taken down since; None where it holds none of it."""
+    label = newest_label(store)
+    newest = None if label in (None, snapshot.label) else read_manifest(store, str(label))
+    obeyed = newest and newest.made_with.get(OBEYS)
+    if newest is None or obeyed in (None, snapshot.made_with.get(OBEYS)):
+        return None
+    return (
+        f"snapshot {snapshot.label} does not obey the take-downs of {store}: {newest.label} does, "
+        "train on that"
+    )
 
 
 def commit_snapshot(store: str, snapshot: Snapshot) -> None:

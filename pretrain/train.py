@@ -21,7 +21,7 @@ import orjson
 
 from corpus.files import check_absolute_in_job, is_remote, try_lock, write_bytes
 from corpus.recipe import Recipe
-from corpus.snapshots import Snapshot, open_snapshot
+from corpus.snapshots import Snapshot, open_snapshot, overdue_takedowns
 from corpus.training import Pretrain
 from pretrain.batches import HASH_BITS, Batch, Stream, hash_batches, open_stream
 from pretrain.checkpoints import (
@@ -329,6 +329,8 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
             snapshot.label, snapshot.fingerprint, config.preset, f"{parameters:,}", world.size,
             device_name(world.device) or world.device.type, f"{config.max_steps:,}",
         )  # fmt: skip
+        if overdue := overdue_takedowns(recipe.store, snapshot):
+            logger.warning("%s", overdue)
         writer = CheckpointWriter(root, config, recipe.model_dump(mode="json"))
         if newest:
             restore_metrics(*newest, run)

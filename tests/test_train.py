@@ -20,7 +20,7 @@ from pretrain_helpers import (
 
 from benchmarks.curves import plain_losses, widest
 from corpus.files import remove_tree
-from corpus.snapshots import open_snapshot, snapshot_root
+from corpus.snapshots import commit_snapshot, open_snapshot, snapshot_root
 from pretrain.checkpoints import list_checkpoints
 from pretrain.config import model_shape
 from pretrain.export import export
@@ -172,6 +172,22 @@ def test_a_run_says_what_it_is_and_what_comes_next(
     )
     command = f"python -m pretrain export {tmp_path}/run DIRECTORY"
     assert last == f"complete: `{command}` makes it a model"
+
+
+def test_what_was_taken_down_since_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = tmp_path / "store"
+    older = write_snapshot(store)
+    obeys = {"label": "two", "made_with": {"forgotten": "f" * 64}}
+    newer = older.model_copy(update=obeys)
+    fingerprint = newer.compute_fingerprint()
+    commit_snapshot(str(store), newer.model_copy(update={"fingerprint": fingerprint}))
+    run_training(make_recipe(store, tmp_path / "one", max_steps=2))
+    assert f"snapshot one does not obey the take-downs of {store}: two does" in caplog.text
+    caplog.clear()
+    run_training(make_recipe(store, tmp_path / "two", "two", max_steps=2))
+    assert "take-downs" not in caplog.text
 
 
 def test_without_validation_rows_none_is_made(
