@@ -76,12 +76,15 @@ def _bounded(name: str, chunks: Iterator[bytes]) -> bytes:
     return bytes(data)
 
 
-def lines_of(data: bytes, encoding: str) -> Iterator[Line]:
-    """Give the lines of a file; only line feeds end them, and a byte order mark is no text."""
+def lines_of(data: bytes, encoding: str, first: int = 1) -> Iterator[Line]:
+    """Give the lines of a file; only line feeds end them, and a byte order mark is no text.
+
+    Of a portion of a file, `first` is the number of its first line.
+    """
     utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
     if utf8:
         data = data.removeprefix(b"\xef\xbb\xbf")
-    for number, raw in enumerate(data.split(b"\n"), 1):
+    for number, raw in enumerate(data.split(b"\n"), first):
         try:
             yield Line(number, raw.removesuffix(b"\r").decode("utf-8" if utf8 else encoding))
         except UnicodeDecodeError:

@@ -118,9 +118,9 @@ def _spelt(column: Column) -> str:
     return " or ".join(str(each) for each in candidates(column))
 
 
-def json_records(task: Task, name: str, data: bytes) -> Iterator[Record]:
-    """Give the lines of a JSON Lines file as records."""
-    for number, line in lines_of(data, task.encoding):
+def json_records(task: Task, name: str, data: bytes, first: int = 1) -> Iterator[Record]:
+    """Give the lines of a JSON Lines file, or of a portion of it, as records."""
+    for number, line in lines_of(data, task.encoding, first):
         place = f"{name}:{number}"
         if line is None:
             yield Record(place, {}, NOT_TEXT)
