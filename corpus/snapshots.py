@@ -25,6 +25,8 @@ from corpus.records import UTF_8, ReadOptions
 FORMAT_VERSION = 2
 _MANIFEST = "snapshot.json"
 _WITHDRAWN = "withdrawn.json"
+# Where `made_with` names the list of take-downs (corpus/forgotten.py) that a snapshot obeys.
+OBEYS = "forgotten"
 
 
 @dataclass(frozen=True)
@@ -275,14 +277,28 @@ def read_manifest(store: str, label: str) -> Snapshot | None:
 def open_snapshot(store: str, label: str | None = None) -> Snapshot:
     """Open a snapshot by label, or the newest one; `ValueError` says what is there instead."""
     wanted = label or newest_label(store)
-    if wanted is None:
-        raise ValueError(f"{store} holds no complete snapshot: run `python -m pipeline refresh`")
-    snapshot = find_snapshot(store, wanted)
-    if snapshot is None:
+    snapshot = None if wanted is None else find_snapshot(store, wanted)
+    if snapshot is not None:
+        return snapshot
+    newest = newest_label(store)
+    if newest is None:
         raise ValueError(
-            f"{store} holds no complete snapshot {wanted}; its newest is {newest_label(store)}"
+            f"{store} holds no complete snapshot: run `python -m pipeline refresh RECIPE`"
         )
-    return snapshot
+    raise ValueError(f"{store} holds no complete snapshot {wanted}; its newest is {newest}")
+
+
+def overdue_takedowns(store: str, snapshot: Snapshot) -> str | None:
+    """Say that a snapshot may hold what was taken down since; None where it holds none of it."""
+    label = newest_label(store)
+    newest = None if label in (None, snapshot.label) else read_manifest(store, str(label))
+    obeyed = newest and newest.made_with.get(OBEYS)
+    if newest is None or obeyed in (None, snapshot.made_with.get(OBEYS)):
+        return None
+    return (
+        f"snapshot {snapshot.label} does not obey the take-downs of {store}: {newest.label} does, "
+        "train on that"
+    )
 
 
 def commit_snapshot(store: str, snapshot: Snapshot) -> None:

@@ -17,6 +17,7 @@ from corpus.files import is_remote, write_bytes
 from corpus.snapshots import tokenizer_root
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, open_tokenizer, tokenizer_files
 from pretrain.checkpoints import (
+    CHANGES,
     CheckpointState,
     checkpoint_home,
     checkpoint_path,
@@ -26,6 +27,7 @@ from pretrain.checkpoints import (
     read_state,
 )
 from pretrain.config import ModelShape
+from pretrain.initial import describe_start
 from pretrain.metrics import METRICS, parse_metrics, read_metrics
 from pretrain.model import INITIAL_DEVIATION, NORM_EPSILON, is_exported
 from pretrain.trackers import without_credentials
@@ -59,7 +61,7 @@ def export(run: str, directory: str, step: int | None = None) -> None:
         "tokenizer_config.json": _json(_tokenizer_config(state.identity.model)),
         "config.json": _json(_model_config(state)),
         "model.safetensors": safetensors.torch.save(weights, {"format": "pt"}),
-        _CARD_FILE: _model_card(known_metrics(run, checkpoint, state), state).encode(),
+        _CARD_FILE: _model_card(run, checkpoint, state).encode(),
     }
     for name, data in files.items():
         write_bytes(str(target / name), data)
@@ -137,15 +139,22 @@ def _tokenizer_config(shape: ModelShape) -> dict[str, Any]:
     }
 
 
-def _model_card(metrics: list[dict[str, Any]], state: CheckpointState) -> str:
+def _model_card(run: str, checkpoint: str, state: CheckpointState) -> str:
     identity, recipe = state.identity, state.recipe
+    metrics = known_metrics(run, checkpoint, state)
     measured = [line for line in metrics if line["step"] < state.step]
+    changes = read_carried(checkpoint, state, CHANGES) or b""
+    begun = "random weights"
+    if identity.start is not None:
+        begun = describe_start(recipe["pretrain"]["init_from"], identity.start)
     validated = [line for line in measured if "validation_loss" in line]
     rows = {
         "snapshot": f"{identity.snapshot_label} (`{identity.plan.snapshot}`)",
         "tokenizer": f"`{identity.tokenizer}`",
         "data plan": f"`{state.plan_hash}`",
         "sources": ", ".join(source["name"] for source in recipe["sources"]),
+        "began with": begun,
+        "changed in mid-run": _tell_changes(changes) or "nothing",
         "steps": f"{state.step:,} of {recipe['pretrain']['max_steps']:,}",
         "sequences a step": f"{identity.plan.batch_sequences:,} x {identity.model.sequence_length}",
         "first training loss": f"{measured[0]['loss']:.4f} nats" if measured else "not recorded",
@@ -159,6 +168,16 @@ def _model_card(metrics: list[dict[str, Any]], state: CheckpointState) -> str:
         table=table,
         recipe=orjson.dumps(_shown(recipe), option=orjson.OPT_INDENT_2).decode(),
     )
+
+
+def _tell_changes(lines: bytes) -> str:
+    """Show what the recipe changed in mid-run, step by step."""
+    told = []
+    for line in map(orjson.loads, lines.splitlines()):
+        changes = _shown(line["changes"]).items()
+        changed = ", ".join(f"{name} {before} -> {now}" for name, (before, now) in changes)
+        told.append(f"step {line['step']:,}: {changed}")
+    return "; ".join(told)
 
 
 def _shown(value: Any) -> Any:  # noqa: ANN401 - whatever stands in a recipe

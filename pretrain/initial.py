@@ -19,6 +19,7 @@ from corpus.tokenizer import open_tokenizer
 from pretrain.config import ModelShape
 from pretrain.model import NORM_EPSILON
 from pretrain.tensors import read_tensors
+from pretrain.trackers import without_credentials
 
 _WEIGHTS = "model.safetensors"
 # What transformers may store beside the parameters: the decoder is the word embedding and its bias
@@ -42,6 +43,9 @@ _FIXED: dict[str, tuple[object, object]] = {
     "tie_word_embeddings": (True, True),
 }
 _NAMES_SHOWN = 3
+# Of the card that `export` writes: what the weights themselves were made from, row by row.
+_CARD, _CARD_ROW = "README.md", "| {} | "
+_TOLD = ("snapshot", "steps")
 
 
 def fingerprint_start(directory: str, shape: ModelShape, tokenizer: str) -> str:
@@ -61,6 +65,26 @@ def fingerprint_start(directory: str, shape: ModelShape, tokenizer: str) -> str:
         )
     _check_shape(directory, orjson.loads(read_bytes(join(directory, "config.json"))), shape)
     return checksum(join(directory, _WEIGHTS))
+
+
+def describe_start(directory: str, expected: str) -> str:
+    """Say what a run began with; what its card says counts while these weights lie beside it."""
+    told = f"{without_credentials(directory)}, weights sha256 `{expected}`"
+    card = join(directory, _CARD)
+    # A path may be gone, or be another export's by now.
+    if not exists(card) or not exists(join(directory, _WEIGHTS)):
+        return told
+    if checksum(join(directory, _WEIGHTS)) != expected:
+        return told
+    lines = read_bytes(card).decode(errors="replace").splitlines()
+    rows = [(name, _CARD_ROW.format(name)) for name in _TOLD]
+    found = [
+        f"{name} {line.removeprefix(start).removesuffix('|').strip()}"
+        for name, start in rows
+        for line in lines
+        if line.startswith(start)
+    ]
+    return ", ".join([told, *found])
 
 
 def _check_shape(directory: str, config: Mapping[str, Any], shape: ModelShape) -> None:

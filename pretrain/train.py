@@ -21,7 +21,7 @@ import orjson
 
 from corpus.files import check_absolute_in_job, is_remote, try_lock, write_bytes
 from corpus.recipe import Recipe
-from corpus.snapshots import Snapshot, open_snapshot
+from corpus.snapshots import Snapshot, open_snapshot, overdue_takedowns
 from corpus.training import Pretrain
 from pretrain.batches import HASH_BITS, Batch, Stream, hash_batches, open_stream
 from pretrain.checkpoints import (
@@ -134,6 +134,7 @@ def train(recipe: Recipe, world: World, notice: Notice) -> None:
             answer_spike(run, checkpoint_root(recipe), recipe.pretrain, spike, world)
         if world.is_first:
             log_skipped(run)
+            logger.info("complete: `python -m pretrain export %s DIRECTORY` makes it a model", run)
 
 
 def _train_until_spike(
@@ -323,6 +324,13 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
         _write_json(run, RECIPE, recipe.model_dump(mode="json"))
         parameters = parameter_count(identity.model)
         _write_json(run, "deepspeed.json", deepspeed_config(config, shares, parameters))
+        logger.info(
+            "snapshot %s (%.12s): preset %s, %s parameters, rank 0 of %d on %s, %s steps",
+            snapshot.label, snapshot.fingerprint, config.preset, f"{parameters:,}", world.size,
+            device_name(world.device) or world.device.type, f"{config.max_steps:,}",
+        )  # fmt: skip
+        if overdue := overdue_takedowns(recipe.store, snapshot):
+            logger.warning("%s", overdue)
         writer = CheckpointWriter(root, config, recipe.model_dump(mode="json"))
         if newest:
             restore_metrics(*newest, run)

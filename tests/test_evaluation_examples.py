@@ -242,7 +242,8 @@ def test_a_line_that_is_no_example_is_counted(task: Task, line: object, reason: 
     ((found, count),) = split.drops.items()
     assert reason in found
     assert count == 1
-    assert split.dropped == (f"f:1: {found}",)
+    (told,) = split.dropped
+    assert told.startswith(f"f:1: {found}")
 
 
 def test_lines_in_another_encoding_or_of_no_json_cost_only_themselves() -> None:
@@ -445,6 +446,32 @@ def test_broken_missing_and_empty_files_are_named(tmp_path: Path) -> None:
     empty.write_text("sentence\tlabel\n\t1\n\t0\n")
     with pytest.raises(ValueError, match=r"no usable example of sst2: .*e.tsv:2: empty text"):
         read_split(task, [str(empty)])
+
+
+@pytest.mark.parametrize(
+    ("columns", "lacks"),
+    [({}, "no text"), ({"text": "review"}, "no label"), ({"text": "title"}, "no text")],
+)
+@pytest.mark.parametrize("layout", ["jsonl", "csv"])
+def test_where_columns_have_other_names_they_are_told_once(
+    tmp_path: Path, layout: str, columns: dict[str, str], lacks: str
+) -> None:
+    task = task_of("classification", format=layout, columns=columns)
+    path = tmp_path / f"own.{layout}"
+    if layout == "jsonl":
+        path.write_text('{"id": 1, "sentiment": "good", "review": "so so"}\n' * 12)
+        said = rf"own.jsonl:1: {lacks} \(it has id, sentiment, review: set columns\); dropped: 12 "
+    else:
+        path.write_text("id,sentiment,review\n" + "1,good,so so\n" * 12)
+        said = "it has id, sentiment, review(; set columns$|: set columns.; dropped: 12 no label$)"
+    with pytest.raises(ValueError, match=said) as refused:
+        read_split(task, [str(path)])
+    assert str(refused.value).count("sentiment") == 1
+
+
+def test_a_record_that_has_the_columns_is_told_none() -> None:
+    split = read(task_of("classification"), '{"text": "", "label": "a"}\n{"text": "b"}\n')
+    assert split.dropped == ("f:1: empty text", "f:2: no label (it has text: set columns)")
 
 
 def test_a_file_beyond_the_limit_is_refused(

@@ -107,6 +107,27 @@ def test_every_layout_is_read(
         predict(model, tmp_path / "what")
 
 
+def test_ids_are_file_and_line_whatever_the_layout(
+    checkpoint: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = save(tmp_path, checkpoint, "classification")
+    # More lines than are read at once, which is three.
+    rows = ["the rain"] * 5
+    written = {
+        "q.txt": "\n".join(rows),
+        "q.jsonl": "\n".join(orjson.dumps({"text": row}).decode() for row in rows) + "\nno JSON",
+        "q.tsv": "\n".join(["text", *rows]),
+    }
+    ids = {}
+    for name, data in written.items():
+        (tmp_path / name).write_text(data)
+        ids[name] = [line["id"] for line in predict(model, tmp_path / name)]
+    assert ids == {
+        name: [f"{name}:{line + (name == 'q.tsv')}" for line in range(1, 6)] for name in written
+    }
+    assert f"{tmp_path}/q.jsonl:6: not JSON" in caplog.text
+
+
 def test_bad_lines_are_counted_and_good_ones_answered(
     checkpoint: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,15 +2,21 @@
 
 import logging
 import math
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import orjson
 import pytest
+import yaml
+from corpus_helpers import REPOSITORY
 from evaluation_helpers import task_of
 from tuning_helpers import write_checkpoint, write_task
 
 from pretrain.evaluation.baselines import Baseline
-from pretrain.evaluation.evaluate import run_evaluation
+from pretrain.evaluation.evaluate import evaluate, run_evaluation
 from pretrain.evaluation.features import Encoded
 from pretrain.evaluation.fits import fit_of, tell_fits
 from pretrain.evaluation.prepared import task_identity
@@ -163,3 +169,60 @@ def test_cut_texts_and_further_sets_show_everywhere(
         "mismatched"
     }
     assert "also" not in task_identity(task)["task"]
+
+
+def test_the_command_prints_its_tables_alone_and_logs_scores_as_numbers(tmp_path: Path) -> None:
+    task = write_task(tmp_path, "classification").model_dump(mode="json")
+    recipe = {
+        "output": str(tmp_path / "out"),
+        "checkpoints": [{"name": "ours", "path": write_checkpoint(tmp_path / "checkpoint")}],
+        "tasks": [{key: value for key, value in task.items() if value is not None}],
+        "grid": {"learning_rates": [5e-3], "batch_sizes": [8], "epochs": 1},
+        "seeds": [0],
+        "baselines": ["majority"],
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    done = subprocess.run(
+        [sys.executable, "-m", "pretrain", "evaluate", str(path)],
+        cwd=REPOSITORY,
+        env={key: value for key, value in os.environ.items() if key != "DS_ACCELERATOR"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, *_, page, model = done.stdout.splitlines()
+    assert first.startswith("toy-classification (classification; ")
+    assert page == f"page: {tmp_path}/out/report.html"
+    assert model == f"model: {tmp_path}/out/models/ours/toy-classification"
+    assert re.search(
+        r"majority on toy-classification: accuracy 0\.\d{4}$", done.stderr, re.MULTILINE
+    )
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ("config.json", "there is no checkpoint at .*second: expected a directory"),
+        ("tokenizer.json", "second holds no tokenizer that loads"),
+        ("model.safetensors", "second holds no weights: expected model.safetensors"),
+    ],
+)
+def test_every_checkpoint_is_looked_at_before_anything_is_computed(
+    tmp_path: Path, lost: str, said: str
+) -> None:
+    paths = [write_checkpoint(tmp_path / name) for name in ("first", "second")]
+    for path in Path(paths[1]).iterdir():
+        if path.name == lost or (lost == "tokenizer.json" and path.suffix == ".txt"):
+            path.unlink()
+    evaluation = Evaluation.model_validate(
+        {
+            "output": str(tmp_path / "out"),
+            "checkpoints": [{"name": path, "path": path} for path in paths],
+            "tasks": [write_task(tmp_path, "classification")],
+            "seeds": [0],
+        }
+    )
+    with pytest.raises(ValueError, match=said):
+        evaluate(evaluation)
+    assert not (tmp_path / "out").exists()

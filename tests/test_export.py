@@ -117,6 +117,19 @@ def test_the_card_holds_no_credentials(exported: tuple[Path, Path, Path], tmp_pa
     assert "team" not in card
 
 
+def test_the_card_says_what_the_recipe_changed_in_mid_run(
+    exported: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run_training(make_recipe(exported[0], run, max_steps=2))
+    run_training(make_recipe(exported[0], run, max_steps=3, learning_rate=0.01))
+    run_training(make_recipe(exported[0], run, max_steps=4, learning_rate=0.01))
+    export(str(run), str(tmp_path / "model"))
+    told = "step 2: max_steps 2 -> 3, learning_rate 0.001 -> 0.01; step 3: max_steps 3 -> 4"
+    assert f"| changed in mid-run | {told} |" in (tmp_path / "model" / "README.md").read_text()
+    assert "| changed in mid-run | nothing |" in (exported[2] / "README.md").read_text()
+
+
 def test_the_card_of_a_root_of_checkpoints_has_the_losses_too(
     exported: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:

@@ -63,6 +63,29 @@ def test_the_first_loss_is_that_of_the_exported_model(exported: Exported, tmp_pa
     assert found[1].identity.start == checksum(str(weights))
 
 
+def test_the_card_says_what_it_began_with(exported: Exported, tmp_path: Path) -> None:
+    directory = copy(exported, tmp_path / "model")
+    run = begin(exported, tmp_path / "run", directory)
+
+    def begun(name: str) -> str:
+        export(str(run), str(tmp_path / name))
+        lines = (tmp_path / name / "README.md").read_text().splitlines()
+        return next(line for line in lines if line.startswith("| began with"))
+
+    digest = checksum(str(directory / "model.safetensors"))
+    first = open_snapshot(str(exported.store), "one")
+    theirs = (exported.directory / "README.md").read_text()
+    assert "| began with | random weights |" in theirs
+    known = f"| began with | {directory}, weights sha256 `{digest}`"
+    told = f"{known}, snapshot one (`{first.fingerprint}`), steps 20 of 20 |"
+    assert begun("whole") == told
+    # Another model at the same path says nothing of this one.
+    (directory / "model.safetensors").write_bytes(b"other")
+    assert begun("changed") == f"{known} |"
+    (directory / "README.md").unlink()
+    assert begun("gone") == f"{known} |"
+
+
 def test_with_no_step_the_weights_are_the_exported_ones(exported: Exported, tmp_path: Path) -> None:
     # A learning rate so small that fp32 weights do not move.
     run = begin(exported, tmp_path / "run", exported.directory, learning_rate=1e-30)

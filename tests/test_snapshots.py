@@ -23,6 +23,7 @@ from corpus.snapshots import (
     find_snapshot,
     newest_label,
     open_snapshot,
+    overdue_takedowns,
     snapshot_root,
     tokenizer_root,
     write_head,
@@ -134,8 +135,9 @@ def test_a_committed_snapshot_is_found(tmp_path: Path) -> None:
     store = str(tmp_path)
     assert newest_label(store) is None
     assert find_snapshot(store, "first") is None
-    with pytest.raises(ValueError, match="holds no complete snapshot: run `python -m pipeline ref"):
-        open_snapshot(store)
+    for label in (None, "first"):
+        with pytest.raises(ValueError, match="no complete snapshot: run `python -m pipeline refr"):
+            open_snapshot(store, label)
     commit_snapshot(store, make())
     assert newest_label(store) == "first"
     assert find_snapshot(store, "first") == open_snapshot(store) == make()
@@ -145,6 +147,23 @@ def test_a_committed_snapshot_is_found(tmp_path: Path) -> None:
     assert open_snapshot(store, "first") == make()
     with pytest.raises(ValueError, match="no complete snapshot third; its newest is second"):
         open_snapshot(store, "third")
+
+
+def test_a_snapshot_that_older_take_downs_left_is_told_from_the_newest(tmp_path: Path) -> None:
+    store = str(tmp_path)
+    first, second = make(), make(label="second", made_with={"python": "4"})
+    commit_snapshot(store, first)
+    assert overdue_takedowns(store, first) is None
+    commit_snapshot(store, second)
+    assert overdue_takedowns(store, first) is None  # nothing was ever taken down
+    third = make(label="third", made_with={"forgotten": "a"})
+    commit_snapshot(store, third)
+    told = f"second does not obey the take-downs of {store}: third does"
+    assert told in (overdue_takedowns(store, second) or "")
+    commit_snapshot(store, make(label="fourth", made_with={"forgotten": "a"}))
+    assert overdue_takedowns(store, third) is None
+    commit_snapshot(store, make(label="fifth", made_with={"forgotten": "b"}))
+    assert "third does not obey" in (overdue_takedowns(store, third) or "")
 
 
 def test_committing_again_changes_nothing(tmp_path: Path) -> None:

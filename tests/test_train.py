@@ -1,6 +1,7 @@
 """A run is the same whatever it runs on, and however often it was killed."""
 
 import fcntl
+import logging
 import math
 import shutil
 from pathlib import Path
@@ -19,10 +20,12 @@ from pretrain_helpers import (
 
 from benchmarks.curves import plain_losses, widest
 from corpus.files import remove_tree
-from corpus.snapshots import open_snapshot, snapshot_root
+from corpus.snapshots import commit_snapshot, open_snapshot, snapshot_root
 from pretrain.checkpoints import list_checkpoints
+from pretrain.config import model_shape
 from pretrain.export import export
 from pretrain.launch import run_training
+from pretrain.memory import parameter_count
 from pretrain.metrics import read_metrics
 from pretrain.writer import CheckpointFailedError
 
@@ -152,6 +155,39 @@ def test_a_loss_that_is_no_number_stops_the_run(store: Path, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"step [0-9]+ gave loss .*explain-step"):
         run_training(recipe)
     assert all(math.isfinite(loss) for loss in column(tmp_path, "loss"))
+
+
+def test_a_run_says_what_it_is_and_what_comes_next(
+    store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    recipe = make_recipe(store, tmp_path / "run", max_steps=2)
+    run_training(recipe)
+    snapshot = open_snapshot(str(store))
+    parameters = parameter_count(model_shape("tiny", snapshot))
+    first, *_, last = (line for line in caplog.messages if "step 0" not in line)
+    assert first == (
+        f"snapshot one ({snapshot.fingerprint[:12]}): preset tiny, {parameters:,} parameters, "
+        "rank 0 of 1 on cpu, 2 steps"
+    )
+    command = f"python -m pretrain export {tmp_path}/run DIRECTORY"
+    assert last == f"complete: `{command}` makes it a model"
+
+
+def test_what_was_taken_down_since_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = tmp_path / "store"
+    older = write_snapshot(store)
+    obeys = {"label": "two", "made_with": {"forgotten": "f" * 64}}
+    newer = older.model_copy(update=obeys)
+    fingerprint = newer.compute_fingerprint()
+    commit_snapshot(str(store), newer.model_copy(update={"fingerprint": fingerprint}))
+    run_training(make_recipe(store, tmp_path / "one", max_steps=2))
+    assert f"snapshot one does not obey the take-downs of {store}: two does" in caplog.text
+    caplog.clear()
+    run_training(make_recipe(store, tmp_path / "two", "two", max_steps=2))
+    assert "take-downs" not in caplog.text
 
 
 def test_without_validation_rows_none_is_made(

@@ -102,7 +102,8 @@ def _score(name: str, task: Task, data: TaskData) -> Baseline:
     if best is None:
         reason = f"{name} has no counterpart for {task.kind}"
         return Baseline(name=name, task=task.name, reason=reason)
-    logger.info("%s on %s: %s", name, task.name, best.validation)
+    told = [f"{metric} {(best.validation or {})[metric]:.4f}" for metric in task.metrics]
+    logger.info("%s on %s: %s", name, task.name, ", ".join(told))
     return best
 
 

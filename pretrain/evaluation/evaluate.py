@@ -4,6 +4,7 @@ import logging
 
 from corpus.files import check_absolute_in_job, write_bytes
 from pretrain.evaluation.baselines import run_baseline
+from pretrain.evaluation.heads import check_checkpoint
 from pretrain.evaluation.page import render
 from pretrain.evaluation.prepared import read, splits_of
 from pretrain.evaluation.protocol import run_protocol
@@ -27,6 +28,8 @@ def run_evaluation(evaluation: Evaluation) -> str:
 def evaluate(evaluation: Evaluation) -> Report:
     """Do all that a recipe asks and was not done before; write what was found."""
     check_absolute_in_job("output", evaluation.output)
+    for contestant in evaluation.contestants:
+        check_checkpoint(contestant.path, contestant.random_weights)
     sizes = {task.name: _sizes(task) for task in evaluation.tasks}
     names = [name for name in evaluation.baselines if name != "random"]
     out = f"{evaluation.output}/baselines"

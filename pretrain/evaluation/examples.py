@@ -23,7 +23,6 @@ from pretrain.evaluation.tasks import Task
 # Drops that are shown with their place; the rest is in the counts.
 SHOWN_DROPS = 10
 UNSEEN_LABEL = "label not among those of training"
-
 NO_LABEL = "no label"
 MISPLACED_ANSWER = "answer not at its place in the context"
 
@@ -112,9 +111,10 @@ def read_split(
                 records = hub_records(task, name)
             else:
                 records = _records(task, name, read_file(name), labelled)
-            part = _judge(task, records, labels, labelled)
+            part = judge_records(task, records, labels, labelled)
             if not part.examples:
-                why = "; ".join(part.dropped) or "it holds none"
+                counts = ", ".join(f"{count:,} {why}" for why, count in part.drops.items())
+                why = f"{part.dropped[0]}; dropped: {counts}" if part.dropped else "it holds none"
                 raise ValueError(f"{name} has no usable example of {task.name}: {why}")
             parts.append(part)
     return Split(
@@ -133,7 +133,7 @@ def read_stream(
 ) -> Split:
     """Read one open file (standard input) as `read_split` reads named ones; it may be empty."""
     records = _records(task, name, read_open(name, stream), labelled)
-    return _judge(task, records, labels, labelled)
+    return judge_records(task, records, labels, labelled)
 
 
 def read_task(task: Task) -> TaskData:
@@ -189,9 +189,10 @@ def _records(task: Task, name: str, data: bytes, labelled: bool) -> Iterator[Rec
     raise ValueError(f"{name}: data of `datasets` is read by its name, not from a file")
 
 
-def _judge(
+def judge_records(
     task: Task, records: Iterable[Record], labels: Sequence[str] | None, labelled: bool
 ) -> Split:
+    """Make examples of records; what is none is dropped, with its reason and place."""
     examples: list[Example] = []
     drops: Counter[str] = Counter()
     dropped: list[str] = []
@@ -206,7 +207,7 @@ def _judge(
         except Unusable as reason:
             drops[str(reason)] += 1
             if len(dropped) < SHOWN_DROPS and str(reason) != DOCUMENT_BOUNDARY:
-                dropped.append(f"{record.place}: {reason}")
+                dropped.append(record.tell(str(reason)))
         else:
             examples.append(example)
     return Split(tuple(examples), drops, tuple(dropped))

@@ -146,6 +146,14 @@ def open_config(checkpoint: str) -> Any:  # noqa: ANN401
         raise ValueError(f"{checkpoint} has no config.json that loads: {why}") from None
 
 
+def check_checkpoint(checkpoint: str, random_weights: bool) -> None:
+    """Refuse a directory that no run could begin from; weights are looked for, not loaded."""
+    open_config(checkpoint)
+    open_tokenizer(checkpoint)
+    if not random_weights and not any(Path(checkpoint).glob("*.safetensors")):
+        raise ValueError(f"{checkpoint} holds no weights: expected model.safetensors of an encoder")
+
+
 def first_line(error: Exception) -> str:
     """Return what an error of transformers says, without its advice about the hub."""
     return next(iter(str(error).splitlines()), type(error).__name__)

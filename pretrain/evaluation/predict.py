@@ -21,7 +21,14 @@ import torch
 from torch import nn
 
 from pretrain.evaluation.adapters import with_adapter
-from pretrain.evaluation.examples import Example, Split, TaggedExample, TextExample, read_stream
+from pretrain.evaluation.examples import (
+    Example,
+    Split,
+    TaggedExample,
+    TextExample,
+    judge_records,
+    read_stream,
+)
 from pretrain.evaluation.features import encode
 from pretrain.evaluation.fits import fit_of, tell_fits
 from pretrain.evaluation.heads import max_tokens, open_config, open_model, open_tokenizer
@@ -29,6 +36,7 @@ from pretrain.evaluation.loop import logits_of
 from pretrain.evaluation.predictions import as_json, decode
 from pretrain.evaluation.records import read_file
 from pretrain.evaluation.saved import RECORD, Saved
+from pretrain.evaluation.tables import json_records
 from pretrain.evaluation.tasks import Column, Kind, Task
 
 logger = logging.getLogger(__name__)
@@ -162,7 +170,8 @@ def _splits(task: Task, name: str, layout: str, source: tuple[BinaryIO, int]) ->
             columns = {role: _names(task, role) for role in _roles(task, lines[0])}
             changes = {"format": "jsonl", "columns": columns, "encoding": "utf-8"}
             given = task.model_copy(update=changes)
-            yield read_stream(given, io.BytesIO(b"".join(lines)), f"{name} from line {start + 1}")
+            records = json_records(given, name, b"".join(lines), start + 1)
+            yield judge_records(given, records, None, labelled=False)
         start += len(lines)
 
 
@@ -187,7 +196,7 @@ def _plain(task: Task, name: str, lines: Iterable[bytes], start: int) -> Split:
     drops: Counter[str] = Counter()
     for number, line in enumerate(lines, start + 1):
         text = line.decode("utf-8", "replace").strip()
-        place = f"{name}:{number}"
+        place = f"{Path(name).name}:{number}"
         if not text:
             drops["empty text"] += 1
         elif task.kind == "tagging":

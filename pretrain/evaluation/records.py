@@ -27,6 +27,13 @@ class Record(NamedTuple):
     place: str
     roles: dict[str, Any]
     fault: str = ""
+    names: tuple[str, ...] = ()  # its columns, where one of a role is not among them
+
+    def tell(self, reason: str) -> str:
+        """Say why it cannot be used, and what it has in the place of what it lacks."""
+        is_lacking = self.names and reason.startswith("no ")
+        has = f" (it has {', '.join(self.names)}: set columns)" if is_lacking else ""
+        return f"{self.place}: {reason}{has}"
 
 
 class Line(NamedTuple):
@@ -69,12 +76,15 @@ def _bounded(name: str, chunks: Iterator[bytes]) -> bytes:
     return bytes(data)
 
 
-def lines_of(data: bytes, encoding: str) -> Iterator[Line]:
-    """Give the lines of a file; only line feeds end them, and a byte order mark is no text."""
+def lines_of(data: bytes, encoding: str, first: int = 1) -> Iterator[Line]:
+    """Give the lines of a file; only line feeds end them, and a byte order mark is no text.
+
+    Of a portion of a file, `first` is the number of its first line.
+    """
     utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
     if utf8:
         data = data.removeprefix(b"\xef\xbb\xbf")
-    for number, raw in enumerate(data.split(b"\n"), 1):
+    for number, raw in enumerate(data.split(b"\n"), first):
         try:
             yield Line(number, raw.removesuffix(b"\r").decode("utf-8" if utf8 else encoding))
         except UnicodeDecodeError:

@@ -24,6 +24,7 @@ from pretrain.evaluation.recipe import Evaluation
 from pretrain.evaluation.table import describe_winner, show_spread
 from pretrain.evaluation.tasks import Task, score_name
 from pretrain.evaluation.tuning import Result, Run, fingerprint, threshold_of, trained_models
+from pretrain.quirks import import_deepspeed
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,8 @@ def _save(model: nn.Module, part: Prepared, target: Path, made: tuple[Run, Entry
     aside.mkdir(parents=True)
     adapter = run.settings.adapter
     whole = model if adapter is None or not adapter.is_merged else merged(model)
+    # transformers saves by way of accelerate, which imports it too, and not quietly.
+    import_deepspeed()
     with quiet():
         whole.save_pretrained(aside)  # type: ignore[operator]
         whole.config.save_pretrained(aside)  # type: ignore[union-attr, operator]

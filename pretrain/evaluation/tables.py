@@ -7,7 +7,8 @@ header or by number; the keys of a JSON object by name. Blank lines are no rows.
 import csv
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -28,6 +29,8 @@ USUAL_NAMES: dict[str, Column] = {
 # Without these an example is none; a pair is needed where the task names its column.
 _REQUIRED = ("text", "pair", "words", "question", "context", "options")
 _TARGETS = ("label", "tags", "answers")
+# A record that lacks a role's column names so many of its own: guesses that fit a line.
+_NAMES, _NAME_CHARACTERS = 8, 40
 
 Row = tuple[int, list[str] | None]
 
@@ -46,6 +49,7 @@ def table_records(task: Task, name: str, data: bytes, labelled: bool) -> Iterato
         return
     width = len(header) if header is not None else usual(widths)
     places = _places(task, name, header, width, labelled)
+    names = _names_shown(task, places, header or ())
     for number, fields in body:
         place = f"{name}:{number}"
         if fields is None:
@@ -53,7 +57,7 @@ def table_records(task: Task, name: str, data: bytes, labelled: bool) -> Iterato
         elif len(fields) != width:
             yield Record(place, {}, WRONG_COLUMNS)
         else:
-            yield Record(place, {role: fields[at] for role, at in places.items()})
+            yield Record(place, {role: fields[at] for role, at in places.items()}, names=names)
 
 
 def _tsv_rows(task: Task, data: bytes) -> Iterator[Row]:
@@ -95,7 +99,9 @@ def _places(
             places[role] = at
         elif needed and (labelled or role not in _TARGETS):
             has = ", ".join(header) if header is not None else f"{width} columns"
-            raise ValueError(f"{name} has no column {_spelt(column)} for {role}: it has {has}")
+            raise ValueError(
+                f"{name} has no column {_spelt(column)} for {role}: it has {has}; set columns"
+            )
     return places
 
 
@@ -112,9 +118,9 @@ def _spelt(column: Column) -> str:
     return " or ".join(str(each) for each in candidates(column))
 
 
-def json_records(task: Task, name: str, data: bytes) -> Iterator[Record]:
-    """Give the lines of a JSON Lines file as records."""
-    for number, line in lines_of(data, task.encoding):
+def json_records(task: Task, name: str, data: bytes, first: int = 1) -> Iterator[Record]:
+    """Give the lines of a JSON Lines file, or of a portion of it, as records."""
+    for number, line in lines_of(data, task.encoding, first):
         place = f"{name}:{number}"
         if line is None:
             yield Record(place, {}, NOT_TEXT)
@@ -136,8 +142,16 @@ def object_record(task: Task, place: str, found: Any) -> Record:  # noqa: ANN401
         if key is not None:
             roles[role] = found[key]
         elif role in _REQUIRED and (role != "pair" or role in task.columns):
-            return Record(place, {}, f"no {role}")
-    return Record(place, roles)
+            return Record(place, {}, f"no {role}", _names_shown(task, (), found))
+    return Record(place, roles, names=_names_shown(task, roles, found))
+
+
+def _names_shown(task: Task, roles: Iterable[str], names: Iterable[Any]) -> tuple[str, ...]:
+    """Give the names of columns where a role that makes an example has none of them."""
+    made_of = {role for role in ROLES[task.kind] if role in (*_REQUIRED, *_TARGETS)}
+    if made_of - set(roles) <= {"pair"} - task.columns.keys():
+        return ()
+    return tuple(str(name)[:_NAME_CHARACTERS] for name in islice(names, _NAMES))
 
 
 def labelled_lines(task: Task, name: str, data: bytes, labelled: bool) -> Iterator[Record]:
