@@ -34,6 +34,7 @@ from corpus.lease import Lease
 from corpus.membership import ShardPlan, cut_split
 from corpus.recipe import Dedup, Pack, Recipe
 from corpus.snapshots import (
+    OBEYS,
     FileEntry,
     ShardEntry,
     Snapshot,
@@ -62,8 +63,6 @@ from pipeline.tallies import read_stats
 logger = logging.getLogger(__name__)
 
 HELD = "held.json"
-# Where a manifest names the list that its snapshot obeys.
-_OBEYS = "forgotten"
 
 
 def finish_killed(store: str, workers: int | None, lease: Lease) -> Outcome | None:
@@ -78,7 +77,7 @@ def finish_killed(store: str, workers: int | None, lease: Lease) -> Outcome | No
     if listed.is_empty or newest_label(store) is None:
         return None
     parent = open_snapshot(store)
-    if parent.made_with.get(_OBEYS) == listed.fingerprint:
+    if parent.made_with.get(OBEYS) == listed.fingerprint:
         return None
     affected = find_affected(parent, parent.tree(store), listed)
     if not affected:
@@ -163,7 +162,7 @@ def obeying(snapshot: Snapshot, forgotten: Forgotten) -> Snapshot:
     """Note in a manifest the list that none of its documents is on."""
     if forgotten.is_empty:
         return snapshot
-    made_with = snapshot.made_with | {_OBEYS: forgotten.fingerprint}
+    made_with = snapshot.made_with | {OBEYS: forgotten.fingerprint}
     return snapshot.model_copy(update={"made_with": made_with})
 
 
@@ -237,7 +236,7 @@ def _take_out(job: Job, affected: Sequence[str], stages: Stages) -> Snapshot:
     noted = contents._replace(files=[*contents.files, _note_holdings(job, counts)])
     # Nothing was searched or judged anew: the parent's recall and statistics hold on.
     stats = read_stats(snapshot_root(store, job.parent.label))
-    return assemble(job, noted, ({_OBEYS: job.forgotten.fingerprint}, stats))
+    return assemble(job, noted, ({OBEYS: job.forgotten.fingerprint}, stats))
 
 
 def _written(records: Mapping[str, Record]) -> list[str]:

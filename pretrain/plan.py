@@ -16,7 +16,7 @@ import torch
 
 from corpus.recipe import Recipe
 from corpus.shards import PAIRED
-from corpus.snapshots import Snapshot, open_snapshot
+from corpus.snapshots import Snapshot, open_snapshot, overdue_takedowns
 from corpus.training import Pretrain
 from pretrain.batches import open_stream
 from pretrain.checkpoints import newest_checkpoint
@@ -116,7 +116,7 @@ def _count_run(recipe: Recipe, snapshot: Snapshot | None, shape: ModelShape) -> 
             "flops_per_step": round(config.batch_sequences * row),
             "flops": sequences * row,
         },
-        "warnings": _warnings(config, snapshot),
+        "warnings": _warnings(recipe, snapshot),
     }
 
 
@@ -172,12 +172,14 @@ def _source_passes(config: Pretrain, snapshot: Snapshot, sequences: int) -> dict
     return {str(name): round(share * weight / one.count, 2) for name, weight, one in parts}
 
 
-def _warnings(config: Pretrain, snapshot: Snapshot | None) -> list[str]:
-    found = []
+def _warnings(recipe: Recipe, snapshot: Snapshot | None) -> list[str]:
+    config, found = recipe.pretrain, []
     if config.run is None:
         found.append("pretrain.run is missing: `train` needs an output directory")
     if snapshot is None:
         return found
+    if overdue := overdue_takedowns(recipe.store, snapshot):
+        found.append(overdue)
     rows = _count_rows(snapshot, "train")
     if rows < config.batch_sequences:
         found.append(
