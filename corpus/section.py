@@ -21,6 +21,8 @@ from pydantic import (
 from corpus.files import read_bytes
 
 Model = TypeVar("Model", bound=BaseModel)
+# A key of the same section that is so alike is meant rather than the same key of another. Guess.
+_CLOSE = 0.7
 
 
 class Section(BaseModel):
@@ -125,7 +127,8 @@ def _explain(model: type[BaseModel], error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         known = _known_keys(model, error["loc"][:-1])
         key = str(error["loc"][-1])
-        near = [path for path in _paths(model) if path.rpartition(".")[2] == key]
+        near = difflib.get_close_matches(key, known, n=1, cutoff=_CLOSE)
+        near = near or [path for path in _paths(model) if path.rpartition(".")[2] == key]
         near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         return f"unknown key {place}: did you mean {' or '.join(near)}?"
     if error["type"] == "missing":

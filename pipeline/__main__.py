@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from typing import Any
 
 from corpus.arguments import parse
@@ -136,13 +137,13 @@ def _refresh(parsed: argparse.Namespace) -> int:
     from pipeline.report import REPORT
 
     recipe = load_recipe(parsed.recipe, parsed.overrides)
-    outcome = refresh(recipe)
     store = absolute(recipe.store)
-    summary = summarize(outcome.snapshot)
-    # Standard output holds nothing but the object, so that it can be piped.
-    out = sys.stderr if parsed.json else sys.stdout
-    for line in _tell_refresh(store, outcome, summary):
-        print(line, file=out)
+    # Standard output holds nothing but the object, so that it can be piped: Ray too prints there.
+    with redirect_stdout(sys.stderr if parsed.json else sys.stdout):
+        outcome = refresh(recipe)
+        summary = summarize(outcome.snapshot)
+        for line in _tell_refresh(store, outcome, summary):
+            print(line)
     report = outcome.snapshot.tree(store).own(REPORT)
     print(json.dumps(summary) if parsed.json else f"report: {report}")
     return 0
