@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,7 @@ def test_the_threads_of_the_group_end_before_python_does(
 # Rank 0 fails while its group waits for rank 1, which never comes.
 FAILING = """
 import sys
+from contextlib import suppress
 from pathlib import Path
 import torch
 from torch import distributed
@@ -192,6 +194,15 @@ def test_a_mistake_that_a_rank_finds_is_one_line(store: Path, tmp_path: Path) ->
     assert "Traceback" not in message
 
 
+def interrupt(
+    *processes: "subprocess.Popen[str] | psutil.Process", number: signal.Signals = signal.SIGINT
+) -> None:
+    """Signal a driver and its ranks, which it may have ended by the time that they are told."""
+    for one in processes:
+        with suppress(psutil.NoSuchProcess):
+            one.send_signal(number)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status", "said"),
@@ -206,8 +217,7 @@ def test_ranks_that_are_only_starting_end_with_one_line(
         assert process.poll() is None, process.communicate()[1]
     ranks = rank_processes(process.pid)
     # A terminal tells all of them, who is told to end passes it on.
-    for one in (process, *(ranks if number == signal.SIGINT else ())):
-        one.send_signal(number)
+    interrupt(process, *(ranks if number == signal.SIGINT else ()), number=number)
     message = process.communicate(timeout=300)[1]
     assert process.returncode == status, message
     assert message.splitlines()[-1].startswith(said)
@@ -223,8 +233,7 @@ def test_ctrl_c_while_training_is_one_line(store: Path, tmp_path: Path, processe
     process = start_training(recipe, tmp_path / "recipe.yaml")
     wait_for_steps(process, run, 2)
     ranks = rank_processes(process.pid)
-    for one in (process, *ranks):
-        one.send_signal(signal.SIGINT)
+    interrupt(process, *ranks)
     message = process.communicate(timeout=300)[1]
     assert process.returncode == 130, message
     assert message.splitlines()[-1] == "interrupted"
