@@ -80,8 +80,12 @@ import atexit, os, signal, sys, time
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
+def name_of(thread):
+    with suppress(FileNotFoundError, ProcessLookupError):  # it ended since it was listed
+        return (thread / "comm").read_text()
+    return ""
 def show(when):
-    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    names = map(name_of, Path("/proc/self/task").iterdir())
     print(when, sum("gloo" in name for name in names))
 atexit.register(show, "after")
 from corpus.recipe import load_recipe
