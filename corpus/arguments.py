@@ -2,7 +2,11 @@
 
 import argparse
 import re
+import signal
 from collections.abc import Sequence
+
+# The exit status of a command that was ended by Ctrl-C, as shells give it.
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -5,7 +5,7 @@ is decided here, once for JSON lines, tables and delimited text.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
@@ -145,9 +145,14 @@ def _no_text(fields: Mapping[str, Any], wanted: str) -> str:
         return f"{found}, found {type(fields[wanted]).__name__}"
     if wanted in fields or not fields:
         return found
-    names = [str(name)[:_NAME_CHARACTERS] for name in islice(fields, _NAMES)]
+    names = names_shown(fields)
     more = ", ..." if len(fields) > _NAMES else ""
     return f"{found}: set text_key to the one that holds the text ({', '.join(names)}{more})"
+
+
+def names_shown(fields: Iterable[Any]) -> tuple[str, ...]:
+    """Give the first names of a record's fields, cut, for a line that says which there are."""
+    return tuple(str(name)[:_NAME_CHARACTERS] for name in islice(fields, _NAMES))
 
 
 def meta_of(fields: Mapping[str, Any]) -> str:

@@ -10,13 +10,12 @@ import argparse
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from typing import Any
 
-from corpus.arguments import parse
+from corpus.arguments import INTERRUPTED, parse
 from corpus.files import absolute
 from corpus.recipe import Recipe, load_recipe
 from corpus.snapshots import open_snapshot
@@ -24,8 +23,6 @@ from pipeline.outcome import Outcome
 
 # Tasks run side by side; within one, libraries shall not start threads of their own.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-_INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

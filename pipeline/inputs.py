@@ -41,7 +41,7 @@ from corpus.snapshots import Input
 
 _GLOB_CHARACTERS = "*?["
 _NOTES = "inputs.json"
-_LINEAGE = "lineage.json"  # what a store is recognized by, beside its notes
+LINEAGE = "lineage.json"  # what a store is recognized by, beside its notes
 # Metadata of Hugging Face `datasets` on disk and caches of its `map`; checksums; hidden files and
 # the markers of Spark and Hadoop, which start with a dot or an underscore.
 _NO_DATA: tuple[str, ...] = (
@@ -216,7 +216,7 @@ def _own(fs: Any, base: str, store: str) -> str | None:  # noqa: ANN401 - fsspec
 def _without_stores(found: dict[str, Any], own: str | None) -> dict[str, Any]:
     """Leave out what lies in the store that is written to, and in others by their two notes."""
     folders = {path.removesuffix(_NOTES) for path in found if path.endswith("/" + _NOTES)}
-    stores = {folder for folder in folders if folder + _LINEAGE in found}
+    stores = {folder for folder in folders if folder + LINEAGE in found}
     if own is not None:
         stores.add(own)
     for each in sorted(stores):

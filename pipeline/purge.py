@@ -10,7 +10,7 @@ merges, the list of repeated lines, checkpoints and what was exported from them.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from corpus.files import exists, join, list_names, remove, remove_tree
@@ -54,12 +54,13 @@ def find_holdings(store: str, forgotten: Forgotten) -> Iterator[Holding]:
     They are looked for in the snapshots that open; a withdrawn one has no shards but theirs.
     """
     lists: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for snapshot in _manifests(store):
+    manifests = _manifests(store)
+    for snapshot in manifests:
         for entry in snapshot.shards:
             lists[entry.home, entry.path].append(snapshot.label)
     found = set()
     opened: dict[tuple[str, str], tuple[dict[str, int], list[list[tuple[int, int]]]]] = {}
-    for snapshot in _open_ones(store):
+    for snapshot in _open_ones(store, manifests):
         view = Store(store, snapshot.tree(store), snapshot)
         for row in _covered(view, forgotten):
             entry = shard_of(view, row["snapshot"], row["source"], row["id"])
@@ -73,16 +74,14 @@ def find_holdings(store: str, forgotten: Forgotten) -> Iterator[Holding]:
         yield Holding(identity, tuple(lists[shard]), "/".join(shard), first, last)
 
 
-def _manifests(store: str) -> Iterator[Snapshot]:
-    for label in list_snapshots(store):
-        snapshot = read_manifest(store, label)
-        assert snapshot is not None
-        yield snapshot
+def _manifests(store: str) -> list[Snapshot]:
+    found = (read_manifest(store, label) for label in list_snapshots(store))
+    return [each for each in found if each is not None]
 
 
-def _open_ones(store: str) -> Iterator[Snapshot]:
-    """Give the snapshots that are not withdrawn."""
-    return (each for each in _manifests(store) if not is_withdrawn(store, each.label))
+def _open_ones(store: str, manifests: Iterable[Snapshot]) -> list[Snapshot]:
+    """Return the snapshots that are not withdrawn."""
+    return [each for each in manifests if not is_withdrawn(store, each.label)]
 
 
 def _covered(view: Store, forgotten: Forgotten) -> Iterator[dict[str, str]]:
@@ -108,24 +107,26 @@ def purge(store: str) -> list[str]:
 
 
 def _purge(store: str, successor: Snapshot, forgotten: Forgotten) -> list[str]:
-    for snapshot in _open_ones(store):
+    manifests = _manifests(store)
+    for snapshot in _open_ones(store, manifests):
         if snapshot.label != successor.label and _holds_any(store, snapshot, forgotten):
             withdraw(store, snapshot.label, successor.label)
-    for path in _left_over(store):
+    for path in _left_over(store, manifests):
         remove(path)
-    complete = list_snapshots(store)
+    complete = [each.label for each in manifests]
     names = list_names(join(store, "snapshots"))
     for label in {name.split("/")[0] for name in names} - set(complete):
         remove_tree(snapshot_root(store, label))
     return [label for label in complete if is_withdrawn(store, label)]
 
 
-def _left_over(store: str) -> list[str]:
+def _left_over(store: str, manifests: Sequence[Snapshot]) -> list[str]:
     """List what is there of withdrawn snapshots' text and no other snapshot needs."""
-    needed = {(each.home, each.path) for one in _open_ones(store) for each in one.all_files}
+    opened = {each.label: each for each in _open_ones(store, manifests)}
+    needed = {(each.home, each.path) for one in opened.values() for each in one.all_files}
     doomed = set()
-    for snapshot in _manifests(store):
-        if is_withdrawn(store, snapshot.label):
+    for snapshot in manifests:
+        if snapshot.label not in opened:
             doomed |= {(each.home, each.path) for each in snapshot.all_files}
             doomed |= {(snapshot.label, name) for name in _REPORTS}
     root = join(store, "snapshots")
@@ -139,7 +140,7 @@ def labels_that_hold(store: str, forgotten: Forgotten) -> list[str]:
     newest = open_snapshot(store).label
     return [
         snapshot.label
-        for snapshot in _open_ones(store)
+        for snapshot in _open_ones(store, _manifests(store))
         if snapshot.label != newest and _holds_any(store, snapshot, forgotten)
     ]
 

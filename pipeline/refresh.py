@@ -62,7 +62,7 @@ from pipeline import (
     wikitext,
 )
 from pipeline.build import Job, build, commit
-from pipeline.inputs import find_inputs, note_inputs
+from pipeline.inputs import LINEAGE, find_inputs, note_inputs
 from pipeline.jobs import Stages
 from pipeline.outcome import Outcome
 from pipeline.report import add_report
@@ -71,7 +71,6 @@ from pipeline.takedown import count_shards, finish_killed, obeying, point_head_a
 
 logger = logging.getLogger(__name__)
 
-_LINEAGE = "lineage.json"
 
 # What text, labels and verdicts depend on beside our own code.
 _LIBRARIES = ("ftfy", "pycld2", "resiliparse")
@@ -86,7 +85,7 @@ def refresh(recipe: Recipe) -> Outcome:
     check_absolute_in_job("store", recipe.store)
     recipe, lists = _settle(with_absolute_store(recipe))
     lineage = _lineage(recipe)
-    if exists(join(recipe.store, _LINEAGE)):
+    if exists(join(recipe.store, LINEAGE)):
         _check_lineage(recipe.store, lineage)
     inputs, states = find_inputs(recipe)
     complete = find_snapshot(recipe.store, recipe.snapshot)
@@ -186,7 +185,7 @@ def _oddness(given: Input) -> str | None:
 
 def _lineage_now(store: str) -> dict[str, Any]:
     """Return the lineage of a store as this version of the code goes on with it."""
-    stored: dict[str, Any] = orjson.loads(read_bytes(join(store, _LINEAGE)))
+    stored: dict[str, Any] = orjson.loads(read_bytes(join(store, LINEAGE)))
     return stored | code_versions()
 
 
@@ -268,12 +267,12 @@ def code_versions() -> dict[str, Any]:
 
 def _begin(store: str, lineage: Mapping[str, Any]) -> None:
     """Fix the lineage of a new store, or check that it is that of an old one."""
-    create(join(store, _LINEAGE), orjson.dumps(lineage, option=orjson.OPT_SORT_KEYS))
+    create(join(store, LINEAGE), orjson.dumps(lineage, option=orjson.OPT_SORT_KEYS))
     _check_lineage(store, lineage)
 
 
 def _check_lineage(store: str, lineage: Mapping[str, Any]) -> None:
-    stored: dict[str, Any] = orjson.loads(read_bytes(join(store, _LINEAGE)))
+    stored: dict[str, Any] = orjson.loads(read_bytes(join(store, LINEAGE)))
     for key in sorted(stored.keys() | lineage.keys()):
         if stored.get(key) != lineage.get(key):
             raise ValueError(

@@ -4,13 +4,12 @@ import argparse
 import logging
 import math
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
 import orjson
 
-from corpus.arguments import parse
+from corpus.arguments import INTERRUPTED, parse
 from corpus.recipe import load_recipe
 from pretrain.evaluation import commands as evaluation
 from pretrain.explain import ROWS_SHOWN, explain_batch, explain_step
@@ -27,8 +26,6 @@ from pretrain.plan import Question, describe_run, make_plan, show_plan
 from pretrain.preemption import EXIT_STATUS, PreemptedError
 from pretrain.probe import probe
 from pretrain.writer import CheckpointFailedError
-
-_INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_STATUS
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     return 0
 
 

@@ -219,6 +219,11 @@ def restore_metrics(checkpoint: str, state: CheckpointState, run: str) -> None:
         write_metrics(run, (lines[step] for step in sorted(lines)))
 
 
+def known_metrics(run: str, checkpoint: str, state: CheckpointState) -> list[dict[str, Any]]:
+    """Read the metrics of a run; where there are none, those that a checkpoint of it carries."""
+    return read_metrics(run) or parse_metrics(read_carried(checkpoint, state, METRICS) or b"")
+
+
 def read_carried(checkpoint: str, state: CheckpointState, name: str) -> bytes | None:
     """Read a file of the run that a checkpoint carries, verified; None if it carries none."""
     if name not in state.checksums:

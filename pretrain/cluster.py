@@ -119,9 +119,10 @@ class _Trainer(ray_torch.TorchTrainer):  # type: ignore[misc]
         That ends with the driver, and has no dashboard: every second the actor would ask it how the
         driver is, and warn that nobody answers.
         """
-        callbacks = super()._create_default_callbacks()
-        unwanted = "PlacementGroupCleaner" if self._is_own else None
-        return [one for one in callbacks if not unwanted or unwanted not in type(one).__name__]
+        callbacks: list[Any] = super()._create_default_callbacks()
+        if not self._is_own:
+            return callbacks
+        return [one for one in callbacks if "PlacementGroupCleaner" not in type(one).__name__]
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:  # noqa: ANN401 - Ray's
         if isinstance(settings["scaling_policy"], ray_scaling.ElasticScalingPolicy):
@@ -343,9 +344,13 @@ class RayNotice(Notice):
         if not world.any_of(world.is_first and now - self._asked >= _ASK_AFTER_SECONDS):
             return False
         self._asked, was_drained = now, self._is_drained
-        self._is_drained |= world.any_of(ray_train.get_preemption_info() is not None)
-        self._is_told_to_end = self._is(world, "is_ending")
-        return self._is(world, "is_wanted") or self._is_drained > was_drained
+        news = [ray_train.get_preemption_info() is not None, False, False]
+        if world.is_first:
+            news[1:] = ray.get([self._box.is_ending.remote(), self._box.is_wanted.remote()])
+        drained, ending, wanted = world.sum_floats(*news)
+        self._is_drained |= drained > 0
+        self._is_told_to_end = ending > 0
+        return wanted > 0 or self._is_drained > was_drained
 
     def answer(self, steps: int) -> None:
         """End the run, or let Ray's controller go on, which ends the ranks when it will."""
@@ -353,9 +358,6 @@ class RayNotice(Notice):
             super().answer(steps)
         if self._is_first:
             ray.get(self._box.grant.remote())
-
-    def _is(self, world: World, state: str) -> bool:
-        return world.any_of(world.is_first and ray.get(getattr(self._box, state).remote()))
 
 
 def _join() -> World:

@@ -20,10 +20,9 @@ from corpus.shards import RowPieces
 from corpus.snapshots import Snapshot, open_snapshot, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
 from pretrain.batches import Batch, Stream, hash_batches, open_stream
-from pretrain.checkpoints import RECIPE, SKIPPED, checkpoint_home, newest_checkpoint
+from pretrain.checkpoints import RECIPE, SKIPPED, checkpoint_home, known_metrics, newest_checkpoint
 from pretrain.config import data_plan, plan_over
 from pretrain.dataset import Shares
-from pretrain.export import known_metrics
 from pretrain.masking import IGNORED, ONE, rule_at
 from pretrain.metrics import METRICS, read_metrics
 from pretrain.mixing import interleave

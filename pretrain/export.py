@@ -21,6 +21,7 @@ from pretrain.checkpoints import (
     CheckpointState,
     checkpoint_home,
     checkpoint_path,
+    known_metrics,
     list_checkpoints,
     load_weights,
     read_carried,
@@ -28,7 +29,6 @@ from pretrain.checkpoints import (
 )
 from pretrain.config import ModelShape
 from pretrain.initial import describe_start
-from pretrain.metrics import METRICS, parse_metrics, read_metrics
 from pretrain.model import INITIAL_DEVIATION, NORM_EPSILON, is_exported
 from pretrain.trackers import without_credentials
 
@@ -84,11 +84,6 @@ def find_checkpoint(run: str, step: int | None = None) -> tuple[str, CheckpointS
             "pretrain.keep_checkpoint_every_steps keeps more of them"
         )
     return names[0], read_state(names[0])
-
-
-def known_metrics(run: str, checkpoint: str, state: CheckpointState) -> list[dict[str, Any]]:
-    """Read the metrics of a run; where there are none, those that a checkpoint of it carries."""
-    return read_metrics(run) or parse_metrics(read_carried(checkpoint, state, METRICS) or b"")
 
 
 def export_once(run: str, step: int) -> str:

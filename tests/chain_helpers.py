@@ -193,6 +193,7 @@ def compare_snapshots(stores: tuple[str, str], snapshots: tuple[Snapshot, Snapsh
 def prepare(patch: pytest.MonkeyPatch) -> None:
     """Run stages in this process; the canaries have tests of their own."""
     run_stages_here(patch)
+    patch.setattr("os.fsync", lambda _: None)
     patch.setattr(canaries, "measure", lambda _config: [])
     patch.setattr(canaries, "check", lambda _bins: None)
 

@@ -28,7 +28,6 @@ LONG = "a text of its own that nobody else has ever written or read before today
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(monkeypatch)
-    monkeypatch.setattr("os.fsync", lambda _: None)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from pipeline.refresh import refresh
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(monkeypatch)
-    monkeypatch.setattr("os.fsync", lambda _: None)
 
 
 @pytest.fixture

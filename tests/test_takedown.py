@@ -43,7 +43,6 @@ def linked(place: int) -> str:
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(monkeypatch)
-    monkeypatch.setattr("os.fsync", lambda _: None)
 
 
 def record(key: str, text: str, **fields: str) -> dict[str, Any]:

@@ -8,11 +8,11 @@ import csv
 import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 import orjson
 
+from corpus.records import names_shown
 from pretrain.evaluation.records import NOT_TEXT, WRONG_COLUMNS, Record, lines_of, usual
 from pretrain.evaluation.tasks import ROLES, Column, Task, candidates
 
@@ -29,8 +29,6 @@ USUAL_NAMES: dict[str, Column] = {
 # Without these an example is none; a pair is needed where the task names its column.
 _REQUIRED = ("text", "pair", "words", "question", "context", "options")
 _TARGETS = ("label", "tags", "answers")
-# A record that lacks a role's column names so many of its own: guesses that fit a line.
-_NAMES, _NAME_CHARACTERS = 8, 40
 
 Row = tuple[int, list[str] | None]
 
@@ -151,7 +149,7 @@ def _names_shown(task: Task, roles: Iterable[str], names: Iterable[Any]) -> tupl
     made_of = {role for role in ROLES[task.kind] if role in (*_REQUIRED, *_TARGETS)}
     if made_of - set(roles) <= {"pair"} - task.columns.keys():
         return ()
-    return tuple(str(name)[:_NAME_CHARACTERS] for name in islice(names, _NAMES))
+    return names_shown(names)
 
 
 def labelled_lines(task: Task, name: str, data: bytes, labelled: bool) -> Iterator[Record]:
