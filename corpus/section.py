@@ -18,7 +18,7 @@ from pydantic import (
     ValidationInfo,
 )
 
-from corpus.files import read_bytes
+from corpus.files import is_remote, read_bytes
 
 Model = TypeVar("Model", bound=BaseModel)
 # A key of the same section that is so alike is meant rather than the same key of another. Guess.
@@ -41,8 +41,15 @@ def _refuse_home(path: str, info: ValidationInfo) -> str:
     return path
 
 
+def _refuse_url(path: str, info: ValidationInfo) -> str:
+    if info.context is not None and is_remote(path):
+        raise ValueError(f"{path} is a URL, expected a local directory: you can copy it from there")
+    return path
+
+
 # A path or an fsspec URL, in a recipe that travels between machines and users.
 Location = Annotated[str, Field(min_length=1), AfterValidator(_refuse_home)]
+LocalDirectory = Annotated[Location, AfterValidator(_refuse_url)]
 
 
 class _RecipeLoader(yaml.SafeLoader):

@@ -86,9 +86,9 @@ def find_checkpoint(run: str, step: int | None = None) -> tuple[str, CheckpointS
     return names[0], read_state(names[0])
 
 
-def export_once(run: str, step: int) -> str:
-    """Export the checkpoint of a step below its run, unless it is there; return the directory."""
-    target = Path(run) / "exported" / f"step-{step:08d}"
+def export_once(run: str, step: int, home: str) -> str:
+    """Export the checkpoint of a step below `home`, unless it is there; return the directory."""
+    target = Path(home) / "exported" / f"step-{step:08d}"
     # The card is written last: without it an export was cut short.
     if not (target / _CARD_FILE).exists():
         shutil.rmtree(target, ignore_errors=True)

@@ -199,7 +199,7 @@ def test_a_pipeline_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_remote_output_is_refused(tmp_path: Path) -> None:
     path = write_recipe(tmp_path, tables=["masking"], output="s3://bucket/out")
-    with pytest.raises(ValueError, match=r"ablation\.output is the URL s3://bucket/out"):
+    with pytest.raises(ValueError, match=r"ablation\.output: s3://bucket/out is a URL, "):
         ablate(path)
 
 

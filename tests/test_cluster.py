@@ -230,6 +230,7 @@ def test_the_recipe_is_left_where_the_command_was_given(tmp_path: Path) -> None:
 def test_ray_is_asked_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster, answers = importlib.import_module("pretrain.cluster"), iter([None, "notice", "notice"])
     monkeypatch.setattr(cluster.ray_train, "get_preemption_info", lambda: next(answers))
+    monkeypatch.setattr(cluster, "_ASK_AFTER_SECONDS", 1e9)
     notice = cluster.RayNotice(ALONE, local_box(monkeypatch, cluster))
     assert [notice.arrives(ALONE) for _ in range(3)] == [False, False, False]
     monkeypatch.setattr(cluster, "_ASK_AFTER_SECONDS", 0.0)

@@ -1,6 +1,7 @@
 """The recipes of the commands that evaluate, as they are shipped."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,20 @@ def test_its_task_of_own_files_reads_them(tmp_path: Path, monkeypatch: pytest.Mo
         TextExample("0", "test negative", None, "negative"),
         TextExample("1", "test positive", None, "positive"),
     )
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("output=~/out", "output: ~/out begins with ~"),
+        ("output=s3://bucket/out", "output: s3://bucket/out is a URL"),
+        ("grid.learning_rates=[.inf]", "should be a finite number"),
+        ("grid.learning_rates=[0]", "learning_rates.0: Input should be greater than 0"),
+        ("grid.batch_sizes=[0]", "batch_sizes.0: Input should be greater than or equal to 1"),
+        ("grid.weight_decay=.nan", "weight_decay: Input should be a finite number"),
+        ("checkpoints=[{name: mine, path: ~/base}]", "path: ~/base begins with ~"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(override: str, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        load_section(Evaluation, str(REPOSITORY / "recipes/evaluate.yaml"), [override])

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from shutil import rmtree
 from xml.etree import ElementTree
 
 import orjson
@@ -16,6 +17,7 @@ from pretrain.evaluation import trajectory
 from pretrain.evaluation.trajectory import choose_steps, evaluate_run, tokens_seen
 from pretrain.export import export, export_once, find_checkpoint
 from pretrain.launch import run_training
+from pretrain.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +45,14 @@ def test_a_step_is_exported(run: str, tmp_path: Path) -> None:
 
 
 def test_an_export_that_was_cut_short_is_made_again(run: str) -> None:
-    directory = Path(export_once(run, 4))
+    directory = Path(export_once(run, 4, run))
     first = (directory / "model.safetensors").read_bytes()
     (directory / "README.md").unlink()
     (directory / "model.safetensors").write_bytes(b"half")
-    assert export_once(run, 4) == str(directory)
+    assert export_once(run, 4, run) == str(directory)
     assert (directory / "model.safetensors").read_bytes() == first
     stamp = (directory / "model.safetensors").stat().st_mtime_ns
-    export_once(run, 4)
+    export_once(run, 4, run)
     assert (directory / "model.safetensors").stat().st_mtime_ns == stamp
 
 
@@ -63,12 +65,10 @@ def test_steps_are_those_kept_or_those_asked_for(run: str, tmp_path: Path) -> No
         choose_steps(str(tmp_path), None)
 
 
-def test_tokens_are_summed_step_by_step(run: str, tmp_path: Path) -> None:
-    tokens = column(Path(run), "tokens")
-    assert tokens_seen(run) == {n: sum(tokens[:n]) for n in range(1, 7)}
-    lines = (Path(run) / "metrics.jsonl").read_bytes().splitlines(keepends=True)
-    (tmp_path / "metrics.jsonl").write_bytes(b"".join(lines[1:]))
-    assert tokens_seen(str(tmp_path)) == {}
+def test_tokens_are_summed_step_by_step(run: str) -> None:
+    lines, tokens = read_metrics(run), column(Path(run), "tokens")
+    assert tokens_seen(lines) == {n: sum(tokens[:n]) for n in range(1, 7)}
+    assert tokens_seen(lines[1:]) == {}
 
 
 def test_a_run_is_measured_once_and_drawn(
@@ -91,7 +91,8 @@ def test_a_run_is_measured_once_and_drawn(
     shown = capsys.readouterr().out
     found = orjson.loads((tmp_path / "out" / "trajectory.json").read_bytes())["points"]
     assert [point["step"] for point in found] == [2, 6]
-    assert [point["tokens"] for point in found] == [tokens_seen(run)[step] for step in (2, 6)]
+    seen = tokens_seen(read_metrics(run))
+    assert [point["tokens"] for point in found] == [seen[2], seen[6]]
     # The run measured itself after its last step, on the same rows with the same masks.
     recorded = orjson.loads((Path(run) / "metrics.jsonl").read_bytes().splitlines()[-1])
     assert found[-1]["loss"] == pytest.approx(recorded["validation_loss"], rel=1e-5)
@@ -111,3 +112,33 @@ def test_a_run_is_measured_once_and_drawn(
     evaluate_run(run, str(recipe), ["steps=[2, 6]"])
     again = orjson.loads((tmp_path / "out" / "trajectory.json").read_bytes())["points"]
     assert again == found
+
+
+def test_checkpoints_at_a_url_are_measured_too(
+    tmp_path: Path, remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the run's directory is gone, their checkpoints carry its metrics."""
+    monkeypatch.chdir(tmp_path)
+    write_snapshot(tmp_path / "store")
+    root = f"{remote}/run"
+    run_training(make_recipe(tmp_path / "store", tmp_path / "run", checkpoint_root=root))
+    lines = read_metrics(str(tmp_path / "run"))
+    rmtree(tmp_path / "run")
+    (tmp_path / "text.txt").write_text("the rain in the inner lane " * 4)
+    values = {"output": str(tmp_path / "out"), "texts": [str(tmp_path / "text.txt")], "words": 2}
+    recipe = tmp_path / "trajectory.yaml"
+    recipe.write_text(yaml.safe_dump(values))
+    before = {path.name for path in tmp_path.iterdir()}
+    evaluate_run(root, str(recipe), ["steps=[6]"])
+    (point,) = orjson.loads((tmp_path / "out" / "trajectory.json").read_bytes())["points"]
+    assert point["tokens"] == sum(line["tokens"] for line in lines)
+    assert point["text"]["scored_words"] == 2
+    assert {path.name for path in tmp_path.iterdir()} - before == {"out"}
+
+
+@pytest.mark.parametrize("output", ["~/out", "s3://bucket/out"])
+def test_an_output_is_a_local_directory(run: str, tmp_path: Path, output: str) -> None:
+    recipe = tmp_path / "trajectory.yaml"
+    recipe.write_text(yaml.safe_dump({"output": output}))
+    with pytest.raises(ValueError, match=rf"output: {output} (begins with ~|is a URL), "):
+        evaluate_run(run, str(recipe))

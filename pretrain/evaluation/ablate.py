@@ -30,7 +30,7 @@ from typing import Any
 import orjson
 import yaml
 
-from corpus.files import check_absolute_in_job, is_remote, write_bytes
+from corpus.files import check_absolute_in_job, write_bytes
 from corpus.recipe import Recipe
 from corpus.section import load_section
 from corpus.snapshots import Snapshot, open_snapshot, tokenizer_root
@@ -78,8 +78,6 @@ def ablate(path: str, overrides: Sequence[str] = ()) -> str:
     """Make all runs of an ablation, write results and report, and return the tables as text."""
     recipe = load_section(AblationRecipe, path, overrides)
     output = recipe.ablation.output
-    if is_remote(output):
-        raise ValueError(f"ablation.output is the URL {output}: runs write to a local directory")
     check_absolute_in_job("ablation.output", output)
     stores = prepare_stores(recipe)
     check_passes(recipe, stores[recipe.pack.format].train_rows())
@@ -166,7 +164,7 @@ def make_run(
     tuning = recipe.ablation.fine_tuning
     if not tuning.tasks:
         return Measured(losses, {})
-    checkpoint = export_once(str(directory), run.pretrain.max_steps)
+    checkpoint = export_once(str(directory), run.pretrain.max_steps, str(directory))
     return Measured(losses, fine_tuned_scores(tuning, checkpoint, f"{directory}/tuned"))
 
 

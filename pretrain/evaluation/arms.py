@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import orjson
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from corpus.recipe import Recipe
-from corpus.section import Section
+from corpus.section import LocalDirectory, Section
 from corpus.training import Pretrain
 from pretrain.evaluation.published import BATCHES, FORMATS, TABLES, Table
 from pretrain.evaluation.scoring import FineTuning
@@ -41,6 +41,8 @@ _FREE = frozenset(
 class BatchSetting(Section):
     """One batch size of Table 3 with the learning rate found for it."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     sequences: int = Field(ge=1, description="sequences a step")
     learning_rate: float = Field(gt=0, description="peak learning rate")
 
@@ -48,7 +50,7 @@ class BatchSetting(Section):
 class Ablation(Section):
     """Which of the paper's tables are asked again, and how."""
 
-    output: str = Field(min_length=1, description="local directory of stores, runs and results")
+    output: LocalDirectory = Field(description="directory of stores, runs and results")
     tables: tuple[Table, ...] = Field(TABLES, min_length=1, description="what is compared")
     seeds: tuple[int, ...] = Field((0, 1, 2), description="three or more; paired across settings")
     confidence: float = Field(0.95, ge=0.5, lt=1, description="of every interval")

@@ -6,11 +6,11 @@ paper tags nothing: tagging takes GLUE's grid, which is an assumption.
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from corpus.section import Section, load_section
+from corpus.section import LocalDirectory, Location, Section, load_section
 from pretrain.evaluation.adapters import Adapter
 from pretrain.evaluation.loop import Hyperparameters
 from pretrain.evaluation.tasks import Kind, Task, Tasks
@@ -23,7 +23,7 @@ class Contestant(Section):
     """A checkpoint, and how it is fine-tuned."""
 
     name: str = Field(min_length=1, description="what tables call it")
-    path: str = Field(min_length=1, description="directory that transformers loads")
+    path: Location = Field(description="directory that transformers loads")
     random_weights: bool = Field(False, description="its architecture, drawn anew")
     adapter: Adapter | None = Field(None, description="learn these few weights; absent: all")
     together: bool = Field(False, description="all tasks in one run, on a shared encoder")
@@ -32,8 +32,12 @@ class Contestant(Section):
 class Grid(Section):
     """What is tried; every learning rate with every batch size. Absent keys: Table 10's."""
 
-    learning_rates: tuple[float, ...] | None = Field(None, min_length=1, description="peaks to try")
-    batch_sizes: tuple[int, ...] | None = Field(
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None, min_length=1, description="peaks to try"
+    )
+    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         None, min_length=1, description="inputs a step, to try"
     )
     epochs: int | None = Field(None, ge=1, description="passes over the examples, at most")
@@ -58,7 +62,7 @@ TABLE_10: dict[Kind, Grid] = {
 class Evaluation(Section):
     """Everything an evaluation is made from."""
 
-    output: str = Field(min_length=1, description="directory of runs, tables and saved models")
+    output: LocalDirectory = Field(description="directory of runs, tables and saved models")
     checkpoints: tuple[Contestant, ...] = Field(
         min_length=1, description="what is compared; random weights take the first's shape"
     )

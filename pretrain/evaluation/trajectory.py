@@ -1,10 +1,11 @@
 """`python -m pretrain evaluate-run RUN RECIPE`: the checkpoints along a run, over tokens seen.
 
-Each kept checkpoint is exported below the run and measured: the masked loss on validation rows of
-the run's own snapshot (held_out.py), on texts of the recipe if it names any (intrinsic.py), and
-fine-tuned on its tasks (scoring.py). What was measured is not measured again: results lie beside
-each other by checkpoint, under a name made from what was asked. The horizontal axis is tokens seen,
-summed from the run's metrics, special tokens included.
+Each kept checkpoint is measured: the masked loss on validation rows of the run's own snapshot
+(held_out.py), on texts of the recipe if it names any (intrinsic.py), and fine-tuned on its tasks
+(scoring.py). For the last two it is exported below the run, or below the output where RUN is the
+URL of its checkpoints. What was measured is not measured again: results lie beside each other by
+checkpoint, under a name made from what was asked. The horizontal axis is tokens seen, summed from
+the run's metrics, special tokens included.
 
 A run keeps its newest checkpoints only, unless pretrain.keep_checkpoint_every_steps says more.
 """
@@ -21,10 +22,10 @@ from typing import Any
 import orjson
 from pydantic import Field
 
-from corpus.files import checksum, write_bytes
-from corpus.section import Section, load_section
+from corpus.files import checksum, is_remote, write_bytes
+from corpus.section import LocalDirectory, Location, Section, load_section
 from corpus.snapshots import open_snapshot
-from pretrain.checkpoints import checkpoint_home, list_checkpoints
+from pretrain.checkpoints import checkpoint_home, known_metrics, list_checkpoints
 from pretrain.evaluation.drawing import Curve, chart, charts, page, table
 from pretrain.evaluation.held_out import held_out_loss
 from pretrain.evaluation.intrinsic import measure, open_model
@@ -32,7 +33,7 @@ from pretrain.evaluation.scoring import FineTuning, fine_tuned_scores
 from pretrain.evaluation.texts import DEFAULT_MAX_BYTES, read_texts
 from pretrain.explain import open_recipe
 from pretrain.export import export_once, find_checkpoint
-from pretrain.metrics import perplexity, read_metrics
+from pretrain.metrics import perplexity
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +45,12 @@ VERSION = 1
 class Trajectory(Section):
     """What is measured along a run."""
 
-    output: str = Field(min_length=1, description="directory of results and report")
+    output: LocalDirectory = Field(description="directory of results and report")
     steps: tuple[int, ...] | None = Field(
         None, description="checkpoints; absent: all that there are"
     )
     held_out_sequences: int = Field(4096, ge=1, description="at most this many validation rows")
-    texts: tuple[str, ...] = Field((), description="text files for perplexity and bits a byte")
+    texts: tuple[Location, ...] = Field((), description="text files for perplexity and bits a byte")
     max_text_bytes: int = Field(DEFAULT_MAX_BYTES, ge=1, description="of them, from the beginning")
     words: int = Field(512, ge=0, description="words of them that are told one by one")
     fine_tuning: FineTuning = Field(FineTuning(), description="tasks; absent: none")
@@ -59,7 +60,7 @@ def evaluate_run(run: str, path: str, overrides: Sequence[str] = ()) -> str:
     """Measure the checkpoints of a run, write results and report, return the table as text."""
     recipe = load_section(Trajectory, path, overrides)
     steps = choose_steps(run, recipe.steps)
-    seen = tokens_seen(run)
+    seen = tokens_seen(known_metrics(run, *find_checkpoint(run)))
     points = []
     for number, step in enumerate(steps, 1):
         logger.info("checkpoint %d of %d: step %s", number, len(steps), f"{step:,}")
@@ -82,9 +83,8 @@ def choose_steps(run: str, asked: Sequence[int] | None) -> list[int]:
     return [int(name.rpartition("step-")[2]) for name in names]
 
 
-def tokens_seen(run: str) -> dict[int, int]:
-    """Give the tokens seen after so many steps; steps that metrics lack are not known."""
-    lines = read_metrics(run)
+def tokens_seen(lines: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+    """Give the tokens seen after so many steps; where metrics lack a step they are not known."""
     sums = accumulate(line["tokens"] for line in lines)
     whole = all(line["step"] == at for at, line in enumerate(lines))
     return dict(enumerate(sums, 1)) if whole else {}
@@ -106,7 +106,9 @@ def _measure(run: str, step: int, recipe: Trajectory) -> dict[str, Any]:
     }
     digest = hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
     path = Path(recipe.output) / "points" / f"step-{step:08d}-{digest[:16]}.json"
-    exported = export_once(run, step) if recipe.texts or recipe.fine_tuning.tasks else None
+    exported = None
+    if recipe.texts or recipe.fine_tuning.tasks:
+        exported = export_once(run, step, recipe.output if is_remote(run) else run)
     if path.exists():
         found: dict[str, Any] = orjson.loads(path.read_bytes())
     else:
