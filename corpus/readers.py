@@ -91,7 +91,8 @@ def detect_format(name: str) -> str:
     if found is None:
         raise ValueError(
             f"cannot tell the format of {name} by its name ({', '.join(_FORMATS)}, each also "
-            f"{', '.join(SUFFIXES)}) nor by its first bytes: set the source's format"
+            f"{', '.join(SUFFIXES)}) nor by its first bytes: set the source's format, or let its "
+            "paths leave the file out, as data/*.txt does of data/logo.png"
         )
     return found
 

@@ -38,7 +38,8 @@ from pretrain.checkpoints import RECIPE
 from pretrain.launch import TIMEOUT, RankFailedError, configure_logging, join, keep_freed_memory
 from pretrain.meeting import listen, open_store, use_interface
 from pretrain.preemption import Notice, PreemptedError, listening
-from pretrain.train import RunInUseError, run_directory, train
+from pretrain.resume import run_directory
+from pretrain.train import RunInUseError, train
 from pretrain.world import World
 
 logger = logging.getLogger(__name__)

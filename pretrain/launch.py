@@ -36,7 +36,8 @@ from corpus.recipe import Recipe
 from pretrain.meeting import listen, open_store, use_interface
 from pretrain.preemption import EXIT_STATUS, Notice, PreemptedError, listening
 from pretrain.quirks import import_deepspeed, leave_group
-from pretrain.train import complete_steps, run_directory, train
+from pretrain.resume import check_newest
+from pretrain.train import train
 from pretrain.world import World
 from pretrain.writer import CheckpointFailedError
 
@@ -56,10 +57,11 @@ class RankFailedError(RuntimeError):
 
 def run_training(recipe: Recipe) -> None:
     """Train as the recipe says, on as many ranks as it says."""
-    taken, wanted = complete_steps(recipe), recipe.pretrain.max_steps
-    if taken is not None:
-        more = "" if taken == wanted else f", and the recipe asks for {wanted:,}"
-        logger.info("%s is complete: it has %s steps%s", run_directory(recipe), f"{taken:,}", more)
+    config, newest = recipe.pretrain, check_newest(recipe)
+    if newest and newest.step >= config.max_steps:
+        asked = f", and the recipe asks for {config.max_steps:,}"
+        more = "" if newest.step == config.max_steps else asked
+        logger.info("%s is complete: it has %s steps%s", config.run, f"{newest.step:,}", more)
     elif recipe.pretrain.ray_workers is not None:
         open_cluster().run_on_ray(recipe)
     elif place := _launched_place():

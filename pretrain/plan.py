@@ -19,7 +19,6 @@ from corpus.shards import PAIRED
 from corpus.snapshots import Snapshot, open_snapshot, overdue_takedowns
 from corpus.training import Pretrain
 from pretrain.batches import open_stream
-from pretrain.checkpoints import newest_checkpoint
 from pretrain.config import ModelShape, data_plan, fit_preset, model_shape, plan_over
 from pretrain.dataset import Shares
 from pretrain.flops import device_name, peak_flops, row_flops
@@ -27,8 +26,8 @@ from pretrain.initial import fingerprint_start
 from pretrain.memory import activation_bytes, parameter_count, single_moments, state_bytes
 from pretrain.mixing import Order
 from pretrain.probe import Timing, pick, slots_of
+from pretrain.resume import check_newest, run_directory
 from pretrain.trackers import check_trackers
-from pretrain.train import checkpoint_root, run_directory
 from pretrain.world import World
 
 _HOUR, _DAY = 3600, 86_400
@@ -55,7 +54,10 @@ def describe_run(recipe: Recipe, question: Question) -> tuple[dict[str, Any], Mo
     snapshot, shape = _open(recipe, question)
     if snapshot:
         _check_data(recipe, snapshot)
-        _check_start(recipe, snapshot, shape)
+        newest = check_newest(recipe) if recipe.pretrain.run else None
+        # Training reads it no more once a checkpoint tells what the run began with.
+        if recipe.pretrain.init_from and newest is None:
+            fingerprint_start(recipe.pretrain.init_from, shape, snapshot.tokenizer)
     return _count_run(recipe, snapshot, shape), shape
 
 
@@ -78,16 +80,6 @@ def _check_data(recipe: Recipe, snapshot: Snapshot) -> None:
             cache = config.cache.model_copy(update={"directory": empty})
             config = config.model_copy(update={"cache": cache})
         open_stream(recipe.store, snapshot, data_plan(config, snapshot), config).close()
-
-
-def _check_start(recipe: Recipe, snapshot: Snapshot, shape: ModelShape) -> None:
-    config = recipe.pretrain
-    if config.init_from is None:
-        return
-    newest = newest_checkpoint(checkpoint_root(recipe)) if config.run else None
-    # Training reads it no more once a checkpoint tells what the run began with.
-    if newest is None or newest[1].identity.start is None:
-        fingerprint_start(config.init_from, shape, snapshot.tokenizer)
 
 
 def _count_run(recipe: Recipe, snapshot: Snapshot | None, shape: ModelShape) -> dict[str, Any]:

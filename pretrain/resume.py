@@ -1,4 +1,4 @@
-"""What a run goes on from, and what its recipe says otherwise than before.
+"""Where a run lies, what it goes on from, and what its recipe says otherwise than before.
 
 The data plan, the model and the optimizer stay what they were. The rest of a recipe may change in
 mid-run, as a lower learning rate after a spike; so each change is told and kept, with the step it
@@ -11,18 +11,23 @@ from typing import Any
 
 import orjson
 
-from corpus.files import write_bytes
+from corpus.files import check_absolute_in_job, is_remote, write_bytes
+from corpus.recipe import Recipe
+from corpus.snapshots import Snapshot, open_snapshot
 from corpus.training import Pretrain
 from pretrain.checkpoints import (
     CHANGES,
     CheckpointState,
+    check_identity,
     checkpoint_home,
     checkpoint_path,
     newest_checkpoint,
     read_carried,
     read_state,
 )
-from pretrain.config import learning_rate_at
+from pretrain.config import DataPlan, Identity, data_plan, learning_rate_at, model_shape
+from pretrain.initial import fingerprint_start
+from pretrain.spikes import listed_batches
 from pretrain.world import World
 
 logger = logging.getLogger(__name__)
@@ -35,11 +40,46 @@ _FREE = {
 }  # fmt: skip
 
 
+def run_directory(recipe: Recipe) -> str:
+    """Return the output directory of a recipe, checked."""
+    run = recipe.pretrain.run
+    if run is None:
+        raise ValueError("pretrain.run is missing: give the output directory of the run")
+    if is_remote(run):
+        raise ValueError(f"pretrain.run is the URL {run}: training writes to a local directory")
+    if Path(run).exists() and not Path(run).is_dir():
+        raise ValueError(f"pretrain.run is {run}, a file: give a directory, new or of a run")
+    check_absolute_in_job("pretrain.run", run)
+    check_absolute_in_job("store", recipe.store)
+    return run
+
+
+def checkpoint_root(recipe: Recipe) -> str:
+    """Return the root of a recipe's checkpoints, checked."""
+    root = recipe.pretrain.checkpoint_root or run_directory(recipe)
+    check_absolute_in_job("pretrain.checkpoint_root", root)
+    return root
+
+
+def check_newest(recipe: Recipe) -> CheckpointState | None:
+    """Return what a recipe's run would go on from; `ValueError` if the recipe is of another run."""
+    config, run, root = recipe.pretrain, run_directory(recipe), checkpoint_root(recipe)
+    newest = _find_newest(run, root)
+    if newest is None:
+        return None
+    changes_since(newest[1], config)
+    found = newest[1].identity
+    snapshot = open_snapshot(recipe.store, recipe.snapshot)
+    left_out = {*listed_batches(run), *found.plan.skipped_batches}
+    plan = data_plan(config, snapshot, tuple(sorted(left_out)))
+    # The rows that were trained on say whether they are pairs; others are refused before.
+    identify(config, snapshot, plan, found.model.next_sentence, newest)
+    return newest[1]
+
+
 def find_newest(run: str, root: str, world: World) -> tuple[str, CheckpointState] | None:
     """Find the newest checkpoint, the same on every rank: one may just be coming or going."""
-    found = newest_checkpoint(root) if world.is_first else None
-    if world.is_first and found is None:
-        _check_root(run, root)
+    found = _find_newest(run, root) if world.is_first else None
     step = world.agree(found[1].step if found else 0)
     if step == 0:
         return None
@@ -47,16 +87,41 @@ def find_newest(run: str, root: str, world: World) -> tuple[str, CheckpointState
     return path, read_state(path)
 
 
-def _check_root(run: str, root: str) -> None:
-    """Refuse to begin anew where the run has checkpoints elsewhere."""
-    home = checkpoint_home(run)
-    before = newest_checkpoint(home) if home != root else None
+def _find_newest(run: str, root: str) -> tuple[str, CheckpointState] | None:
+    """Find the newest checkpoint; to begin anew where the run has some elsewhere is refused."""
+    found, home = newest_checkpoint(root), checkpoint_home(run)
+    before = newest_checkpoint(home) if found is None and home != root else None
     if before is not None:
         raise ValueError(
             f"{run} goes on from {before[0]}, and {root} holds no checkpoint: give "
             "pretrain.checkpoint_root what it was, copy the checkpoints, or take another "
             "pretrain.run"
         )
+    return found
+
+
+def identify(
+    config: Pretrain,
+    snapshot: Snapshot,
+    plan: DataPlan,
+    has_pairs: bool,
+    newest: tuple[str, CheckpointState] | None,
+) -> Identity:
+    """Say what the run is made of; a checkpoint made of something else is refused."""
+    shape, start = model_shape(config.preset, snapshot, has_pairs), None
+    if config.init_from:
+        start = newest[1].identity.start if newest else None
+        start = start or fingerprint_start(config.init_from, shape, snapshot.tokenizer)
+    identity = Identity(
+        snapshot_label=snapshot.label,
+        tokenizer=snapshot.tokenizer,
+        model=shape,
+        plan=plan,
+        start=start,
+    )
+    if newest and not newest[1].identity.agrees(identity, newest[1].step):
+        check_identity(newest[0], newest[1].identity, identity)
+    return identity
 
 
 def changes_since(state: CheckpointState, config: Pretrain) -> dict[str, list[Any]]:

@@ -19,35 +19,34 @@ from typing import Any
 import numpy as np
 import orjson
 
-from corpus.files import check_absolute_in_job, is_remote, try_lock, write_bytes
+from corpus.files import is_remote, try_lock, write_bytes
 from corpus.recipe import Recipe
-from corpus.snapshots import Snapshot, open_snapshot, overdue_takedowns
+from corpus.snapshots import open_snapshot, overdue_takedowns
 from corpus.training import Pretrain
 from pretrain.batches import HASH_BITS, Batch, Stream, hash_batches, open_stream
-from pretrain.checkpoints import (
-    RECIPE,
-    CheckpointState,
-    check_identity,
-    load_training_state,
-    newest_checkpoint,
-    restore_metrics,
-)
-from pretrain.config import DataPlan, Identity, data_plan, learning_rate_at, model_shape
+from pretrain.checkpoints import RECIPE, load_training_state, restore_metrics
+from pretrain.config import Identity, data_plan, learning_rate_at
 from pretrain.dataset import Shares, derive_keys, verify_shards
 from pretrain.engine import Engine, deepspeed_config, pair_count
 from pretrain.flops import attended_pairs, device_name, peak_flops, train_flops
 from pretrain.guilty import worst_rows
-from pretrain.initial import fingerprint_start, read_start
+from pretrain.initial import read_start
 from pretrain.memory import parameter_count
 from pretrain.metrics import Reporter, perplexity
 from pretrain.model import is_exported, make_model
 from pretrain.preemption import Notice, PreemptedError
 from pretrain.prefetch import Prefetch
-from pretrain.resume import changes_since, find_newest, tell_of_changes
+from pretrain.resume import (
+    changes_since,
+    checkpoint_root,
+    find_newest,
+    identify,
+    run_directory,
+    tell_of_changes,
+)
 from pretrain.spikes import (
     Spike,
     answer_spike,
-    listed_batches,
     log_skipped,
     note_worst,
     read_rollbacks,
@@ -84,45 +83,6 @@ class Session:
     def config(self) -> Pretrain:
         """The training section of the recipe."""
         return self.recipe.pretrain
-
-
-def run_directory(recipe: Recipe) -> str:
-    """Return the output directory of a recipe, checked."""
-    run = recipe.pretrain.run
-    if run is None:
-        raise ValueError("pretrain.run is missing: give the output directory of the run")
-    if is_remote(run):
-        raise ValueError(f"pretrain.run is the URL {run}: training writes to a local directory")
-    if Path(run).exists() and not Path(run).is_dir():
-        raise ValueError(f"pretrain.run is {run}, a file: give a directory, new or of a run")
-    check_absolute_in_job("pretrain.run", run)
-    check_absolute_in_job("store", recipe.store)
-    return run
-
-
-def checkpoint_root(recipe: Recipe) -> str:
-    """Return the root of a recipe's checkpoints, checked."""
-    root = recipe.pretrain.checkpoint_root or run_directory(recipe)
-    check_absolute_in_job("pretrain.checkpoint_root", root)
-    return root
-
-
-def complete_steps(recipe: Recipe) -> int | None:
-    """Return the steps of a run that has taken all already; `ValueError` if it is another run.
-
-    What it was trained on is compared with the recipe as where a run goes on.
-    """
-    config, run = recipe.pretrain, run_directory(recipe)
-    newest = newest_checkpoint(checkpoint_root(recipe))
-    if newest is None or newest[1].step < config.max_steps:
-        return None
-    found = newest[1].identity
-    snapshot = open_snapshot(recipe.store, recipe.snapshot)
-    left_out = {*listed_batches(run), *found.plan.skipped_batches}
-    plan = data_plan(config, snapshot, tuple(sorted(left_out)))
-    # The rows that were trained on say whether they are pairs; others are refused before.
-    _identify(config, snapshot, plan, found.model.next_sentence, newest)
-    return newest[1].step
 
 
 def train(recipe: Recipe, world: World, notice: Notice) -> None:
@@ -312,7 +272,7 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
     known = newest[1].identity.plan.skipped_batches if newest else ()
     plan = data_plan(config, snapshot, skipped_batches(run, known, world))
     stream = open_stream(recipe.store, snapshot, plan, config)
-    identity = _identify(config, snapshot, stream.plan, stream.has_pairs, newest)
+    identity = identify(config, snapshot, stream.plan, stream.has_pairs, newest)
     if config.cache is None or not is_remote(recipe.store):  # a cache verifies what it takes
         verify_shards(recipe.store, snapshot, world.rank, world.size)
     if stream.validation.count == 0 and world.is_first:
@@ -349,30 +309,6 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
     if state:
         engine.restore_state(state, first_step)
     return Session(recipe, identity, stream, engine, world, writer), first_step
-
-
-def _identify(
-    config: Pretrain,
-    snapshot: Snapshot,
-    plan: DataPlan,
-    has_pairs: bool,
-    newest: tuple[str, CheckpointState] | None,
-) -> Identity:
-    """Say what the run is made of; a checkpoint made of something else is refused."""
-    shape, start = model_shape(config.preset, snapshot, has_pairs), None
-    if config.init_from:
-        start = newest[1].identity.start if newest else None
-        start = start or fingerprint_start(config.init_from, shape, snapshot.tokenizer)
-    identity = Identity(
-        snapshot_label=snapshot.label,
-        tokenizer=snapshot.tokenizer,
-        model=shape,
-        plan=plan,
-        start=start,
-    )
-    if newest and not newest[1].identity.agrees(identity, newest[1].step):
-        check_identity(newest[0], newest[1].identity, identity)
-    return identity
 
 
 def _write_json(run: str, name: str, values: dict[str, Any]) -> None:

@@ -268,6 +268,34 @@ def test_what_training_refuses_is_refused_in_its_words(
     assert message in errors[0]
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("pretrain.seed=8", "data plan seed 7, the recipe gives 8"),
+        ("pretrain.preset=small", "the recipe gives "),
+        ("pretrain.optimizer=lamb", "was trained with optimizer adamw"),
+        ("pretrain.checkpoint_root=ELSEWHERE", "give pretrain.checkpoint_root what it was"),
+    ],
+)
+def test_another_run_than_the_one_there_is_refused_in_its_words(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, message: str
+) -> None:
+    recipe = make_recipe(store, tmp_path / "run", max_steps=2, zero_stage=0)
+    run_training(recipe)
+    path = str(write_recipe(recipe, tmp_path / "recipe.yaml"))
+    override, errors = override.replace("ELSEWHERE", str(tmp_path / "new")), []
+    for arguments in (
+        ["plan", path, override, "pretrain.max_steps=4", "--without-probe"],
+        ["train", path, override, "pretrain.max_steps=4"],
+        ["train", path, override, "pretrain.max_steps=4", "pretrain.ray_workers=1"],
+    ):
+        assert main(arguments) == 2
+        errors.append(capsys.readouterr().err.splitlines()[-1])
+    assert len(set(errors)) == 1
+    assert message in errors[0]
+    assert not (tmp_path / "new").exists()
+
+
 def test_without_the_store_this_machine_is_still_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
