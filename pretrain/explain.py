@@ -26,7 +26,7 @@ from pretrain.dataset import Shares
 from pretrain.masking import IGNORED, ONE, rule_at
 from pretrain.metrics import METRICS, read_metrics
 from pretrain.mixing import interleave
-from pretrain.spikes import WorstRow, left_out_batches, read_rollbacks
+from pretrain.spikes import WorstRow, known_rollbacks, left_out_batches
 
 ROWS_SHOWN = 3
 _SECOND_HALF = {0: "the next one", 1: "a random one", IGNORED: "none"}
@@ -37,6 +37,7 @@ class _Asked(NamedTuple):
 
     run: str
     recipe: Recipe
+    metrics: list[dict[str, Any]]
     step: int
     left_out: tuple[int, ...]
     rows: int
@@ -69,8 +70,8 @@ def explain_step(run: str, step: int, rows: int = ROWS_SHOWN) -> str:
         raise ValueError(
             f"step {step} is not in this run: its steps are 0 to {recipe.pretrain.max_steps - 1}"
         )
-    left_out = left_out_batches(run)
-    taken = [line["batch"] for line in _metrics(run) if line["step"] == step]
+    left_out, metrics = left_out_batches(run), _metrics(run)
+    taken = [line["batch"] for line in metrics if line["step"] == step]
     plan = plan_over(recipe.pretrain, "", left_out)
     if taken and plan.batch_of(step).number != taken[0]:
         # Taken before a rollback whose steps are yet to be taken again.
@@ -81,7 +82,7 @@ def explain_step(run: str, step: int, rows: int = ROWS_SHOWN) -> str:
                 f"left out before it is {list(left_out) or 'nothing'}: put {SKIPPED} back, from "
                 "which some is missing"
             )
-    return _explain(_Asked(run, recipe, step, left_out, rows))
+    return _explain(_Asked(run, recipe, metrics, step, left_out, rows))
 
 
 def explain_batch(run: str, number: int, rows: int = ROWS_SHOWN) -> str:
@@ -96,14 +97,15 @@ def explain_batch(run: str, number: int, rows: int = ROWS_SHOWN) -> str:
             f"left out, batches 0 to {recipe.pretrain.max_steps - 1 + len(before)}"
         )
     note = "the run left this batch out" if number in left_out else None
-    told = [each for each in read_rollbacks(run) if each.batches[-1] == number]
+    known = known_rollbacks(run, newest_checkpoint(checkpoint_home(run)))
+    told = [each for each in known if each.batches[-1] == number]
     worst = [row for rollback in told for row in rollback.worst]
-    return _explain(_Asked(run, recipe, step, before, rows), note, worst)
+    return _explain(_Asked(run, recipe, _metrics(run), step, before, rows), note, worst)
 
 
 def _explain(asked: _Asked, note: str | None = None, worst: Iterable[WorstRow] = ()) -> str:
     """Describe a batch; `worst` are the rows that a rollback is traced to."""
-    run, recipe, step, left_out, shown = asked
+    run, recipe, _, step, left_out, shown = asked
     if shown < 0:
         raise ValueError(f"--rows is {shown}, expected 0 or more")
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
@@ -123,7 +125,7 @@ def _explain(asked: _Asked, note: str | None = None, worst: Iterable[WorstRow] =
         f"tokens      {sum(batch.token_count for batch in batches):,}",
         f"labels      {sum(batch.label_count for batch in batches):,}",
         f"masks       {_show_masking(stream, step)}",
-        f"batch hash  {_compare(run, place.number, f'{hash_batches(batches):064x}', note)}",
+        f"batch hash  {_compare(asked, place.number, f'{hash_batches(batches):064x}', note)}",
         *(f"{count:>9,} rows of {path}" for path, count in sorted(shards.items())),
     ]
     for at in range(min(shown, len(rows))):
@@ -205,14 +207,13 @@ def _show_numbers(pieces: RowPieces) -> str:
     )
 
 
-def _compare(run: str, number: int, found: str, note: str | None) -> str:
+def _compare(asked: _Asked, number: int, found: str, note: str | None) -> str:
     """Set a batch's hash beside what the ranks recorded; `note` is what else is known of it."""
     if note:
         return f"{found} ({note})"
-    metrics = _metrics(run)
-    recorded = [line["batch_hash"] for line in metrics if line["batch"] == number]
+    recorded = [line["batch_hash"] for line in asked.metrics if line["batch"] == number]
     if not recorded:
-        has_lines = metrics or (Path(run) / METRICS).exists()
+        has_lines = asked.metrics or (Path(asked.run) / METRICS).exists()
         none = "the run has not taken this batch" if has_lines else f"there is no {METRICS} here"
         return f"{found} ({none})"
     if recorded[0] == found:

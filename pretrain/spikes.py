@@ -161,11 +161,15 @@ def left_out_batches(run: str) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+def known_rollbacks(run: str, newest: tuple[str, CheckpointState] | None) -> tuple[Rollback, ...]:
+    """Give the rollbacks that the newest checkpoint carries, then those told in the run alone."""
+    carried = _parse(read_carried(*newest, SKIPPED) or b"[]") if newest else ()
+    return (*carried, *(entry for entry in read_rollbacks(run) if entry not in carried))
+
+
 def restore_rollbacks(checkpoint: str, state: CheckpointState, run: str) -> None:
     """Fill up skipped.json in the run's directory with what a checkpoint says of it."""
-    own = read_rollbacks(run)
-    carried = _parse(read_carried(checkpoint, state, SKIPPED) or b"[]")
-    entries = [*carried, *(entry for entry in own if entry not in carried)]
+    entries = list(known_rollbacks(run, (checkpoint, state)))
     told = {batch for entry in entries for batch in entry.batches}
     if missing := sorted({*state.identity.plan.skipped_batches} - told):
         reason = f"not known: the checkpoint of step {state.step} names the batches alone"
@@ -173,7 +177,7 @@ def restore_rollbacks(checkpoint: str, state: CheckpointState, run: str) -> None
             step=state.step, reason=reason, batches=tuple(missing), went_back_to=state.step
         )
         entries.insert(0, lost)
-    if tuple(entries) != own:
+    if tuple(entries) != read_rollbacks(run):
         write_rollbacks(run, entries)
 
 

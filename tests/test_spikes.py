@@ -204,7 +204,9 @@ def test_a_resumed_run_knows_what_it_leaves_out(
     # Even without the file: the checkpoint says it too, and the file comes back.
     told = (tmp_path / "skipped.json").read_bytes()
     (tmp_path / "skipped.json").unlink()
-    assert "(the run left this batch out)" in explain_batch(str(tmp_path), POISONED)
+    left_out = explain_batch(str(tmp_path), POISONED)
+    assert "(the run left this batch out)" in left_out
+    assert f"among the largest losses: sequence {6 * POISONED}, " in left_out
     run_training(make_recipe(store, tmp_path, **settings | {"max_steps": STEPS}))
     assert column(tmp_path, "batch") == [*range(POISONED), *range(POISONED + 1, STEPS + 1)]
     newest = read_state(list_checkpoints(str(tmp_path))[-1])
