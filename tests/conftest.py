@@ -4,6 +4,7 @@ import fcntl
 import gc
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +31,10 @@ settings.load_profile("unhurried")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide GPUs from all tests but those that ask for one: they compare numbers bit for bit."""
+    """Hide GPUs from all tests but those that ask for one, and hear Ctrl-C, which some give."""
+    # A shell starts what it runs in the background so that it, and all below it, ignores Ctrl-C.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.markexpr != "gpu":
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
 
