@@ -82,6 +82,7 @@ def _add_makers(commands: Any) -> None:  # noqa: ANN401 - argparse's own type is
         "--purge", action="store_true", help="delete their text from all older snapshots too"
     )
     command.add_argument("--workers", type=int, help="parallel tasks; absent: one a CPU")
+    command.add_argument("--dry-run", action="store_true", help="say what would go; write nothing")
     command.set_defaults(run=_forget)
     command = commands.add_parser("boilerplate", help="learn the lines that documents repeat")
     command.add_argument("recipe", help="YAML file of a store that holds a snapshot")
@@ -185,11 +186,15 @@ def _rebuild(parsed: argparse.Namespace) -> int:
 
 
 def _forget(parsed: argparse.Namespace) -> int:
-    from pipeline.forget import Request, forget, read_ids, tell
+    from pipeline.forget import Request, forget, preview, read_ids, tell
     from pipeline.purge import purge
 
     ids = [*parsed.id, *(read_ids(parsed.ids) if parsed.ids is not None else ())]
     request = Request(tuple(ids), tuple(parsed.url_prefix), tuple(parsed.source))
+    if parsed.dry_run:
+        for line in preview(parsed.store, parsed.label, request):
+            print(line)
+        return 0
     outcome = forget(parsed.store, parsed.label, request, parsed.workers)
     for line in tell(parsed.store, parsed.label, request, outcome):
         print(line)

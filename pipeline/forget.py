@@ -6,7 +6,7 @@ the snapshot is made that is without them (takedown.py).
 
 Old snapshots stay readable. `purge` deletes what holds the text from their directories and marks
 each that held it withdrawn. Tokenizer merges, learned lists, checkpoints, exports and raw inputs
-are out of reach: they are listed by path.
+are out of reach: they are listed by path. `preview` tells before what would go.
 """
 
 import logging
@@ -30,9 +30,10 @@ from corpus.snapshots import (
     open_snapshot,
     read_manifest,
 )
+from pipeline.explain import Store
 from pipeline.outcome import Outcome
 from pipeline.parquet import read_table
-from pipeline.purge import find_holdings, labels_that_hold
+from pipeline.purge import covered_by, find_holdings, labels_that_hold
 from pipeline.takedown import HELD, finish_killed, point_head_at, read_identities
 
 logger = logging.getLogger(__name__)
@@ -161,6 +162,32 @@ def read_ids(path: str) -> list[str]:
         raise ValueError(f"--ids {path} cannot be read: {error.strerror or error}") from error
 
 
+def preview(store: str, label: str, request: Request) -> Iterator[str]:
+    """Give what a take-down would take out of the newest snapshot; nothing is written.
+
+    What comes back for it, as a near-duplicate of what went, is known once it is done.
+    """
+    _check_words(label, request)
+    if find_snapshot(store, label) is not None or exists(forgotten_path(store, label)):
+        _check_same_request(store, label, request)
+    parent = open_snapshot(store)
+    _check_sources(parent, request)
+    listed = make_list(store, parent, request)
+    covered = list(covered_by(Store(store, parent.tree(store), parent), listed))
+    kept = [row["id"] for row, is_kept in covered if is_kept]
+    yield "nothing is written: this is what would go"
+    yield (
+        f"{parent.label} would lose {len(kept):,} of {parent.counts.documents_kept:,} kept "
+        f"documents and {len(covered) - len(kept):,} dropped duplicates"
+    )
+    if kept:
+        yield f"kept ones: {_first(kept)}"
+    found = [each._asdict() for each in find_holdings(store, listed)]
+    yield from _tell_holdings(found, {name: name for name in kept})
+    yield from _tell_uncovered(store, request)
+    yield from _tell_spared(store, parent, request)
+
+
 def tell(store: str, label: str, request: Request, outcome: Outcome) -> Iterator[str]:
     """Give what a take-down did, what held the documents and what none has, as lines of text."""
     yield from _tell_taken(store, label, request, outcome)
@@ -175,8 +202,7 @@ def _tell_taken(store: str, label: str, request: Request, outcome: Outcome) -> I
         yield f"{snapshot.label} holds none of them; they stay out from now on"
         found = find_holdings(store, read_takedown(store, label))
         hashed = [each._asdict() | {"document": hash_id(each.document)} for each in found]
-        lists = f"the {HELD} of the take-downs that took them out"
-        yield from _tell_holdings(hashed, known, lists)
+        yield from _tell_holdings(hashed, known, f"the {HELD} of the take-downs that took them out")
         labels = labels_that_hold(store, read_forgotten(store))
         if labels:
             yield f"text on the list is still in {', '.join(labels)}: `--purge` deletes it there"
@@ -201,7 +227,7 @@ def _tell_documents(counted: Mapping[str, int], kept: int) -> str:
 
 
 def _tell_holdings(
-    held: Sequence[Mapping[str, Any]], known: Mapping[str, str], lists: str
+    held: Sequence[Mapping[str, Any]], known: Mapping[str, str], lists: str | None = None
 ) -> Iterator[str]:
     """Count the rows that held the documents; give the first, those of named documents before."""
     if not held:
@@ -216,8 +242,10 @@ def _tell_holdings(
     yield f"held by {len(rows):,} rows of {len(shards):,} shards, in {', '.join(snapshots)}"
     ordered = sorted(held, key=lambda each: each["document"] not in known)
     yield from (_tell_holding(each, known) for each in ordered[:_MAX_NAMED])
-    more = f"{len(held) - _MAX_NAMED:,} more; " if len(held) > _MAX_NAMED else ""
-    yield f"{more}all are listed in {lists}"
+    more = [f"{len(held) - _MAX_NAMED:,} more"] if len(held) > _MAX_NAMED else []
+    told = [*more, *([f"all are listed in {lists}"] if lists else ())]
+    if told:
+        yield "; ".join(told)
 
 
 def _tell_holding(held: Mapping[str, Any], known: Mapping[str, str]) -> str:
@@ -255,12 +283,15 @@ def _identity_tables(store: str) -> list[str]:
 
 
 def _count(names: Collection[str], asked: int, kind: str) -> str:
-    listed = ", ".join(islice(names, _MAX_NAMED))
-    more = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
     return (
-        f"{len(names):,} of {asked:,} {kind} cover no document that a snapshot holds, and stay "
-        f"out from now on: {listed}{more}"
+        f"{len(names):,} of {asked:,} {kind} cover no document that a snapshot holds, and are "
+        f"to stay out: {_first(names)}"
     )
+
+
+def _first(names: Collection[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(islice(names, _MAX_NAMED)) + more
 
 
 def _tell_spared(store: str, snapshot: Snapshot, request: Request) -> Iterator[str]:

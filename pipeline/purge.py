@@ -62,7 +62,7 @@ def find_holdings(store: str, forgotten: Forgotten) -> Iterator[Holding]:
     opened: dict[tuple[str, str], tuple[dict[str, int], list[list[tuple[int, int]]]]] = {}
     for snapshot in _open_ones(store, manifests):
         view = Store(store, snapshot.tree(store), snapshot)
-        for row in _covered(view, forgotten):
+        for row in (row for row, is_kept in covered_by(view, forgotten) if is_kept):
             entry = shard_of(view, row["snapshot"], row["source"], row["id"])
             shard = entry.home, entry.path
             if shard not in opened:
@@ -84,8 +84,8 @@ def _open_ones(store: str, manifests: Iterable[Snapshot]) -> list[Snapshot]:
     return [each for each in manifests if not is_withdrawn(store, each.label)]
 
 
-def _covered(view: Store, forgotten: Forgotten) -> Iterator[dict[str, str]]:
-    """Give the kept documents of a snapshot that are on the list."""
+def covered_by(view: Store, forgotten: Forgotten) -> Iterator[tuple[dict[str, str], bool]]:
+    """Give the documents of a snapshot that are on the list, and whether each is kept."""
     for part in view.snapshot.parts:
         columns = ["id", "source", "url", "text_hash", "snapshot"]
         path = view.tree.find(f"clean/{part.name}.parquet")
@@ -93,7 +93,7 @@ def _covered(view: Store, forgotten: Forgotten) -> Iterator[dict[str, str]]:
         covered = [n for n, row in enumerate(rows) if forgotten.covers(row)]
         if covered:
             kept = kept_mask(view.tree, part.name, len(rows))
-            yield from (rows[n] for n in covered if kept[n])
+            yield from ((rows[n], bool(kept[n])) for n in covered)
 
 
 def purge(store: str) -> list[str]:

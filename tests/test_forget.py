@@ -224,9 +224,9 @@ def test_ids_and_prefixes_that_cover_nothing_are_named(
     words = ["--id", "a/one", "--id", "a/typo", "--id", "two", "--id", "a/one"]
     words += ["--url-prefix", "http://four", "--url-prefix", "http://five"]
     expected = [
-        "2 of 3 ids cover no document that a snapshot holds, and stay out from now on: "
+        "2 of 3 ids cover no document that a snapshot holds, and are to stay out: "
         "a/typo, two; ids read SOURCE/KEY",
-        "1 of 2 URL prefixes cover no document that a snapshot holds, and stay out from now on: "
+        "1 of 2 URL prefixes cover no document that a snapshot holds, and are to stay out: "
         "http://five",
     ]
     # Twice: what the first run took out lies in older snapshots, so it is no misspelt id.
@@ -280,3 +280,42 @@ def test_workers_that_are_none_are_refused_before_the_list_is_written(
 def test_a_prefix_that_names_a_host_is_taken(chain: Chain, prefix: str) -> None:
     forget(chain.store, "t", Request(url_prefixes=(prefix,)))
     assert Path(chain.store, "forgotten", "t.json").exists()
+
+
+def test_a_dry_run_tells_what_goes_and_writes_nothing(
+    chain: Chain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chain.deliver(
+        Delivery("s3", {("b", "3.jsonl"): [{"id": "twin", "text": records("one")[0]["text"]}]})
+    )
+    before = sorted(list_names(chain.store))
+    arguments = ["forget", chain.store, "--label", "t", "--id", "a/one", "--id", "a/none"]
+    arguments += ["--url-prefix", "http://four/", "--url-prefix", "http://FOUR"]
+    assert main([*arguments, "--dry-run"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert sorted(list_names(chain.store)) == before
+    assert told[0] == "nothing is written: this is what would go"
+    assert told[1] == "s3 would lose 1 of 4 kept documents and 1 dropped duplicates"
+    assert told[2] == "kept ones: a/one"
+    (held,) = [line for line in told if line.startswith("a/one: rows")]
+    assert any(line.startswith("1 of 2 ids cover no document") for line in told)
+    assert any("http://four stays: it is covered by http://FOUR" in line for line in told)
+    assert main(arguments) == 0
+    done = capsys.readouterr().out.splitlines()
+    assert held in done  # which says the same of where it was
+    assert any(line.startswith("documents: 1 kept ones and 1 dropped dupl") for line in done)
+    assert open_snapshot(chain.store).label == "t"
+
+
+@pytest.mark.parametrize(
+    ("label", "identity"), [("Not A Label", "a/one"), ("t", ""), ("s1", "a/one")]
+)
+def test_a_dry_run_refuses_what_a_take_down_does(
+    chain: Chain, capsys: pytest.CaptureFixture[str], label: str, identity: str
+) -> None:
+    arguments = ["forget", chain.store, "--label", label, "--id", identity]
+    errors = []
+    for more in ((), ("--dry-run",)):
+        assert main([*arguments, *more]) == 2
+        errors.append(capsys.readouterr().err)
+    assert errors[0] == errors[1]
