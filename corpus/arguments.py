@@ -9,6 +9,14 @@ from collections.abc import Sequence
 INTERRUPTED = 128 + signal.SIGINT
 
 
+def at_least_one(argument: str) -> int:
+    """Read a whole number above 0, as a type for argparse, which tells what is none."""
+    number = int(argument)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}, expected 1 or more")
+    return number
+
+
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse for commands that take any number of overrides, texts or files.
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from typing import Any
 
-from corpus.arguments import INTERRUPTED, parse
+from corpus.arguments import INTERRUPTED, at_least_one, parse
 from corpus.files import absolute
 from corpus.recipe import Recipe, load_recipe
 from corpus.snapshots import open_snapshot
@@ -57,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_workers(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--workers", type=at_least_one, help="parallel tasks; absent: one a CPU")
+
+
 def _add_makers(commands: Any) -> None:  # noqa: ANN401 - argparse's own type is private
     """Add the commands that write."""
     command = commands.add_parser("refresh", help="build the snapshot that a recipe describes")
@@ -69,7 +73,7 @@ def _add_makers(commands: Any) -> None:  # noqa: ANN401 - argparse's own type is
     command = commands.add_parser("rebuild", help="make the newest snapshot anew, in one batch")
     command.add_argument("store")
     command.add_argument("into", help="an empty store for the rebuilt snapshot")
-    command.add_argument("--workers", type=int, help="parallel tasks; absent: one a CPU")
+    _add_workers(command)
     command.set_defaults(run=_rebuild)
     command = commands.add_parser("forget", help="take documents out, for good")
     command.add_argument("store")
@@ -81,7 +85,7 @@ def _add_makers(commands: Any) -> None:  # noqa: ANN401 - argparse's own type is
     command.add_argument(
         "--purge", action="store_true", help="delete their text from all older snapshots too"
     )
-    command.add_argument("--workers", type=int, help="parallel tasks; absent: one a CPU")
+    _add_workers(command)
     command.add_argument("--dry-run", action="store_true", help="say what would go; write nothing")
     command.set_defaults(run=_forget)
     command = commands.add_parser("boilerplate", help="learn the lines that documents repeat")

@@ -269,11 +269,18 @@ def test_a_document_whose_host_has_other_capitals_is_named(
 def test_workers_that_are_none_are_refused_before_the_list_is_written(
     chain: Chain, capsys: pytest.CaptureFixture[str], workers: int
 ) -> None:
-    given = ["--id", "a/one", "--workers", str(workers)]
-    assert main(["forget", chain.store, "--label", "t", *given]) == 2
-    error = f"error: workers is {workers}, expected 1 or more: nothing was done\n"
-    assert capsys.readouterr().err == error
-    assert not Path(chain.store, "forgotten").exists()
+    before = sorted(list_names(chain.store))
+    for command in (
+        ["forget", chain.store, "--label", "t", "--id", "a/one"],
+        ["rebuild", chain.store, f"{chain.store}-rebuilt"],
+    ):
+        with pytest.raises(SystemExit) as end:
+            main([*command, "--workers", str(workers)])
+        assert end.value.code == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.endswith(f"argument --workers: {workers}, expected 1 or more")
+    assert sorted(list_names(chain.store)) == before
+    assert not Path(f"{chain.store}-rebuilt").exists()
 
 
 @pytest.mark.parametrize("prefix", ["http://o", "HTTPS://a.org", "a.org/b", "ftp://u@a.org/"])
