@@ -98,7 +98,7 @@ class Machine:
         monkeypatch.setattr(room, "run_training", self.train)
         monkeypatch.setattr(room, "newest_checkpoint", lambda run: (run, SimpleNamespace(step=6)))
         monkeypatch.setattr(room, "held_out_loss", self.measure)
-        monkeypatch.setattr(room, "export_once", lambda run, step: f"{run}/exported")
+        monkeypatch.setattr(room, "export_once", lambda _run, _step, home: f"{home}/exported")
         monkeypatch.setattr(room, "fine_tuned_scores", self.score)
 
     def train(self, recipe: Recipe) -> None:
