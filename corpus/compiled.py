@@ -144,7 +144,13 @@ class _SharedCache(caching.FunctionCache):  # type: ignore[misc]
     _impl_class = _SharedCodeImpl
 
     def __init__(self, py_func: Any) -> None:  # noqa: ANN401 - any function
-        super().__init__(py_func)
+        try:
+            super().__init__(py_func)
+        except RuntimeError as error:  # numba has looked in all places, its own too
+            raise OSError(
+                f"compiled code can be kept nowhere: {error}; set XDG_CACHE_HOME or "
+                "NUMBA_CACHE_DIR to a directory that you may write to"
+            ) from None
         self._lock: BinaryIO | None = None
         self._depth = 0  # a function may call itself, with arguments of another type
 

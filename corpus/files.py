@@ -285,7 +285,7 @@ def create(path: str, data: bytes) -> bool:
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(suffix=TEMPORARY_SUFFIX, dir=target.parent)
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with naming_full(path), os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -351,6 +351,12 @@ def remove_tree(path: str) -> None:
         with remote_writes(path, "deleted"):
             fs, name = filesystem(path)
             fs.rm(name, recursive=True)
+
+
+def check_no_file_url(kind: str, path: str) -> None:
+    """Refuse a URL of a local file: what is done for local paths alone would be left out."""
+    if path.startswith(("file:", "local:")):
+        raise ValueError(f"{kind} is {path}: write a local path without a scheme")
 
 
 def check_absolute_in_job(kind: str, path: str) -> None:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from corpus.files import check_no_file_url
 from corpus.records import UTF_8
 from corpus.section import Location, Section, load_section
 from corpus.training import Pretrain
@@ -266,8 +267,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _store_is_no_file_url(self) -> "Recipe":
-        if self.store.startswith(("file:", "local:")):
-            raise ValueError(f"store is {self.store}: write a local path without a scheme")
+        check_no_file_url("store", self.store)
         return self
 
     @model_validator(mode="after")

@@ -7,11 +7,11 @@ choice of training, not of the corpus.
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from corpus.files import writing
 from pipeline.explain import Store
 from pipeline.parquet import read_table
 
@@ -43,13 +43,14 @@ def clusters(store: Store, table: str | None = None) -> Iterator[str]:
     for place, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:_LARGEST]:
         yield f"{size:>9,}  {place[0]} ({place[1]}: {place[2]}, record {place[3]})"
     if table is not None:
-        _write(Path(table), sizes)
+        _write(table, sizes)
         yield f"wrote {len(sizes):,} clusters to {table}"
 
 
-def _write(path: Path, sizes: Counter[tuple[str, str, str, int]]) -> None:
+def _write(path: str, sizes: Counter[tuple[str, str, str, int]]) -> None:
     names = ("id", "snapshot", "file", "position")
     columns = {name: [place[n] for place in sorted(sizes)] for n, name in enumerate(names)} | {
         "records": [sizes[place] for place in sorted(sizes)]
     }
-    pq.write_table(pa.table(columns), path)
+    with writing(path) as stream:
+        pq.write_table(pa.table(columns), stream)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from corpus.files import check_absolute_in_job, create, exists, read_bytes
+from corpus.files import check_absolute_in_job, check_no_file_url, create, exists, read_bytes
 from corpus.forgotten import Forgotten, forgotten_path, hash_id, read_forgotten, read_takedown
 from corpus.lease import Lease, holding
 from corpus.recipe import LABEL_PATTERN
@@ -61,6 +61,7 @@ def forget(store: str, label: str, request: Request, workers: int | None = None)
         _check_same_request(store, label, request)
         point_head_at(store, complete)
         return Outcome(complete, 0, 0.0, {})
+    check_no_file_url("store", store)
     check_absolute_in_job("store", store)
     open_snapshot(store)  # where no store is, no lease shall be left either
     with holding(store, f"take-down {label}") as lease:

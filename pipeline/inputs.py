@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
@@ -178,6 +179,8 @@ def _expand(given: str, store: str) -> list[_File]:
         else:
             found = {base: fs.info(base)} if exists(given) else {}
             base = base.rsplit("/", 1)[0]
+        if not is_remote(given):
+            _check_files(found)
         # What a listing says is enough, and to ask for each file is what a hub limits; but one of a
         # web server has no sizes, and one of a disk does not follow links.
         told = {
@@ -233,6 +236,20 @@ def _check_names(paths: Iterable[str]) -> None:
             path.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"the name of {path!r} is not UTF-8: rename the file") from error
+
+
+def _check_files(paths: Iterable[str]) -> None:
+    """Refuse what a disk lists beside its files, and what would be waited for without end."""
+    for path in map(Path, paths):
+        if path.is_file():
+            continue
+        if path.is_dir():
+            raise ValueError(
+                f"{path} is a link to a directory, which is not followed: name the directory "
+                "among the source's paths, or remove the link"
+            )
+        what = "a link that leads nowhere" if path.is_symlink() else "no file, as a pipe is none"
+        raise ValueError(f"{path} is {what}: remove it, or let the source's paths leave it out")
 
 
 def _size_bytes(path: str, info: dict[str, Any]) -> int:

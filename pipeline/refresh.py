@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -21,8 +22,10 @@ from corpus import readers as readers_module
 from corpus.files import (
     absolute,
     check_absolute_in_job,
+    check_no_file_url,
     create,
     exists,
+    is_remote,
     join,
     read_bytes,
     size_bytes,
@@ -120,13 +123,15 @@ def refresh(recipe: Recipe) -> Outcome:
 
 def rebuild(store: str, into: str, workers: int | None = None) -> Outcome:
     """Make the newest snapshot of a store anew, in one batch over all its inputs, elsewhere."""
+    for path in (store, into):
+        check_no_file_url("store", path)
     check_absolute_in_job("store", into)
     original = open_snapshot(store)
     recipe = Recipe.model_validate(
         original.recipe | {"store": into, "snapshot": original.label, "workers": workers}
     )
     recipe = with_absolute_store(recipe)
-    if recipe.store == with_absolute_store(recipe.model_copy(update={"store": store})).store:
+    if _is_same(store, recipe.store):
         raise ValueError(f"{into} is the store itself: rebuild into an empty one")
     job = _rebuilding(store, original, recipe)
     complete = find_snapshot(recipe.store, recipe.snapshot)
@@ -143,6 +148,13 @@ def rebuild(store: str, into: str, workers: int | None = None) -> Outcome:
         create(forgotten_path(recipe.store, original.label), job.forgotten.to_bytes())
     with holding(recipe.store, f"rebuild of {recipe.snapshot}") as lease:
         return run(job, lease)
+
+
+def _is_same(store: str, other: str) -> bool:
+    """Tell whether two paths lead to one place, through links too."""
+    if is_remote(store) or is_remote(other):
+        return store.rstrip("/") == other.rstrip("/")
+    return Path(store).resolve() == Path(other).resolve()
 
 
 def _settle(recipe: Recipe) -> tuple[Recipe, dict[str, bytes]]:

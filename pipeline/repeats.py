@@ -13,6 +13,7 @@ the stages lie beside the list until it is written; the same command again goes 
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 from corpus.files import (
     absolute,
     check_absolute_in_job,
+    is_remote,
     open_reader,
     read_bytes,
     remove_tree,
@@ -56,6 +58,8 @@ def boilerplate(recipe: Recipe, out: str, min_documents: int) -> Iterator[str]:
         )
     for kind, path in (("store", recipe.store), ("list", out)):
         check_absolute_in_job(kind, path)
+    if not is_remote(out) and Path(out).is_dir():
+        raise ValueError(f"{out} is a directory, expected a file to write the list to")
     snapshot = open_snapshot(recipe.store)
     stages = Stages(_work_tree(recipe.store, snapshot, out), recipe.workers)
     try:

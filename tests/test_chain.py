@@ -289,6 +289,18 @@ def test_labels_that_cannot_be_are_refused(chain: Chain) -> None:
         rebuild(chain.store, str(chain.directory / "rebuilt"))
 
 
+def test_a_store_is_not_rebuilt_into_itself(chain: Chain) -> None:
+    chain.deliver(FIRST)
+    link = chain.directory / "link"
+    link.symlink_to(chain.store)
+    for into in (chain.store, f"{chain.store}/", str(link)):
+        with pytest.raises(ValueError, match="is the store itself: rebuild into an empty one"):
+            rebuild(chain.store, into)
+    for store, into in ((f"file://{chain.store}", chain.store), (chain.store, "file:///x")):
+        with pytest.raises(ValueError, match=r"^store is file:.*without a scheme$"):
+            rebuild(store, into)
+
+
 def test_a_rebuild_names_every_raw_file_that_is_gone_before_it_begins(chain: Chain) -> None:
     chain.deliver(FIRST)
     files = {("a", f"{n:02}.jsonl"): records(10 + n) for n in range(12)}

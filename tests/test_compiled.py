@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from numba import config
 
+from corpus import compiled
 from corpus.compiled import (
     PACKAGES,
     ROOT,
@@ -196,3 +197,9 @@ def test_imports_are_read_as_python_reads_them() -> None:
             found |= todo
             todo = set().union(*(imports_of(ROOT / name) for name in todo)) - found
         assert imported_files(path.relative_to(ROOT).as_posix()) == found
+
+
+def test_code_that_can_be_kept_nowhere_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled._SharedCodeImpl, "_locator_classes", ())
+    with pytest.raises(OSError, match=r"kept nowhere: .*set XDG_CACHE_HOME or NUMBA_CACHE_DIR"):
+        compiled._SharedCache(make_own_directory)

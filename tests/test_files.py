@@ -244,3 +244,15 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"^other$"), writing(path):
         raise OSError("other")  # of what was read to be written here, say
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told_with_the_file_to_create(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'a'}'"):
+        create(str(tmp_path / "a"), b"x")
+    assert not list(tmp_path.iterdir())

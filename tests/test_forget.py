@@ -68,6 +68,12 @@ def test_words_that_name_nothing_or_all_are_refused(
     assert open_snapshot(chain.store).label == "s2"
 
 
+def test_a_file_url_is_refused_before_the_list_is_written(chain: Chain) -> None:
+    with pytest.raises(ValueError, match=r"^store is file:.*: write a local path without a scheme"):
+        forget(f"file://{chain.store}", "t", Request(ids=("a/one",)))
+    assert not Path(chain.store, "forgotten").exists()
+
+
 @pytest.mark.parametrize("option", ["--id", "--ids", "--url-prefix", "--source"])
 def test_an_unset_variable_takes_nothing_out(
     chain: Chain, capsys: pytest.CaptureFixture[str], option: str

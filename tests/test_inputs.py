@@ -275,6 +275,26 @@ def test_another_store_is_known_by_its_notes(raw: Path) -> None:
     assert names(find(raw / "deep" / "er" / "store" / "clean")) == ["a.txt"]
 
 
+def test_what_a_disk_lists_beside_files_is_refused(raw: Path, tmp_path: Path) -> None:
+    odd = raw / "odd.txt"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    odd.symlink_to(elsewhere)
+    with pytest.raises(ValueError, match=f"^{odd} is a link to a directory, which is not followed"):
+        find(raw)
+    elsewhere.rmdir()
+    with pytest.raises(ValueError, match=f"^{odd} is a link that leads nowhere"):
+        find(raw)
+    odd.unlink()
+    os.mkfifo(odd)
+    for given in (raw, odd):
+        with pytest.raises(ValueError, match=f"^{odd} is no file, as a pipe is none"):
+            find(given)
+    odd.unlink()
+    odd.symlink_to(raw / "a.txt")
+    assert "odd.txt" in names(find(raw))
+
+
 def test_a_name_that_is_not_utf8_is_refused(raw: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(raw / "deep") + b"/caf\xe9.jsonl"))
     path.write_text("{}")

@@ -151,6 +151,14 @@ def test_a_store_without_a_snapshot_is_refused(store: Recipe, tmp_path: Path) ->
         next(boilerplate(nothing, str(tmp_path / "out"), 2))
 
 
+def test_a_directory_in_place_of_a_list_is_refused_before_any_work(
+    store: Recipe, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"^{tmp_path} is a directory, expected a file"):
+        next(boilerplate(store, str(tmp_path), 2))
+    assert not Path(f"{tmp_path}.work").exists()
+
+
 def test_a_list_inside_a_job_has_an_absolute_path(
     store: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from chain_helpers import (
 )
 from stage_helpers import table_rows
 
-from corpus.files import create, list_names
+from corpus.files import create, list_names, read_bytes
 from corpus.recipe import Recipe
 from corpus.snapshots import Snapshot, find_snapshot, open_snapshot, snapshot_root
 from pipeline.__main__ import main
@@ -474,6 +474,8 @@ def test_clusters_are_counted(chain: Chain, capsys: pytest.CaptureFixture[str]) 
     out = capsys.readouterr().out
     assert "1 stand for 2 to 3 records" in out
     assert table.exists()
+    assert main(["clusters", chain.store, "--table", "memory://clusters/table.parquet"]) == 0
+    assert read_bytes("memory://clusters/table.parquet") == table.read_bytes()
 
 
 LONG = "the river of plain words runs to the sea and "
