@@ -276,7 +276,7 @@ def read_manifest(store: str, label: str) -> Snapshot | None:
 
 def open_snapshot(store: str, label: str | None = None) -> Snapshot:
     """Open a snapshot by label, or the newest one; `ValueError` says what is there instead."""
-    wanted = label or newest_label(store)
+    wanted = newest_label(store) if label is None else label
     snapshot = None if wanted is None else find_snapshot(store, wanted)
     if snapshot is not None:
         return snapshot

@@ -82,11 +82,12 @@ def _add_makers(commands: Any) -> None:  # noqa: ANN401 - argparse's own type is
     command.add_argument("--ids", metavar="FILE", help="a file with one document id a line")
     command.add_argument("--url-prefix", action="append", default=[], metavar="URL")
     command.add_argument("--source", action="append", default=[], metavar="NAME")
-    command.add_argument(
+    how = command.add_mutually_exclusive_group()
+    how.add_argument(
         "--purge", action="store_true", help="delete their text from all older snapshots too"
     )
+    how.add_argument("--dry-run", action="store_true", help="say what would go; write nothing")
     _add_workers(command)
-    command.add_argument("--dry-run", action="store_true", help="say what would go; write nothing")
     command.set_defaults(run=_forget)
     command = commands.add_parser("boilerplate", help="learn the lines that documents repeat")
     command.add_argument("recipe", help="YAML file of a store that holds a snapshot")

@@ -56,12 +56,12 @@ class Request(NamedTuple):
 def forget(store: str, label: str, request: Request, workers: int | None = None) -> Outcome:
     """Take documents out of a store; the new snapshot is called `label`."""
     _check_words(label, request)
+    check_no_file_url("store", store)
     complete = find_snapshot(store, label)
     if complete is not None:
         _check_same_request(store, label, request)
         point_head_at(store, complete)
         return Outcome(complete, 0, 0.0, {})
-    check_no_file_url("store", store)
     check_absolute_in_job("store", store)
     open_snapshot(store)  # where no store is, no lease shall be left either
     with holding(store, f"take-down {label}") as lease:
@@ -167,6 +167,7 @@ def preview(store: str, label: str, request: Request) -> Iterator[str]:
     What comes back for it, as a near-duplicate of what went, is known once it is done.
     """
     _check_words(label, request)
+    check_no_file_url("store", store)
     if find_snapshot(store, label) is not None or exists(forgotten_path(store, label)):
         _check_same_request(store, label, request)
     parent = open_snapshot(store)

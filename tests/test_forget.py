@@ -11,7 +11,7 @@ from corpus.forgotten import Forgotten, hash_id
 from corpus.lease import holding
 from corpus.snapshots import open_snapshot, snapshot_root
 from pipeline.__main__ import main
-from pipeline.forget import Request, forget, read_ids
+from pipeline.forget import Request, forget, preview, read_ids
 from pipeline.purge import out_of_reach, purge
 
 
@@ -71,6 +71,8 @@ def test_words_that_name_nothing_or_all_are_refused(
 def test_a_file_url_is_refused_before_the_list_is_written(chain: Chain) -> None:
     with pytest.raises(ValueError, match=r"^store is file:.*: write a local path without a scheme"):
         forget(f"file://{chain.store}", "t", Request(ids=("a/one",)))
+    with pytest.raises(ValueError, match=r"^store is file:.*: write a local path without a scheme"):
+        next(preview(f"file://{chain.store}", "t", Request(ids=("a/one",))))
     assert not Path(chain.store, "forgotten").exists()
 
 
@@ -318,6 +320,13 @@ def test_a_dry_run_tells_what_goes_and_writes_nothing(
     assert held in done  # which says the same of where it was
     assert any(line.startswith("documents: 1 kept ones and 1 dropped dupl") for line in done)
     assert open_snapshot(chain.store).label == "t"
+
+
+def test_a_dry_run_purges_nothing(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["forget", chain.store, "--label", "t", "--id", "a/one", "--dry-run", "--purge"])
+    assert end.value.code == 2
+    assert "--purge: not allowed with argument --dry-run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
