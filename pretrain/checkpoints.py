@@ -74,6 +74,11 @@ class CheckpointState(BaseModel):
     versions: dict[str, str]
     checksums: dict[str, str]
 
+    @property
+    def weights(self) -> str:
+        """The SHA-256 of the weights."""
+        return self.checksums[_MODEL]
+
 
 def checkpoint_home(run: str) -> str:
     """Return the root of a run's checkpoints: what its recipe says, or the run itself."""

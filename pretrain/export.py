@@ -89,8 +89,10 @@ def find_checkpoint(run: str, step: int | None = None) -> tuple[str, CheckpointS
 def export_once(run: str, step: int, home: str) -> str:
     """Export the checkpoint of a step below `home`, unless it is there; return the directory."""
     target = Path(home) / "exported" / f"step-{step:08d}"
-    # The card is written last: without it an export was cut short.
-    if not (target / _CARD_FILE).exists():
+    card, found = target / _CARD_FILE, find_checkpoint(run, step)
+    # The card is written last: without it an export was cut short. It names the weights, which are
+    # others where a run was rolled back and came to this step again.
+    if not card.exists() or card.read_bytes() != _model_card(run, *found).encode():
         shutil.rmtree(target, ignore_errors=True)
         export(run, str(target), step)
     return str(target)
@@ -147,6 +149,7 @@ def _model_card(run: str, checkpoint: str, state: CheckpointState) -> str:
         "snapshot": f"{identity.snapshot_label} (`{identity.plan.snapshot}`)",
         "tokenizer": f"`{identity.tokenizer}`",
         "data plan": f"`{state.plan_hash}`",
+        "weights": f"`{state.weights}`",
         "sources": ", ".join(source["name"] for source in recipe["sources"]),
         "began with": begun,
         "changed in mid-run": _tell_changes(changes) or "nothing",

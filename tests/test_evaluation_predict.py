@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -226,3 +227,43 @@ def test_tasks_learned_together_are_saved_each(checkpoint: str, tmp_path: Path) 
     assert all(torch.equal(encoders[0][name], encoders[1][name]) for name in encoders[0])
     kept = list(tmp_path.rglob("weights.safetensors"))
     assert len(kept) == 1, "four runs, one of them is the best"
+
+
+def test_a_byte_order_mark_is_no_text(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rows = save(tmp_path, checkpoint, "classification"), b'{"text": "the rain zzz"}\n'
+    plain = tmp_path / "plain.txt"
+    plain.write_bytes(b"the rain zzz\n")
+    (expected,) = predict(model, plain)
+    plain.write_bytes(b"\xef\xbb\xbfthe rain zzz\n")
+    assert predict(model, plain) == [expected]
+    stream = io.BufferedReader(io.BytesIO(b"\xef\xbb\xbf" + rows))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(stream))
+    (line,) = map(orjson.loads, predict_files(str(model), [], None, 1))
+    assert line["probabilities"] == expected["probabilities"]
+
+
+def test_the_card_is_that_of_all_seeds_and_of_what_was_learned(
+    checkpoint: str, tmp_path: Path
+) -> None:
+    values = {
+        "output": str(tmp_path / "out"),
+        "checkpoints": [{"name": "ours", "path": checkpoint}],
+        "tasks": [write_task(tmp_path, "classification")],
+        "grid": {"learning_rates": [1e-9], "batch_sizes": [8], "epochs": 1, "train_examples": 20},
+        "baselines": [],
+    }
+    for seeds in ([0], [0, 7]):
+        evaluation = Evaluation.model_validate(values | {"seeds": seeds})
+        entries = evaluate(evaluation).entries
+        directory = Path(save_best(evaluation, entries)[0])
+        # What a process of our number left that was killed while it saved.
+        (directory.parent / f".{directory.name}.{os.getpid()}").mkdir(exist_ok=True)
+        card = (directory / "README.md").read_text()
+        assert f"the best of {len(seeds)} |" in card
+        assert "| training examples | 20 of 48 |" in card
+    (directory / "model.safetensors").unlink()
+    (directory / "task.json").unlink()
+    (again,) = save_best(evaluation, entries)
+    assert (Path(again) / "model.safetensors").exists()

@@ -11,7 +11,7 @@ import orjson
 import pytest
 import yaml
 from transformers import pipeline
-from tuning_helpers import KINDS, write_checkpoint, write_task
+from tuning_helpers import KINDS, result_of, write_checkpoint, write_task
 
 from pretrain.__main__ import main
 from pretrain.evaluation import protocol, tuning
@@ -75,6 +75,11 @@ def test_the_grid_is_the_papers(tmp_path: Path, checkpoint: str) -> None:
         ("seeds=[1,1]", "two seeds are called 1"),
         ("task_grids.sst.epochs=1", "task_grids names sst, which is no task here"),
         ("tasks=[{name: ssst2}]", "sst2"),
+        ("seeds=[0, -1]", "seeds.1: Input should be greater than or equal to 0, found -1"),
+        (
+            "checkpoints=[{name: a b, path: x}, {name: a-b, path: y}]",
+            "two checkpoints, a b and a-b, would be saved as a-b",
+        ),
         ("workers=0", "workers"),
     ],
 )
@@ -92,27 +97,6 @@ def test_a_spread_by_hand() -> None:
     assert math.isclose(found.lower_quartile, 0.175)
     assert math.isclose(found.upper_quartile, 0.35)
     assert found.values == (0.5, 0.1, 0.2, 0.3)
-
-
-def result_of(value: float, run: tuning.Run) -> Result:
-    return Result(
-        fingerprint="0" * 32,
-        task=run.tasks[0].name,
-        seed=run.seed,
-        hyperparameters=run.hyperparameters,
-        metric=run.tasks[0].metrics[0],
-        scores=({run.tasks[0].metrics[0]: value},),
-        best_epoch=None if math.isnan(value) else 0,
-        test=None,
-        details={},
-        losses=(),
-        diverged=math.isnan(value),
-        steps=1,
-        seconds=1.0,
-        parameters=2,
-        trained_parameters=1,
-        checksum=None,
-    )
 
 
 def test_the_best_cell_is_that_of_the_best_median(
@@ -160,6 +144,9 @@ def test_baselines_by_hand(tmp_path: Path) -> None:
     linear = run_baseline("tfidf", task, str(tmp_path / "out"))
     assert linear.validation == {"accuracy": 1.0}
     assert linear == run_baseline("tfidf", task, str(tmp_path / "out")), "found again"
+    other = task.model_copy(update={"name": "other"})
+    again = run_baseline("tfidf", other, str(tmp_path / "out"))
+    assert again == linear.model_copy(update={"task": "other"}), "the same data by another name"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,17 +13,19 @@ import pytest
 import yaml
 from corpus_helpers import REPOSITORY
 from evaluation_helpers import task_of
-from tuning_helpers import write_checkpoint, write_task
+from tuning_helpers import result_of, write_checkpoint, write_task
 
 from pretrain.evaluation.baselines import Baseline
 from pretrain.evaluation.evaluate import evaluate, run_evaluation
 from pretrain.evaluation.features import Encoded
 from pretrain.evaluation.fits import fit_of, tell_fits
+from pretrain.evaluation.loop import Hyperparameters
 from pretrain.evaluation.prepared import task_identity
-from pretrain.evaluation.protocol import Entry, spread
+from pretrain.evaluation.protocol import Cell, Entry, spread
 from pretrain.evaluation.recipe import RANDOM, Evaluation
 from pretrain.evaluation.report import Report, misfits, verdicts
 from pretrain.evaluation.tasks import load_task
+from pretrain.evaluation.tuning import Run
 
 TASK = load_task({"name": "toy", "kind": "classification", "format": "jsonl", "metrics": ["f1"]})
 
@@ -226,3 +228,19 @@ def test_every_checkpoint_is_looked_at_before_anything_is_computed(
     with pytest.raises(ValueError, match=said):
         evaluate(evaluation)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_seed_that_diverged_is_below_all_others() -> None:
+    """Of three seeds two have scores; README: one beats another only where all of its seeds do."""
+    task = load_task(TASK.model_dump() | {"train": ["none"]})
+    run = Run(checkpoint="none", tasks=(task,), hyperparameters=Hyperparameters(), seed=0)
+    results = tuple(result_of(value, run) for value in (0.7, math.nan, 0.8))
+    cell = Cell(hyperparameters=run.hyperparameters, results=results)
+    mine = entry("ours", 0.7, 0.8).model_copy(update={"cells": (cell,)})
+    assert verdicts(report(mine, tfidf=0.5)) == [
+        "toy: ours is not told apart from tfidf (+25.0 points, within the spread)"
+    ]
+    drawn = mine.model_copy(update={"contestant": RANDOM})
+    assert verdicts(report(entry("ours", 0.5, 0.6), drawn)) == [
+        "toy: ours is not told apart from random weights (-20.0 points, within the spread)"
+    ]

@@ -14,7 +14,7 @@ from tuning_helpers import KINDS, write_checkpoint, write_task
 
 from pretrain.evaluation import loop, tuning
 from pretrain.evaluation.adapters import Adapter
-from pretrain.evaluation.heads import max_tokens, open_model, open_tokenizer
+from pretrain.evaluation.heads import identity, max_tokens, open_model, open_tokenizer
 from pretrain.evaluation.loop import Hyperparameters, epoch_order, is_over, rate_at
 from pretrain.evaluation.multitask import share
 from pretrain.evaluation.states import Progress
@@ -147,6 +147,8 @@ def test_what_was_done_is_not_done_again(
     first = fine_tune(checkpoint, tasks["choice"], SHORT, 0, str(tmp_path))
     monkeypatch.setattr(tuning, "learn", lambda _: pytest.fail("trained again"))
     assert fine_tune(checkpoint, tasks["choice"], SHORT, 0, str(tmp_path)) == first
+    renamed = tasks["choice"].model_copy(update={"name": "other"})
+    assert fine_tune(checkpoint, renamed, SHORT, 0, str(tmp_path)).task == "other"
 
 
 def test_what_determines_a_run_is_in_its_name(checkpoint: str, tmp_path: Path) -> None:
@@ -238,3 +240,15 @@ def test_weights_that_are_no_safetensors_are_refused(
     (copy / "pytorch_model.bin").write_bytes(b"pickled")
     with pytest.raises(ValueError, match="does not load for choice"):
         fine_tune(str(copy), tasks["choice"], SHORT, 0, str(tmp_path / "out"))
+
+
+def test_a_vocabulary_without_tokenizer_json_is_part_of_a_checkpoint(tmp_path: Path) -> None:
+    root = Path(write_checkpoint(tmp_path / "checkpoint"))
+    merges = (root / "merges.txt").read_text()
+    before = identity(str(root), random_weights=True)
+    (root / "merges.txt").write_text(merges + "q q\n")
+    assert identity(str(root), random_weights=True) == before, "tokenizer.json is what is read"
+    (root / "tokenizer.json").unlink()
+    after = identity(str(root), random_weights=True)
+    (root / "merges.txt").write_text(merges)
+    assert identity(str(root), random_weights=True) != after

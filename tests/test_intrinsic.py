@@ -1,5 +1,6 @@
 """Scores without a task: against transformers' own loss, and by cases worked out by hand."""
 
+import io
 import math
 import random
 import warnings
@@ -220,6 +221,14 @@ def test_fill_equals_the_pipeline_of_transformers(directory: Path, model: Masked
     both: list[Any] = theirs("<mask> rain <mask>", top_k=4)
     for fillings, others in zip(two, both, strict=True):
         assert [each.id for each in fillings] == [each["token"] for each in others]
+
+
+def test_blank_lines_of_standard_input_are_no_texts(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("the <mask>\n\n<mask> rain\n"))
+    assert main(["fill", str(directory), "--top", "1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
 
 
 def test_texts_that_cannot_be_filled_are_refused(model: MaskedModel) -> None:

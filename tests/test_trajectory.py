@@ -72,13 +72,18 @@ def test_tokens_are_summed_step_by_step(run: str) -> None:
 
 
 def test_a_run_is_measured_once_and_drawn(
-    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "text.txt").write_text("the rain in the inner lane " * 4)
+    (tmp_path / "more.jsonl").write_text('{"text": "the hat"}\nno JSON\n')
     task = write_task(tmp_path, "classification", count=16)
     values = {
         "output": str(tmp_path / "out"),
-        "texts": [str(tmp_path / "text.txt")],
+        "texts": [str(tmp_path / "text.txt"), str(tmp_path / "more.jsonl")],
         "words": 8,
         "fine_tuning": {
             "tasks": [task.model_dump(mode="json", exclude_none=True)],
@@ -89,6 +94,7 @@ def test_a_run_is_measured_once_and_drawn(
     recipe.write_text(yaml.safe_dump(values))
     assert main(["evaluate-run", run, str(recipe), "steps=[2, 6]"]) == 0
     shown = capsys.readouterr().out
+    assert "texts: 1 dropped: invalid_json" in caplog.text
     found = orjson.loads((tmp_path / "out" / "trajectory.json").read_bytes())["points"]
     assert [point["step"] for point in found] == [2, 6]
     seen = tokens_seen(read_metrics(run))
@@ -142,3 +148,17 @@ def test_an_output_is_a_local_directory(run: str, tmp_path: Path, output: str) -
     recipe.write_text(yaml.safe_dump({"output": output}))
     with pytest.raises(ValueError, match=rf"output: {output} (begins with ~|is a URL), "):
         evaluate_run(run, str(recipe))
+
+
+def test_an_export_of_other_weights_is_made_again(tmp_path: Path) -> None:
+    """A run that was rolled back comes to a step again, with other weights."""
+    write_snapshot(tmp_path / "store")
+    run, directories = tmp_path / "run", []
+    for seed in (0, 1):
+        rmtree(run / "checkpoints", ignore_errors=True)
+        run_training(make_recipe(tmp_path / "store", run, seed=seed))
+        export(str(run), str(tmp_path / f"expected-{seed}"), 6)
+        directories.append(export_once(str(run), 6, str(run)))
+        expected = (tmp_path / f"expected-{seed}" / "model.safetensors").read_bytes()
+        assert (Path(directories[-1]) / "model.safetensors").read_bytes() == expected
+    assert directories[0] == directories[1]

@@ -1,6 +1,7 @@
 """A checkpoint of few weights and small tasks of every kind, for tests of fine-tuning."""
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from corpus.tokenizer import (
     tokenizer_files,
 )
 from pretrain.evaluation.tasks import Task, load_task
+from pretrain.evaluation.tuning import Result, Run
 
 WORDS = ("the", "rain", "inner", "hat", "on", "red")
 KINDS = ("classification", "regression", "tagging", "answering", "choice")
@@ -112,3 +114,24 @@ def write_task(directory: Path, kind: str, count: int = 48, **others: object) ->
         "stride": 8,
     }
     return load_task(values | paths | others)
+
+
+def result_of(value: float, run: Run) -> Result:
+    return Result(
+        fingerprint="0" * 32,
+        task=run.tasks[0].name,
+        seed=run.seed,
+        hyperparameters=run.hyperparameters,
+        metric=run.tasks[0].metrics[0],
+        scores=({run.tasks[0].metrics[0]: value},),
+        best_epoch=None if math.isnan(value) else 0,
+        test=None,
+        details={},
+        losses=(),
+        diverged=math.isnan(value),
+        steps=1,
+        seconds=1.0,
+        parameters=2,
+        trained_parameters=1,
+        checksum=None,
+    )

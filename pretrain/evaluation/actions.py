@@ -43,7 +43,7 @@ def _fill(options: argparse.Namespace) -> str:
         raise ValueError(f"--top is {options.top}, expected 1 or more")
     model = open_model(options.checkpoint)
     lines = []
-    for text in options.texts or map(str.strip, sys.stdin):
+    for text in options.texts or filter(None, map(str.strip, sys.stdin)):
         masks = fill(model, text, options.top)
         if options.json:
             values = {"text": text, "masks": [[each._asdict() for each in mask] for mask in masks]}

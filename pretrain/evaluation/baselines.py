@@ -72,7 +72,8 @@ def run_baseline(name: str, task: Task, out: str) -> Baseline:
     digest = hashlib.sha256(orjson.dumps(determining, option=orjson.OPT_SORT_KEYS)).hexdigest()
     path = Path(out) / f"{name}-{digest[:32]}.json"
     if path.exists():
-        return Baseline.model_validate_json(read_bytes(str(path)))
+        known = Baseline.model_validate_json(read_bytes(str(path)))
+        return known.model_copy(update={"task": task.name})  # the same data may have two names
     found = _score(name, task, read(task))
     write_bytes(str(path), found.model_dump_json().encode())
     return found

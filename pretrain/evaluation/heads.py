@@ -33,6 +33,11 @@ _SHIFTED = ("camembert", "longformer", "mpnet")
 NO_LIMIT = 10**9
 _logging: Any = importlib.import_module("transformers.utils.logging")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+# What transformers makes a fast tokenizer from where there is no tokenizer.json.
+_VOCABULARIES = (
+    "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "sentencepiece.bpe.model",
+    "spiece.model", "spm.model", "tokenizer.model",
+)  # fmt: skip
 
 
 def open_tokenizer(checkpoint: str, kind: Kind | None = None) -> Any:  # noqa: ANN401 - no types
@@ -115,6 +120,8 @@ def identity(checkpoint: str, random_weights: bool) -> str:
     """Return a hash of what a checkpoint gives a run: weights, architecture and tokenizer."""
     _check_directory(checkpoint)
     names = ["config.json", *_TOKENIZER_FILES]
+    if not (Path(checkpoint) / "tokenizer.json").exists():
+        names += _VOCABULARIES
     if not random_weights:
         names += sorted(path.name for path in Path(checkpoint).glob("*.safetensors"))
     digest = hashlib.sha256()

@@ -10,6 +10,7 @@ Examples that cannot be used are counted and named on the log, and have no line 
 import io
 import logging
 import sys
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -147,11 +148,11 @@ def _layout(name: str, given: str | None) -> str:
 
 
 def _guess(stream: BinaryIO, given: str | None) -> tuple[BinaryIO, str]:
-    """Tell JSON lines from plain text by the first byte."""
+    """Tell JSON lines from plain text by the first character."""
     if given is not None:
         return stream, given
-    first = stream.peek(1)[:1] if isinstance(stream, io.BufferedReader) else b""
-    return stream, "jsonl" if first == b"{" else "text"
+    first = stream.peek(4) if isinstance(stream, io.BufferedReader) else b""
+    return stream, "jsonl" if first.removeprefix(BOM_UTF8).startswith(b"{") else "text"
 
 
 def _splits(task: Task, name: str, layout: str, source: tuple[BinaryIO, int]) -> Iterator[Split]:
@@ -195,7 +196,8 @@ def _plain(task: Task, name: str, lines: Iterable[bytes], start: int) -> Split:
     examples: list[Example] = []
     drops: Counter[str] = Counter()
     for number, line in enumerate(lines, start + 1):
-        text = line.decode("utf-8", "replace").strip()
+        bare = line.removeprefix(BOM_UTF8) if number == 1 else line
+        text = bare.decode("utf-8", "replace").strip()
         place = f"{Path(name).name}:{number}"
         if not text:
             drops["empty text"] += 1

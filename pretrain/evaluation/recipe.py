@@ -4,6 +4,7 @@ Where it does not say otherwise the grid is the RoBERTa paper's Table 10 for the
 paper tags nothing: tagging takes GLUE's grid, which is an assumption.
 """
 
+import re
 from collections.abc import Sequence
 from itertools import product
 from typing import Annotated, Any, Literal
@@ -69,7 +70,9 @@ class Evaluation(Section):
     tasks: Tasks = Field(min_length=1, description="a preset's name and what differs")
     grid: Grid = Field(Grid(), description="for all tasks")
     task_grids: dict[str, Grid] = Field({}, description="for a task by name, before `grid`")
-    seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1, description="the paper has five")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0, 1, 2, 3, 4), min_length=1, description="the paper has five"
+    )
     baselines: tuple[Baseline, ...] = Field(
         ("majority", "tfidf", "random"), description="what scores have to beat"
     )
@@ -87,6 +90,9 @@ class Evaluation(Section):
             for name in names:
                 if names.count(name) > 1:
                     raise ValueError(f"two {kind} are called {name}")
+        if self.save_models:
+            _check_directories("checkpoints", [each.name for each in self.checkpoints])
+            _check_directories("tasks", [task.name for task in self.tasks])
         for name in self.task_grids:
             if name not in {task.name for task in self.tasks}:
                 raise ValueError(f"task_grids names {name}, which is no task here")
@@ -100,6 +106,23 @@ class Evaluation(Section):
         first = self.checkpoints[0]
         drawn = Contestant(name=RANDOM, path=first.path, random_weights=True)
         return (*self.checkpoints, drawn)
+
+
+def directory_name(name: str) -> str:
+    """Return a name that is safe as a directory's."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
+
+
+def _check_directories(kind: str, names: Sequence[str]) -> None:
+    """Refuse names of which one's models would be saved over the other's."""
+    known: dict[str, str] = {}
+    for name in names:
+        other = known.setdefault(directory_name(name), name)
+        if other != name:
+            raise ValueError(
+                f"two {kind}, {other} and {name}, would be saved as {directory_name(name)}: "
+                "let their names differ in letters a-z or digits"
+            )
 
 
 def load_evaluation(path: str, overrides: Sequence[str] = ()) -> Evaluation:

@@ -70,19 +70,19 @@ def further_scores(report: Report, task: Task) -> list[tuple[str, str]]:
 def verdicts(report: Report) -> list[str]:
     """Say of each task whether a checkpoint beats random weights and TF-IDF, and by how much.
 
-    Only seeds that lie apart decide: all of one above all of the other. The difference told is
-    that of the medians.
+    Only seeds that lie apart decide: all of one above all of the other; a seed that diverged to no
+    score lies below all. The difference told is that of the medians.
     """
     lines = []
     for entry in report.entries:
         task = next(task for task in report.tasks if task.name == entry.task)
         if entry.contestant == RANDOM or task.metrics[0] not in entry.validation:
             continue
-        mine = entry.validation[task.metrics[0]]
+        mine, low = entry.validation[task.metrics[0]], _least(entry, task.metrics[0])
         for rival in _rivals(report, task):
             told = f"{100 * (mine.median - rival.median):+.1f} points"
             verdict = "is not told apart from"
-            if mine.low > rival.high:
+            if low > rival.high:
                 verdict = "beats"
             elif mine.high < rival.low:
                 verdict = "is below"
@@ -91,6 +91,13 @@ def verdicts(report: Report) -> list[str]:
             told += "" if len(mine.values) > 1 else ", one seed"
             lines.append(f"{task.name}: {entry.contestant} {verdict} {rival.name} ({told})")
     return lines
+
+
+def _least(entry: Entry, metric: str) -> float:
+    """Return the least score of all seeds, below all others where one has none."""
+    results = entry.winner.results if entry.cells else ()
+    is_whole = all(result.best is not None for result in results)
+    return entry.validation[metric].low if is_whole else -math.inf
 
 
 class _Rival(NamedTuple):
@@ -108,7 +115,7 @@ def _rivals(report: Report, task: Task) -> list[_Rival]:
     for entry in report.entries:
         if entry.task == task.name and entry.contestant == RANDOM and metric in entry.validation:
             spread = entry.validation[metric]
-            found.append(_Rival(RANDOM, spread.median, spread.low, spread.high))
+            found.append(_Rival(RANDOM, spread.median, _least(entry, metric), spread.high))
     for baseline in report.baselines:
         if baseline.task == task.name and baseline.validation:
             value = baseline.validation[metric]

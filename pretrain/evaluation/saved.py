@@ -8,19 +8,20 @@ beside its place and renamed, so it is whole or not there.
 
 import logging
 import os
-import re
 import shutil
 from pathlib import Path
 
 from torch import nn
 
+from corpus.files import write_bytes
 from corpus.section import Section
 from pretrain.evaluation.adapters import merged
+from pretrain.evaluation.examples import TaskData
 from pretrain.evaluation.fits import tell_fits
 from pretrain.evaluation.heads import quiet
-from pretrain.evaluation.prepared import Prepared
+from pretrain.evaluation.prepared import Prepared, read
 from pretrain.evaluation.protocol import Entry, best_runs, runs_directory
-from pretrain.evaluation.recipe import Evaluation
+from pretrain.evaluation.recipe import Evaluation, directory_name
 from pretrain.evaluation.table import describe_winner, show_spread
 from pretrain.evaluation.tasks import Task, score_name
 from pretrain.evaluation.tuning import Result, Run, fingerprint, threshold_of, trained_models
@@ -29,6 +30,7 @@ from pretrain.quirks import import_deepspeed
 logger = logging.getLogger(__name__)
 
 RECORD = "task.json"
+_CARD = "README.md"
 _PIPELINES = {
     "classification": "text-classification",
     "regression": "text-classification",
@@ -55,7 +57,7 @@ def save_best(evaluation: Evaluation, entries: tuple[Entry, ...]) -> list[str]:
     for contestant, run in best_runs(evaluation, entries):
         if contestant.random_weights:
             continue
-        root = Path(evaluation.output) / "models" / _slug(contestant.name)
+        root = Path(evaluation.output) / "models" / directory_name(contestant.name)
         mine = [found[contestant.name, task.name] for task in run.tasks]
         if mine[0].best.checksum is None:
             logger.warning("%s diverged on %s: nothing to save", contestant.name, mine[0].task)
@@ -66,23 +68,32 @@ def save_best(evaluation: Evaluation, entries: tuple[Entry, ...]) -> list[str]:
 
 def _save_run(run: Run, out: str, root: Path, entries: list[Entry]) -> list[str]:
     name = fingerprint(run)
-    targets = [root / _slug(task.name) for task in run.tasks]
-    missing = [target for target in targets if not _is_saved(target, name)]
-    if missing:
+    targets = [root / directory_name(task.name) for task in run.tasks]
+    known = [_known(target) for target in targets]
+    if any(saved is None or saved.fingerprint != name for saved in known):
         models, parts = trained_models(run, out)
         for model, part, target, entry in zip(models, parts, targets, entries, strict=True):
             _save(model, part, target, (run, entry, name))
+        return [str(target) for target in targets]
+    # More seeds or another grid may leave the best run what it was, but not what the card says.
+    for saved, task, target, entry in zip(known, run.tasks, targets, entries, strict=True):
+        assert saved is not None
+        card = _card(saved.task, read(task), entry, run).encode()
+        if (target / _CARD).read_bytes() != card:
+            write_bytes(str(target / _CARD), card)
     return [str(target) for target in targets]
 
 
-def _is_saved(target: Path, name: str) -> bool:
+def _known(target: Path) -> Saved | None:
     record = target / RECORD
-    return record.exists() and Saved.model_validate_json(record.read_bytes()).fingerprint == name
+    return Saved.model_validate_json(record.read_bytes()) if record.exists() else None
 
 
 def _save(model: nn.Module, part: Prepared, target: Path, made: tuple[Run, Entry, str]) -> None:
     run, entry, name = made
     aside = target.with_name(f".{target.name}.{os.getpid()}")
+    # In a container the process that was killed had our number too.
+    shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     adapter = run.settings.adapter
     whole = model if adapter is None or not adapter.is_merged else merged(model)
@@ -101,7 +112,7 @@ def _save(model: nn.Module, part: Prepared, target: Path, made: tuple[Run, Entry
         threshold=threshold_of(part.task, entry.best.best or {}),
         checkpoint=str(Path(run.checkpoint).absolute()) if is_beside else None,
     )
-    (aside / "README.md").write_text(_card(part, entry, run))
+    (aside / _CARD).write_bytes(_card(part.task, part.data, entry, run).encode())
     (aside / RECORD).write_text(saved.model_dump_json(indent=2))
     if target.exists():
         shutil.rmtree(target)
@@ -109,13 +120,9 @@ def _save(model: nn.Module, part: Prepared, target: Path, made: tuple[Run, Entry
     logger.info("saved %s", target)
 
 
-def _slug(name: str) -> str:
-    """Return a name that is safe as a directory's."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
-
-
-def _card(part: Prepared, entry: Entry, run: Run) -> str:
-    task, best, data = part.task, entry.best, part.data
+def _card(task: Task, data: TaskData, entry: Entry, run: Run) -> str:
+    best, examples = entry.best, len(data.train.examples)
+    learned = min(run.hyperparameters.train_examples or examples, examples)
     columns = ["", "validation", *data.scored]
     scores = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for metric in task.metrics:
@@ -124,8 +131,8 @@ def _card(part: Prepared, entry: Entry, run: Run) -> str:
         scores.append(f"| {' | '.join(cells)} |")
     rows = {
         "kind": task.kind,
-        "labels": ", ".join(part.data.labels) or "none",
-        "training examples": f"{len(data.train.examples):,}",
+        "labels": ", ".join(data.labels) or "none",
+        "training examples": f"{learned:,}" + (f" of {examples:,}" if learned < examples else ""),
         "validation examples": f"{len(data.validation.examples):,}",
         "dropped while reading": f"{data.train.drops.total():,} of train",
         "base checkpoint": Path(run.checkpoint).name,
@@ -138,7 +145,7 @@ def _card(part: Prepared, entry: Entry, run: Run) -> str:
         "run": f"`{best.fingerprint}`",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    return _CARD.format(
+    return _CARD_TEXT.format(
         pipeline=_PIPELINES[task.kind],
         task=task.name,
         kind=task.kind,
@@ -153,7 +160,7 @@ def _threshold(task: Task, best: Result) -> str:
     return "none" if threshold is None else f"{threshold:.4f} (best on validation)"
 
 
-_CARD = """---
+_CARD_TEXT = """---
 library_name: transformers
 pipeline_tag: {pipeline}
 tags:

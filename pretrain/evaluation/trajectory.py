@@ -116,8 +116,10 @@ def _measure(run: str, step: int, recipe: Trajectory) -> dict[str, Any]:
         loss = held_out_loss(checkpoint, state, trained.store, snapshot, sequences)
         found = {"loss": loss, "perplexity": perplexity(loss), "text": None}
         if exported and recipe.texts:
-            texts = read_texts(recipe.texts, recipe.max_text_bytes).texts
-            found["text"] = asdict(measure(open_model(exported), texts, recipe.words))
+            texts = read_texts(recipe.texts, recipe.max_text_bytes)
+            for reason, count in texts.dropped.items():
+                logger.warning("texts: %s dropped: %s", f"{count:,}", reason)
+            found["text"] = asdict(measure(open_model(exported), texts.texts, recipe.words))
         write_bytes(str(path), orjson.dumps(found))
     scores = {}
     if exported:

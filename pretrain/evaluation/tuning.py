@@ -147,9 +147,14 @@ def find(run: Run, out: str) -> tuple[Result, ...] | None:
     if not path.exists():
         return None
     try:
-        return _Results.model_validate_json(read_bytes(str(path))).results
+        results = _Results.model_validate_json(read_bytes(str(path))).results
     except ValueError as error:
         raise ValueError(f"{path} is damaged, delete its directory: {error}") from None
+    # The same data may have two names.
+    return tuple(
+        result.model_copy(update={"task": task.name})
+        for result, task in zip(results, run.tasks, strict=True)
+    )
 
 
 def fingerprint(run: Run) -> str:
