@@ -74,7 +74,6 @@ from pipeline.takedown import count_shards, finish_killed, obeying, point_head_a
 
 logger = logging.getLogger(__name__)
 
-
 # What text, labels and verdicts depend on beside our own code.
 _LIBRARIES = ("ftfy", "pycld2", "resiliparse")
 

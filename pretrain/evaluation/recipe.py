@@ -17,6 +17,7 @@ from pretrain.evaluation.loop import Hyperparameters
 from pretrain.evaluation.tasks import Kind, Task, Tasks
 
 Baseline = Literal["majority", "tfidf", "random"]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 RANDOM = "random weights"
 
 
@@ -70,9 +71,7 @@ class Evaluation(Section):
     tasks: Tasks = Field(min_length=1, description="a preset's name and what differs")
     grid: Grid = Field(Grid(), description="for all tasks")
     task_grids: dict[str, Grid] = Field({}, description="for a task by name, before `grid`")
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (0, 1, 2, 3, 4), min_length=1, description="the paper has five"
-    )
+    seeds: Seeds = Field((0, 1, 2, 3, 4), description="the paper has five")
     baselines: tuple[Baseline, ...] = Field(
         ("majority", "tfidf", "random"), description="what scores have to beat"
     )

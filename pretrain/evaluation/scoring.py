@@ -5,13 +5,11 @@ fine-tuning seeds, in the best cell of the grid, of the metric that selects; it 
 examples, as the paper's tables are.
 """
 
-from typing import Annotated
-
 from pydantic import Field, model_validator
 
 from corpus.section import Section
 from pretrain.evaluation.protocol import run_protocol
-from pretrain.evaluation.recipe import Contestant, Evaluation, Grid
+from pretrain.evaluation.recipe import Contestant, Evaluation, Grid, Seeds
 from pretrain.evaluation.tasks import Tasks
 
 
@@ -21,9 +19,7 @@ class FineTuning(Section):
     tasks: Tasks = Field((), description="a preset's name and what differs")
     grid: Grid = Field(Grid(), description="for all tasks")
     task_grids: dict[str, Grid] = Field({}, description="for a task by name, before `grid`")
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (0,), min_length=1, description="of every checkpoint's tuning"
-    )
+    seeds: Seeds = Field((0,), description="of every checkpoint's tuning")
     workers: int = Field(1, ge=1, description="runs side by side, by Ray where more than one")
     threads: int = Field(1, ge=1, description="CPU threads of a run")
 
