@@ -49,6 +49,7 @@ from corpus.tokenizer import open_tokenizer
 from pipeline import jobs
 from pipeline.chain import open_chain
 from pipeline.clean import Cleaner, Origin
+from pipeline.cuts import of_file
 from pipeline.jobs import Stages, Task
 from pipeline.parquet import write_table
 from pipeline.refresh import refresh
@@ -161,10 +162,10 @@ def clean_only(path: Path, out: Path, *, identify: bool = True) -> None:
     """Clean one file with all rules, and with language or without, to Parquet."""
     out.mkdir(parents=True, exist_ok=True)
     config = _CLEAN.model_copy(update={"languages": Languages(identify=identify)})
-    cleaner = Cleaner(Origin("first", "s", path.name), open_chain(str(out), config))
+    cleaner = Cleaner(Origin("first", "s"), open_chain(str(out), config))
     with closing(InputFile(str(path))) as file:
         records = read_records(file, "jsonl", config.max_record_bytes)
-        for number, part in enumerate(cleaner.parts(records)):
+        for number, part in enumerate(cleaner.parts(of_file(path.name, records))):
             write_table(str(out / f"clean-{number}.parquet"), part.documents())
             write_table(str(out / f"dropped-{number}.parquet"), part.dropped())
 

@@ -28,6 +28,7 @@ from corpus.records import Record
 from pipeline import html
 from pipeline.chain import Chain
 from pipeline.clean import PART_BYTES, Cleaner, Origin
+from pipeline.cuts import of_file
 from pipeline.languages import identify_batch
 from pipeline.parquet import write_table
 from pipeline.settled import Lists
@@ -89,7 +90,7 @@ def one_record(kind: str, size: int) -> None:
     off = {"gopher_max_words": None, "gopher_stop_words": None}
     rules = ("gopher_repetition", "gopher_quality", "c4", "fineweb")
     chain = Chain(Clean(rules=rules, thresholds=off), Lists())
-    for part in Cleaner(Origin("a", "s", "f"), chain).parts(records()):
+    for part in Cleaner(Origin("a", "s"), chain).parts(of_file("f", records())):
         with tempfile.TemporaryDirectory() as folder:
             write_table(f"{folder}/clean.parquet", part.documents())
             write_table(f"{folder}/dropped.parquet", part.dropped())

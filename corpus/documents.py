@@ -72,7 +72,7 @@ DUPLICATE_SCHEMA = pa.schema(
 
 KEPT_COLUMNS = ("id", "text", "source", "url", "language", "meta", "snapshot", "file", "position")
 
-_DIGEST_MODULUS = 1 << 256
+DIGEST_MODULUS = 1 << 256
 
 
 def document_id(source: str, key: str | None, raw: str | bytes) -> str:
@@ -99,7 +99,7 @@ def digest_rows(rows: Iterable[Sequence[Any]]) -> int:
     total = 0
     for row in rows:
         total += int.from_bytes(hashlib.sha256(orjson.dumps(list(row))).digest(), "big")
-    return total % _DIGEST_MODULUS
+    return total % DIGEST_MODULUS
 
 
 def digest_table(table: pa.Table, columns: Sequence[str]) -> int:
@@ -114,7 +114,7 @@ def add_digests(digests: Iterable[str]) -> str:
 
 def format_digest(digest: int) -> str:
     """Write a digest as 64 hexadecimal digits."""
-    return f"{digest % _DIGEST_MODULUS:064x}"
+    return f"{digest % DIGEST_MODULUS:064x}"
 
 
 def drop_row(**values: Any) -> dict[str, Any]:  # noqa: ANN401 - columns differ in type

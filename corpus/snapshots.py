@@ -50,7 +50,7 @@ class Tree:
 
 
 class Part(NamedTuple):
-    """Some documents of one input file: the unit in which tables lie on disk.
+    """Some documents of one source and delivery: the unit in which tables lie on disk.
 
     `position` is the place of the snapshot that delivered them in the order of deliveries.
     """

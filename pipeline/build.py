@@ -138,8 +138,8 @@ def _recall(job: Job, stages: Stages) -> list[dict[str, Any]]:
 def _corpus(job: Job, plan: Sequence[Intake], cleaned: Records) -> Corpus:
     """List the parent's parts and, after them, the new ones."""
     new = [
-        Part(part["name"], each.source, each.snapshot, job.deliveries.index(each.snapshot))
-        for each, task in plan
+        Part(part["name"], cut.source, cut.snapshot, job.deliveries.index(cut.snapshot))
+        for cut, task in plan
         for part in cleaned[task.name].counts["parts"]
     ]
     new.sort(key=lambda part: (part.position, part.name))

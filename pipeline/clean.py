@@ -1,23 +1,20 @@
-"""Clean: one raw file becomes documents that passed the rules, drop records and an index.
+"""Clean: raw files become documents that passed the rules, drop records and an index.
 
 A document's text and verdict depend on that document and the recipe alone; `pipeline/chain.py` is
-what is done to it. A file's rows are written in parts of bounded size, each sorted by (id, file,
-position), so memory does not grow with the file; the parts follow from the file's content, never
+what is done to it. What a task reads is written in parts of bounded size, each sorted by (id, file,
+position), so memory does not grow with a file; the parts follow from the content of files, never
 from who did the work.
 """
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
-from corpus.archives import InputFile
 from corpus.documents import (
     DOCUMENT_SCHEMA,
     DROP_SCHEMA,
@@ -26,14 +23,12 @@ from corpus.documents import (
     drops_table,
     format_digest,
 )
-from corpus.files import size_bytes
 from corpus.forgotten import Forgotten
-from corpus.readers import TABLES, read_records
 from corpus.recipe import Clean, Dedup
 from corpus.records import Damage, Record
-from corpus.snapshots import Input, Tree
-from corpus.splits import Piece, open_piece, read_piece
-from pipeline.chain import Chain, open_chain, record_id
+from corpus.snapshots import Tree
+from pipeline.chain import Chain, Judged, open_chain, record_id
+from pipeline.cuts import Cut, Read
 from pipeline.distributions import add_counts
 from pipeline.hashes import text_hashes
 from pipeline.jobs import Output
@@ -44,7 +39,7 @@ from pipeline.rules import Failure
 from pipeline.signatures import write_index
 
 # Raised by hand when rows, parts, their order or what is known of them change.
-VERSION = 3
+VERSION = 4
 
 _NOTHING = Forgotten()
 
@@ -61,19 +56,18 @@ FIRST_PLACES = 3
 
 
 class Origin(NamedTuple):
-    """Where records come from: the snapshot that delivers them, their source and their file."""
+    """Where records come from: the snapshot that delivers them and their source."""
 
     snapshot: str
     source: str
-    file: str
 
 
 @dataclass
 class Rows:
-    """Documents and drops of one part of a file, in the order they were read.
+    """Documents and drops of one part, in the order they were read.
 
-    unreadable: by rule, how many records are broken, and of the first of them position, value,
-    threshold and detail.
+    records: how many there are of each file; unreadable: by file and rule, how many of them are
+    broken, and of the first of these position, value, threshold and detail.
     """
 
     nearest: Nearest
@@ -81,7 +75,8 @@ class Rows:
     drops: list[dict[str, Any]] = field(default_factory=list)
     changed: dict[str, int] = field(default_factory=dict)
     distributions: dict[str, dict[str, int]] = field(default_factory=dict)
-    unreadable: dict[str, dict[str, Any]] = field(default_factory=dict)
+    records: Counter[str] = field(default_factory=Counter)
+    unreadable: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     text_bytes: int = 0
     held_bytes: int = 0
 
@@ -97,7 +92,8 @@ class Rows:
 
     def note_unreadable(self, row: Mapping[str, Any]) -> None:
         """Count a broken record, in the order of positions."""
-        known = self.unreadable.setdefault(row["rule"], {"count": 0, "first": []})
+        of_file = self.unreadable.setdefault(row["file"], {})
+        known = of_file.setdefault(row["rule"], {"count": 0, "first": []})
         known["count"] += 1
         if len(known["first"]) < FIRST_PLACES:
             first = [row[name] for name in ("position", "value", "threshold", "detail")]
@@ -111,7 +107,7 @@ class Cleaner(NamedTuple):
     chain: Chain
     forgotten: Forgotten = _NOTHING
 
-    def parts(self, records: Iterable[Record | Damage]) -> Iterator[Rows]:
+    def parts(self, records: Iterable[Read]) -> Iterator[Rows]:
         """Turn records into parts; every record becomes one document or one drop."""
         part = self._begin()
         for batch in batches(records):
@@ -124,26 +120,25 @@ class Cleaner(NamedTuple):
     def _begin(self) -> Rows:
         return Rows(Nearest(self.origin, self.chain.config))
 
-    def _add(self, part: Rows, batch: list[Record | Damage]) -> None:
+    def _add(self, part: Rows, batch: Sequence[Read]) -> None:
         part.held_bytes += _ROW_BYTES * len(batch)
-        for each in batch:
+        part.records.update(file for file, _ in batch)
+        for file, each in batch:
             if isinstance(each, Damage):
-                part.drops.append(self._damage_row(each))
+                part.drops.append(self._damage_row(file, each))
                 if not each.rule.startswith(_NO_DOCUMENTS):
                     part.note_unreadable(part.drops[-1])
-        records = [each for each in batch if isinstance(each, Record)]
+        files, records = readable(batch)
         if not records:
             return
         judged = self.chain.clean(records, self.origin.source)
-        for record, failure in zip(records, judged.failures, strict=True):
+        for file, record, failure in zip(files, records, judged.failures, strict=True):
             if failure is not None:
-                part.drops.append(self._failure_row(record, failure))
+                part.drops.append(self._failure_row(file, record, failure))
                 if failure.rule.startswith(_BROKEN_PAGES):
                     part.note_unreadable(part.drops[-1])
-        part.nearest.add(records, judged)
-        passed = [records[row] for row in judged.rows.tolist()]
-        languages = [judged.languages[row] for row in judged.rows.tolist()]
-        documents = self._without_forgotten(part, self._table(passed, languages, judged.texts))
+        part.nearest.add(files, records, judged)
+        documents = self._without_forgotten(part, self._table(files, records, judged))
         size = pa.compute.sum(pa.compute.binary_length(documents["text"])).as_py() or 0
         metas = pa.compute.sum(pa.compute.binary_length(documents["meta"])).as_py() or 0
         part.tables.append(documents)
@@ -153,12 +148,12 @@ class Cleaner(NamedTuple):
         for what, count in judged.counts.items():
             part.changed[what] = part.changed.get(what, 0) + count
 
-    def _place(self, position: int) -> dict[str, Any]:
-        return self.origin._asdict() | {"position": position}
+    def _place(self, file: str, position: int) -> dict[str, Any]:
+        return self.origin._asdict() | {"file": file, "position": position}
 
-    def _damage_row(self, damage: Damage) -> dict[str, Any]:
+    def _damage_row(self, file: str, damage: Damage) -> dict[str, Any]:
         return drop_row(
-            **self._place(damage.position),
+            **self._place(file, damage.position),
             stage="read",
             rule=damage.rule,
             value=damage.value,
@@ -166,9 +161,9 @@ class Cleaner(NamedTuple):
             detail=damage.detail,
         )
 
-    def _failure_row(self, record: Record, failure: Failure) -> dict[str, Any]:
+    def _failure_row(self, file: str, record: Record, failure: Failure) -> dict[str, Any]:
         return drop_row(
-            **self._place(record.position),
+            **self._place(file, record.position),
             id=record_id(self.origin.source, record),
             stage="clean",
             rule=failure.rule,
@@ -177,21 +172,21 @@ class Cleaner(NamedTuple):
             detail=failure.detail,
         )
 
-    def _table(
-        self, records: list[Record], languages: list[str | None], texts: pa.LargeStringArray
-    ) -> pa.Table:
-        origin, count = self.origin, len(records)
+    def _table(self, files: Sequence[str], records: Sequence[Record], judged: Judged) -> pa.Table:
+        """Return the documents of a batch that passed."""
+        origin, rows = self.origin, judged.rows.tolist()
+        passed = [records[row] for row in rows]
         columns = {
-            "id": [record_id(origin.source, record) for record in records],
-            "text": texts.cast(pa.string()),
-            "source": [origin.source] * count,
-            "url": [record.url for record in records],
-            "language": languages,
-            "meta": [record.meta for record in records],
-            "snapshot": [origin.snapshot] * count,
-            "file": [origin.file] * count,
-            "position": [record.position for record in records],
-            "text_hash": text_hashes(texts),
+            "id": [record_id(origin.source, record) for record in passed],
+            "text": judged.texts.cast(pa.string()),
+            "source": [origin.source] * len(rows),
+            "url": [record.url for record in passed],
+            "language": [judged.languages[row] for row in rows],
+            "meta": [record.meta for record in passed],
+            "snapshot": [origin.snapshot] * len(rows),
+            "file": [files[row] for row in rows],
+            "position": [record.position for record in passed],
+            "text_hash": text_hashes(judged.texts),
         }
         return pa.Table.from_pydict(columns, schema=DOCUMENT_SCHEMA)
 
@@ -205,12 +200,13 @@ class Cleaner(NamedTuple):
         return documents.filter(pa.array(stays, pa.bool_()))
 
 
-def batches(records: Iterable[Record | Damage]) -> Iterator[list[Record | Damage]]:
+def batches(records: Iterable[Read]) -> Iterator[list[Read]]:
     """Cut records into what goes through the chain at a time."""
-    batch: list[Record | Damage] = []
+    batch: list[Read] = []
     held = 0
-    for record in records:
-        batch.append(record)
+    for read in records:
+        batch.append(read)
+        record = read[1]
         if isinstance(record, Record):
             held += len(record.text) + len(record.page)
         if len(batch) == _BATCH_RECORDS or held >= _BATCH_BYTES:
@@ -218,6 +214,12 @@ def batches(records: Iterable[Record | Damage]) -> Iterator[list[Record | Damage
             batch, held = [], 0
     if batch:
         yield batch
+
+
+def readable(batch: Iterable[Read]) -> tuple[list[str], list[Record]]:
+    """Return the records of a batch that could be read: the file of each, and the records."""
+    found = [(file, each) for file, each in batch if isinstance(each, Record)]
+    return [file for file, _ in found], [record for _, record in found]
 
 
 def _float(value: float | None) -> float | None:
@@ -239,69 +241,20 @@ class Lineage(NamedTuple):
     forgotten: Forgotten = _NOTHING
 
 
-@contextmanager
-def records_of(
-    source: Input, max_record_bytes: int, piece: Piece | None = None
-) -> Iterator[Iterator[Record | Damage]]:
-    """Give the records of a raw file or a piece of it; in the end check that it is as listed."""
-    limit = max_record_bytes
-    if piece is None:
-        file = InputFile(source.path)
-        records = read_records(file, source.format, limit, source.options)
-    else:
-        file = open_piece(source.path, source.format, piece)
-        records = read_piece(file, source.format, piece, limit, source.options)
-    try:
-        yield records
-        if piece is None:
-            check_unchanged(file.checksum(), source.checksum, source)
-        elif source.format in TABLES:  # where each piece would have to read the whole file
-            check_unchanged(str(size_bytes(source.path)), str(source.size_bytes), source)
-        else:
-            check_unchanged(file.checksum(), piece.checksum, source)
-    finally:
-        file.close()
-
-
-def clean_file(
-    tree: Tree,
-    _task: str,
-    source: Input,
-    lineage: Lineage,
-    given: tuple[int, Piece] | None = None,
-) -> Output:
-    """Clean one raw file, or a numbered piece of it, into numbered parts below a snapshot."""
-    number, piece = given or (0, None)
-    with records_of(source, lineage.clean.max_record_bytes, piece) as records:
-        named = (source, f"{number:05d}." if given else "")
-        return _write_parts(tree, records, named, lineage)
-
-
-def _write_parts(
-    tree: Tree,
-    records: Iterable[Record | Damage],
-    named: tuple[Input, str],
-    lineage: Lineage,
-) -> Output:
-    source, piece = named
-    origin = Origin(source.snapshot, source.source, source.name)
+def clean_cut(tree: Tree, _task: str, cut: Cut, lineage: Lineage) -> Output:
+    """Clean what a task reads into numbered parts below a snapshot."""
+    origin = Origin(cut.snapshot, cut.source)
     cleaner = Cleaner(origin, open_chain(lineage.store, lineage.clean), lineage.forgotten)
     paths: list[str] = []
     parts: list[dict[str, Any]] = []
-    for number, part in enumerate(cleaner.parts(records)):
-        name = f"{input_name(source)}-{piece}{number:05d}"
+    for number, part in enumerate(cleaner.parts(cut.read(lineage.clean.max_record_bytes))):
+        name = f"{cut.stem}{number:05d}"
         documents, drops = part.documents(), part.dropped()
         paths += write_part(tree, name, documents, drops, lineage.dedup)
         paths += write_nearest(tree, name, part.nearest.table(lineage.forgotten))
         counts = _count(name, part, documents, drops) | count_scored(documents, lineage.dedup)
         parts.append(counts | {"origin": origin._asdict()})
     return Output(tuple(paths), {"parts": parts})
-
-
-def input_name(source: Input) -> str:
-    """Name what comes of an input after its source and its identity."""
-    identity = orjson.dumps(source.identity)
-    return f"{source.source}-{hashlib.sha256(identity).hexdigest()[:16]}"
 
 
 def write_part(
@@ -331,6 +284,7 @@ def _count(name: str, part: Rows, documents: pa.Table, drops: pa.Table) -> dict[
         "languages": _count_values(documents["language"]),
         "distributions": part.distributions,
         "nearest": part.nearest.places(),
+        "records": dict(part.records),
         "unreadable": part.unreadable,
         "dropped": count_rules(drops),
         "dropped_digest": format_digest(digest_table(drops, DROP_SCHEMA.names)),
@@ -353,12 +307,3 @@ def kept_mask(tree: Tree, part: str, documents: int) -> np.ndarray[tuple[int], n
     rows = read_table(tree.find(f"duplicates/{part}.parquet"), columns=["row"])["row"]
     mask[rows.to_numpy()] = False
     return mask
-
-
-def check_unchanged(found: str, known: str, source: Input) -> None:
-    """Refuse an input whose checksum is not the one that it was listed with."""
-    if found != known:
-        raise ValueError(
-            f"{source.path} changed since it was listed: its checksum was {known} "
-            f"and is {found}: give the new content a label of its own, or put the old file back"
-        )

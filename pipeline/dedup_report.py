@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+from corpus.snapshots import Input
 from pipeline import pictures
-from pipeline.clean import input_name
 from pipeline.clusters import cluster_sizes
+from pipeline.cuts import join_inputs, name_inputs
 from pipeline.dedup import METHODS
 from pipeline.explain import Store
 from pipeline.parquet import read_row, read_table
@@ -68,13 +69,12 @@ def _spread_pairs(store: Store, delivery: str) -> list[tuple[str, dict[str, Any]
 
 def _witness_text(store: Store, row: Mapping[str, Any]) -> str | None:
     """Read the text of a duplicate's witness, in the part where its position should lie."""
-    files = {
-        input_name(each)
-        for each in store.snapshot.inputs
-        if (each.snapshot, each.name) == (row["witness_snapshot"], row["witness_file"])
-        and row["witness_id"].startswith(f"{each.source}/")
+    names = {
+        name_inputs(group)
+        for group in join_inputs(store.snapshot.inputs)
+        if any(_is_of(row, each) for each in group)
     }
-    parts = [part for part in store.snapshot.parts if part.name.rpartition("-")[0] in files]
+    parts = [part for part in store.snapshot.parts if part.name.rpartition("-")[0] in names]
     # Records are cut into parts in the order of a file; blank lines among them are not counted.
     ends = list(accumulate(part.kept + sum(part.dropped.values()) for part in parts))
     guess = bisect_left(ends, row["witness_position"])
@@ -86,6 +86,14 @@ def _witness_text(store: Store, row: Mapping[str, Any]) -> str | None:
         if found:
             return str(found[0])
     return None
+
+
+def _is_of(row: Mapping[str, Any], source: Input) -> bool:
+    """Tell whether a duplicate's witness is from an input."""
+    place = (source.snapshot, source.name)
+    return place == (row["witness_snapshot"], row["witness_file"]) and row["witness_id"].startswith(
+        f"{source.source}/"
+    )
 
 
 def clusters(store: Store) -> Iterator[Html]:

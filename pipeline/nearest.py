@@ -67,8 +67,9 @@ class _Near(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """Records with their ranks, and what became of them."""
+    """Records with their files and ranks, and what became of them."""
 
+    files: Sequence[str]
     records: Sequence[Record]
     ranks: UInt64s
     judged: Judged
@@ -95,27 +96,33 @@ def nearest_path(part: str) -> str:
 
 
 class Nearest:
-    """Collects the documents of one part of a file that lie nearest to each threshold."""
+    """Collects the documents of one part that lie nearest to each threshold."""
 
-    def __init__(self, origin: tuple[str, str, str], config: Clean) -> None:
-        """Begin with none; `origin` are snapshot, source and file of all of them."""
-        self._origin = dict(zip(("snapshot", "source", "file"), origin, strict=True))
+    def __init__(self, origin: tuple[str, str], config: Clean) -> None:
+        """Begin with none; `origin` are snapshot and source of all of them."""
+        self._origin = dict(zip(("snapshot", "source"), origin, strict=True))
         self._limits = limits_of(config)
         self._found: dict[tuple[str, str], list[_Near]] = {}
-        seed = hashlib.sha256(orjson.dumps(list(origin))).digest()[:8]
-        self._seed = np.uint64(int.from_bytes(seed, "big"))
+        self._seeds: dict[str, int] = {}
 
-    def add(self, records: Sequence[Record], judged: Judged) -> None:
-        """Look at a batch."""
+    def add(self, files: Sequence[str], records: Sequence[Record], judged: Judged) -> None:
+        """Look at a batch: the file of each record, the records and what became of them."""
         if not self._limits:
             return
-        ranks = _ranks(np.array([record.position for record in records], np.uint64), self._seed)
+        positions = np.array([record.position for record in records], np.uint64)
+        ranks = _ranks(positions, np.array([self._seed(file) for file in files], np.uint64))
         dropped: dict[str, list[int]] = {}
         for number, failure in enumerate(judged.failures):
             if failure is not None and failure.rule in self._limits:
                 dropped.setdefault(failure.rule, []).append(number)
         for looked in judged.looked:
-            self._look(looked, _Batch(records, ranks, judged, dropped))
+            self._look(looked, _Batch(files, records, ranks, judged, dropped))
+
+    def _seed(self, file: str) -> int:
+        if file not in self._seeds:
+            place = orjson.dumps([*self._origin.values(), file])
+            self._seeds[file] = int.from_bytes(hashlib.sha256(place).digest()[:8], "big")
+        return self._seeds[file]
 
     def _look(self, looked: Looked, batch: _Batch) -> None:
         rules = [rule for rule in looked.values if rule in self._limits]
@@ -177,6 +184,7 @@ class Nearest:
         return self._origin | {
             "id": record_id(self._origin["source"], record),
             "url": record.url,
+            "file": batch.files[number],
             "position": record.position,
             "text_hash": text_hash(text),
             "text": text[:EXCERPT_CHARACTERS],
@@ -196,11 +204,11 @@ class Nearest:
 
 
 @numba.njit(cache=True)
-def _ranks(positions: UInt64s, seed: np.uint64) -> UInt64s:
-    """Hash positions in a file: an order that has nothing to do with theirs."""
+def _ranks(positions: UInt64s, seeds: UInt64s) -> UInt64s:
+    """Hash positions by the seeds of their files: an order that has nothing to do with theirs."""
     ranks = np.empty(len(positions), np.uint64)
     for n in range(len(positions)):
-        ranks[n] = mix(positions[n] * np.uint64(GOLDEN) + seed)
+        ranks[n] = mix(positions[n] * np.uint64(GOLDEN) + seeds[n])
     return ranks
 
 

@@ -8,13 +8,15 @@ encoded again and compared with its tokens, and both, ids and word starts, with 
 of it, which is also decoded and compared with the text.
 
 It reads inputs, shards and duplicates once and the documents several times. It holds one part of
-them, an id and two hashes a kept document, and what audit_dedup.py says it holds.
+them, two digests an input, an id and two hashes a kept document, and what audit_dedup.py says it
+holds.
 """
 
 import hashlib
 import logging
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,9 +25,11 @@ import pyarrow as pa
 
 from corpus.archives import InputFile
 from corpus.documents import (
+    DIGEST_MODULUS,
     DROP_SCHEMA,
     KEPT_COLUMNS,
     add_digests,
+    digest_rows,
     digest_table,
     format_digest,
 )
@@ -37,7 +41,8 @@ from corpus.snapshots import Input, Part, ShardEntry, tokenizer_root
 from corpus.tokenizer import open_tokenizer
 from pipeline.audit_dedup import check_duplicates, check_index, check_survivors, drop_tables
 from pipeline.chain import open_chain
-from pipeline.clean import Cleaner, Origin, input_name
+from pipeline.clean import Cleaner, Origin
+from pipeline.cuts import Read, join_inputs, of_file
 from pipeline.encode import Encoder, encode_documents
 from pipeline.explain import Store, shard_documents
 from pipeline.index import open_arrow
@@ -49,6 +54,11 @@ logger = logging.getLogger(__name__)
 
 _Place = tuple[str, str, str, int]
 _NOT_IN_MANIFEST = ("snapshot.json",)
+# What cleaning makes of an input, and the columns that are compared.
+_TABLES: dict[str, Sequence[str]] = {"clean": KEPT_COLUMNS, "dropped": DROP_SCHEMA.names}
+_PLACE = ("snapshot", "source", "file")
+# Digests of rows by the place of their file.
+_Digests = dict[tuple[str, str, str], int]
 
 
 class Audit(NamedTuple):
@@ -122,44 +132,73 @@ def _check_takedowns(store: Store) -> Iterator[str]:
 
 def _check_inputs(store: Store, not_checked: list[str]) -> Iterator[str]:
     """Clean every input again and compare documents and drops with what is stored."""
-    forgotten = read_forgotten(store.root)
-    for source in store.snapshot.inputs:
-        if not exists(source.path):
-            not_checked.append(f"{source.source}: {source.name} is not at {source.path} any more")
-            continue
-        file = InputFile(source.path)
-        expected = _clean_again(file, source, (store, forgotten))
-        if file.checksum() != source.checksum:
-            not_checked.append(f"{source.source}: {source.name} is another file by now")
-        else:
-            yield from _compare_input(store, source, expected)
-        file.close()
+    stored = {kind: _digest_stored(store, kind) for kind in _TABLES}
+    again = _Again(store, read_forgotten(store.root))
+    for group in join_inputs(store.snapshot.inputs):
+        wanted, checksums = again.clean([each for each in group if exists(each.path)])
+        for source in group:
+            name = f"{source.source}: {source.name}"
+            place = source.snapshot, source.source, source.name
+            found = {kind: digests.pop(place, 0) for kind, digests in stored.items()}
+            if source.name not in checksums:
+                not_checked.append(f"{name} is not at {source.path} any more")
+            elif checksums[source.name] != source.checksum:
+                not_checked.append(f"{name} is another file by now")
+            else:
+                odd = [kind for kind in _TABLES if found[kind] != wanted[kind][place]]
+                yield from (
+                    f"{name} read again gives other {kind} rows than stored" for kind in odd
+                )
+    for _, source_name, file in sorted(set().union(*stored.values())):
+        yield f"{source_name}: there are rows of {file}, which is no input"
 
 
-def _clean_again(file: InputFile, source: Input, given: tuple[Store, Forgotten]) -> tuple[int, int]:
-    store, forgotten = given
-    config = store.recipe.clean
-    records = read_records(file, source.format, config.max_record_bytes, source.options)
-    origin = Origin(source.snapshot, source.source, source.name)
-    documents = drops = 0
-    cleaner = Cleaner(origin, open_chain(store.root, config), forgotten)
-    for part in cleaner.parts(records):
-        documents += digest_table(part.documents(), KEPT_COLUMNS)
-        drops += digest_table(part.dropped(), DROP_SCHEMA.names)
-    return documents, drops
+class _Again(NamedTuple):
+    """Cleans inputs of a store once more."""
+
+    store: Store
+    forgotten: Forgotten
+
+    def clean(self, inputs: Sequence[Input]) -> tuple[dict[str, _Digests], dict[str, str]]:
+        """Return the digests of the rows of some inputs by kind, and the files' checksums by name.
+
+        All are of one delivery and source.
+        """
+        wanted: dict[str, _Digests] = {kind: defaultdict(int) for kind in _TABLES}
+        checksums: dict[str, str] = {}
+        if inputs:
+            origin = Origin(inputs[0].snapshot, inputs[0].source)
+            chain = open_chain(self.store.root, self.store.recipe.clean)
+            cleaner = Cleaner(origin, chain, self.forgotten)
+            for part in cleaner.parts(self._read(inputs, checksums)):
+                _add_digests(wanted["clean"], part.documents(), KEPT_COLUMNS)
+                _add_digests(wanted["dropped"], part.dropped(), DROP_SCHEMA.names)
+        return wanted, checksums
+
+    def _read(self, inputs: Sequence[Input], checksums: dict[str, str]) -> Iterator[Read]:
+        limit = self.store.recipe.clean.max_record_bytes
+        for source in inputs:
+            with closing(InputFile(source.path)) as file:
+                records = read_records(file, source.format, limit, source.options)
+                yield from of_file(source.name, records)
+                checksums[source.name] = file.checksum()
 
 
-def _compare_input(store: Store, source: Input, expected: tuple[int, int]) -> Iterator[str]:
-    columns = (list(KEPT_COLUMNS), list(DROP_SCHEMA.names))
-    prefix = input_name(source)
-    for kind, names, wanted in zip(("clean", "dropped"), columns, expected, strict=True):
-        found = 0
-        for part in store.snapshot.parts:
-            if part.name.rpartition("-")[0] == prefix:
-                path = store.tree.find(f"{kind}/{part.name}.parquet")
-                found += digest_table(read_table(path, columns=names), names)
-        if format_digest(found) != format_digest(wanted):
-            yield f"{source.source}: {source.name} read again gives other {kind} rows than stored"
+def _digest_stored(store: Store, kind: str) -> _Digests:
+    """Return the digests of the rows that are stored of a kind."""
+    found: _Digests = defaultdict(int)
+    for part in store.snapshot.parts:
+        path = store.tree.find(f"{kind}/{part.name}.parquet")
+        _add_digests(found, read_table(path, columns=[*_TABLES[kind]]), _TABLES[kind])
+    return found
+
+
+def _add_digests(found: _Digests, table: pa.Table, columns: Sequence[str]) -> None:
+    """Add the digests of rows to those of their files."""
+    places = zip(*(table[name].to_pylist() for name in _PLACE), strict=True)
+    rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+    for place, row in zip(places, rows, strict=True):
+        found[place] = (found[place] + digest_rows([row])) % DIGEST_MODULUS
 
 
 def _check_counts(store: Store) -> Iterator[str]:

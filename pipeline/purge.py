@@ -11,7 +11,7 @@ merges, the list of repeated lines, checkpoints and what was exported from them.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from corpus.files import exists, join, list_names, remove, remove_tree
 from corpus.forgotten import COVERED_BY, Forgotten, read_forgotten
@@ -26,7 +26,7 @@ from corpus.snapshots import (
     snapshot_root,
     withdraw,
 )
-from pipeline.clean import input_name, kept_mask
+from pipeline.clean import kept_mask
 from pipeline.explain import Store, shard_documents, shard_of
 from pipeline.nearest import nearest_path
 from pipeline.parquet import read_table
@@ -149,7 +149,7 @@ def _holds_any(store: str, snapshot: Snapshot, forgotten: Forgotten) -> bool:
     """Tell whether a snapshot has a document of the list, be it in an excerpt alone."""
     view = Store(store, snapshot.tree(store), snapshot)
     names = [path_of(part.name) for part in snapshot.parts for path_of in _TEXTS_OF_A_PART]
-    return any(_holds(view, name, forgotten) for name in names)
+    return any(any(_covered(view, name, forgotten)) for name in names)
 
 
 def out_of_reach(store: str, snapshots: Iterable[Snapshot], forgotten: Forgotten) -> Iterator[str]:
@@ -159,13 +159,18 @@ def out_of_reach(store: str, snapshots: Iterable[Snapshot], forgotten: Forgotten
         view = Store(store, snapshot.tree(store), snapshot)
         kept, dropped = (
             {
-                part.name.rpartition("-")[0]
+                (row["snapshot"], row["source"], row["file"])
                 for part in snapshot.parts
-                if _holds(view, path_of(part.name), forgotten)
+                for row in _covered(view, path_of(part.name), forgotten)
             }
             for path_of in _TEXTS_OF_A_PART
         )
-        inputs |= {each.path for each in snapshot.inputs if input_name(each) in kept | dropped}
+        places = kept | dropped
+        inputs |= {
+            each.path
+            for each in snapshot.inputs
+            if (each.snapshot, each.source, each.name) in places
+        }
         if kept:
             tokenizers.add(join(store, "tokenizer", snapshot.tokenizer))
             learned = snapshot.recipe.get("clean", {}).get("boilerplate")
@@ -179,9 +184,9 @@ def out_of_reach(store: str, snapshots: Iterable[Snapshot], forgotten: Forgotten
     yield "checkpoints and exports of runs that this store does not know"
 
 
-def _holds(view: Store, name: str, forgotten: Forgotten) -> bool:
-    """Tell whether a table has a document of the list; one that is not there has none."""
+def _covered(view: Store, name: str, forgotten: Forgotten) -> Iterator[dict[str, Any]]:
+    """Give the documents of a table that are on the list; one that is not there has none."""
     path = view.tree.find(name)
-    if not exists(path):
-        return False
-    return any(map(forgotten.covers, read_table(path, columns=[*COVERED_BY]).to_pylist()))
+    if exists(path):
+        columns = [*COVERED_BY, "snapshot", "file"]
+        yield from filter(forgotten.covers, read_table(path, columns=columns).to_pylist())

@@ -24,12 +24,12 @@ import pyarrow as pa
 
 from corpus.files import join
 from corpus.recipe import Clean, Languages, Recipe
-from corpus.records import Damage, Record
-from corpus.snapshots import Input, Tree
+from corpus.records import Record
+from corpus.snapshots import Tree
 from pipeline.chain import Judged, open_chain, record_id
-from pipeline.clean import batches, input_name, records_of
+from pipeline.clean import batches, readable
+from pipeline.cuts import Cut, Read, cut_inputs
 from pipeline.inputs import find_inputs
-from pipeline.intake import Cut, cut_inputs
 from pipeline.jobs import Output, Stages, Task
 from pipeline.judging import statistics_table
 from pipeline.languages import SCORE, UNDETERMINED
@@ -97,40 +97,40 @@ def _identify(config: Clean) -> str:
 
 
 def measure_cut(tree: Tree, _task: str, cut: Cut, how: Measuring) -> Output:
-    """Write the statistics of a raw file, or of a piece of it, into a directory of the tree."""
+    """Write the statistics of what a task reads into a directory of the tree."""
     chain = open_chain(how.store, how.config)
     every = how.config.model_copy(update={"rules": PRESETS})
     schema, counts = _schema(every), Counter[str]()
-    number, piece = cut.given or (0, None)
-    suffix = f".{number:05d}" if cut.given else ""
-    path = f"{how.directory}/{input_name(cut.source)}{suffix}.parquet"
+    path = f"{how.directory}/{cut.stem}values.parquet"
 
-    def measure(batch: list[Record | Damage]) -> pa.Table:
-        readable = [each for each in batch if isinstance(each, Record)]
-        judged = chain.clean(readable, cut.source.source)
-        counts["unreadable"] += len(batch) - len(readable)
-        counts["without text"] += len(readable) - len(judged.rows)
-        places = _places(cut.source, readable, judged)
+    def measure(batch: list[Read]) -> pa.Table:
+        files, records = readable(batch)
+        judged = chain.clean(records, cut.source)
+        counts["unreadable"] += len(batch) - len(records)
+        counts["without text"] += len(records) - len(judged.rows)
+        places = _places(cut.source, (files, records), judged)
         values = statistics_table(judged.texts, every, places["language"], chain.lists.bad_words)
         columns = places | {name: values[name] for name in values.column_names}
         return pa.table(columns, schema=schema)
 
-    with records_of(cut.source, how.config.max_record_bytes, piece) as records:
-        tables = (measure(batch) for batch in batches(records))
-        counts["documents"] += write_tables(tree.own(path), schema, tables)
+    tables = (measure(batch) for batch in batches(cut.read(how.config.max_record_bytes)))
+    counts["documents"] += write_tables(tree.own(path), schema, tables)
     return Output((path,), dict(counts))
 
 
-def _places(source: Input, records: list[Record], judged: Judged) -> dict[str, list[Any]]:
+def _places(
+    source: str, read: tuple[list[str], list[Record]], judged: Judged
+) -> dict[str, list[Any]]:
     """Return what says which document a row is of, its language, and how sure that is."""
+    files, records = read
     rows = judged.rows.tolist()
     scores: dict[int, float] = {}
     for looked in judged.looked:
         if SCORE in looked.values:
             scores |= zip(looked.rows.tolist(), looked.values[SCORE].tolist(), strict=True)
     return {
-        "id": [record_id(source.source, records[row]) for row in rows],
-        "file": [source.name] * len(rows),
+        "id": [record_id(source, records[row]) for row in rows],
+        "file": [files[row] for row in rows],
         "position": [records[row].position for row in rows],
         "language": [judged.languages[row] for row in rows],
         SCORE: [scores.get(row) for row in rows],

@@ -55,13 +55,14 @@ def _unreadable(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     records = Counter[tuple[str, ...]]()
     for part in parts:
-        place = tuple(part["origin"][name] for name in ("source", "snapshot", "file"))
-        records[place] += part["documents"] + sum(part["dropped"].values())
-        for rule, broken in part["unreadable"].items():
-            mine = found.setdefault((*place, rule), {"count": 0, "first": []})
-            mine["count"] += broken["count"]
-            mine["first"] = sorted([*mine["first"], *broken["first"]], key=itemgetter(0))
-            del mine["first"][FIRST_PLACES:]
+        origin = part["origin"]["source"], part["origin"]["snapshot"]
+        records.update({(*origin, file): count for file, count in part["records"].items()})
+        for file, rules in part["unreadable"].items():
+            for rule, broken in rules.items():
+                mine = found.setdefault((*origin, file, rule), {"count": 0, "first": []})
+                mine["count"] += broken["count"]
+                mine["first"] = sorted([*mine["first"], *broken["first"]], key=itemgetter(0))
+                del mine["first"][FIRST_PLACES:]
     worst = sorted(found.items(), key=lambda item: (-item[1]["count"], item[0]))[:_WORST]
     names = ("source", "snapshot", "file", "rule")
     return {

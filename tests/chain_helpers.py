@@ -4,8 +4,9 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from itertools import count, pairwise
+from itertools import count, cycle, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from corpus.documents import text_hash
 from corpus.files import create
 from corpus.recipe import Dedup, Recipe
 from corpus.snapshots import Snapshot, open_snapshot
-from pipeline import canaries
+from pipeline import canaries, cuts
 from pipeline.forget import Request, forget
 from pipeline.parquet import read_table
 from pipeline.preference import preferences, scope_of
@@ -122,6 +123,15 @@ class Chain:
         self.directory = directory
         self.store = str(directory / "store")
         self.config = config
+        # Every other command reads the files of a source by one task.
+        self._tasks_wanted = cycle([64, 1])
+
+    @contextmanager
+    def _joining(self) -> Iterator[None]:
+        """Let a command join small files, or not."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cuts, "_TASKS_WANTED", next(self._tasks_wanted))
+            yield
 
     def recipe(self, delivery: Delivery) -> Recipe:
         """Write a delivery's files and return its recipe."""
@@ -150,7 +160,8 @@ class Chain:
 
     def deliver(self, delivery: Delivery) -> Snapshot:
         """Refresh with one delivery."""
-        return refresh(self.recipe(delivery)).snapshot
+        with self._joining():
+            return refresh(self.recipe(delivery)).snapshot
 
     def take_down(self, label: str, request: Request) -> Snapshot:
         """Forget what is named."""
@@ -158,7 +169,8 @@ class Chain:
 
     def rebuild(self, name: str = "rebuilt") -> Snapshot:
         """Make the newest snapshot anew in one batch."""
-        return rebuild(self.store, str(self.directory / name), workers=1).snapshot
+        with self._joining():
+            return rebuild(self.store, str(self.directory / name), workers=1).snapshot
 
 
 def tables(store: str, snapshot: Snapshot, kind: str) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from corpus.snapshots import Part, Tree
 from pipeline.chain import open_chain
 from pipeline.clean import Cleaner, Origin, write_part
 from pipeline.components import Found
+from pipeline.cuts import of_file
 from pipeline.dedup import judge_share, resolve_parts
 from pipeline.index import Corpus
 from pipeline.jobs import Stages, Task, run_task
@@ -55,7 +56,7 @@ def clean_parts(
     names = []
     for number, part in enumerate(parts):
         records = [Record(n, given.key, given.text, None, None, None) for n, given in part]
-        (made,) = Cleaner(Origin("first", "s", "f"), PLAIN).parts(records)
+        (made,) = Cleaner(Origin("first", "s"), PLAIN).parts(of_file("f", records))
         names.append(f"s-{number:016x}-00000")
         write_part(tree, names[-1], made.documents(), made.dropped(), config)
     return names

@@ -20,14 +20,15 @@ from corpus.records import Damage, Record
 from corpus.snapshots import Input, Tree
 from pipeline import clean
 from pipeline.chain import Chain
-from pipeline.clean import Cleaner, Lineage, Origin, Rows, clean_file, input_name
+from pipeline.clean import Cleaner, Lineage, Origin, Rows, clean_cut
+from pipeline.cuts import Cut, name_inputs, of_file
 from pipeline.jobs import Output
 from pipeline.parquet import read_table
 from pipeline.settled import Lists
 
 DEDUP = Dedup(bands=2, rows=2)
 NONE = Clean(rules=(), languages=Languages(identify=False))
-HERE = Origin("first", "s", "f")
+HERE = Origin("first", "s")
 
 
 def parts_of(
@@ -35,8 +36,9 @@ def parts_of(
     config: Clean = NONE,
     origin: Origin = HERE,
     forgotten: Forgotten = Forgotten(),  # noqa: B008 - frozen
+    file: str = "f",
 ) -> list[Rows]:
-    return list(Cleaner(origin, Chain(config, Lists()), forgotten).parts(records))
+    return list(Cleaner(origin, Chain(config, Lists()), forgotten).parts(of_file(file, records)))
 
 
 def records_of(*texts: str) -> list[Record | Damage]:
@@ -51,7 +53,7 @@ def test_rows_by_hand() -> None:
         Record(4, "e", "\x00", None, None, None),
         Record(5, None, "A\r\n", None, None, None),
     ]
-    (part,) = parts_of(records, NONE, Origin("first", "src", "file"))
+    (part,) = parts_of(records, NONE, Origin("first", "src"), file="file")
     documents, drops = part.documents(), part.dropped()
     hashed = hashlib.sha256(b"A\r\n").hexdigest()[:32]
     assert documents.schema == DOCUMENT_SCHEMA
@@ -168,8 +170,8 @@ def test_a_part_is_closed_by_whatever_fills_it(monkeypatch: pytest.MonkeyPatch) 
 def test_a_batch_is_closed_by_large_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clean, "_BATCH_BYTES", 10)
     page = Record(4, None, "", None, None, None, page=b"0123456789")
-    batches = list(clean.batches([*records_of("a" * 6, "b" * 6, "c"), page]))
-    assert [[each.position for each in batch] for batch in batches] == [[1, 2], [3, 4]]
+    batches = clean.batches(of_file("f", [*records_of("a" * 6, "b" * 6, "c"), page]))
+    assert [[each.position for _, each in batch] for batch in batches] == [[1, 2], [3, 4]]
 
 
 @unhurried
@@ -197,7 +199,8 @@ def write_input(path: Path, data: bytes) -> Input:
 
 
 def cleaned(root: Path, source: Input, config: Clean) -> Output:
-    return clean_file(Tree(str(root)), "task", source, Lineage(str(root), config, DEDUP))
+    lineage = Lineage(str(root), config, DEDUP)
+    return clean_cut(Tree(str(root)), "task", Cut((source,), "task"), lineage)
 
 
 def some_lines(count: int) -> bytes:
@@ -213,7 +216,7 @@ def test_clean_file_writes_what_it_counts(tmp_path: Path, monkeypatch: pytest.Mo
     output = cleaned(tmp_path / "out", source, NONE)
     parts: list[dict[str, Any]] = output.counts["parts"]
     assert set(output.counts) == {"parts"}
-    names = [f"{input_name(source)}-{n:05d}" for n in range(len(parts))]
+    names = [f"{name_inputs([source])}-{n:05d}" for n in range(len(parts))]
     assert [part["name"] for part in parts] == names
     assert len(parts) > 2
     assert sorted(output.paths) == list_names(str(tmp_path / "out"))

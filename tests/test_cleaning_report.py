@@ -15,6 +15,7 @@ from pipeline import cleaning_report, tallies
 from pipeline.chain import Chain
 from pipeline.clean import Cleaner, Origin, write_nearest
 from pipeline.cleaning_report import distributions, languages, unreadable
+from pipeline.cuts import of_file
 from pipeline.explain import Store
 from pipeline.rules import thresholds
 from pipeline.settled import Lists
@@ -33,14 +34,14 @@ HOSTILE = "The <script>alert(1)</script> of & the river runs to the sea and on a
 
 def describe(records: Sequence[Record | Damage], file: str, root: Path) -> dict[str, Any]:
     """Clean records as one part; return what a task says of it."""
-    origin = Origin("d", "s", file)
-    (part,) = Cleaner(origin, Chain(CLEAN, Lists())).parts(records)
+    origin = Origin("d", "s")
+    (part,) = Cleaner(origin, Chain(CLEAN, Lists())).parts(of_file(file, records))
     write_nearest(Tree(str(root)), file, part.nearest.table(Forgotten()))
     return {
         "name": file, "origin": origin._asdict(), "documents": len(part.documents()),
         "dropped": {"any": len(part.drops)}, "languages": {"en": 1}, "changed": {},
         "distributions": part.distributions, "nearest": part.nearest.places(),
-        "unreadable": part.unreadable,
+        "records": part.records, "unreadable": part.unreadable,
     }  # fmt: skip
 
 

@@ -18,13 +18,14 @@ from corpus.records import Damage, Record
 from pipeline import clean
 from pipeline.chain import Chain
 from pipeline.clean import Cleaner, Origin, Rows
+from pipeline.cuts import of_file
 from pipeline.judging import statistics_table
 from pipeline.nearest import EXAMPLES, EXCERPT_CHARACTERS, limits_of, merge_places
 from pipeline.rules import BY_NAME
 from pipeline.settled import Lists
 
 NONE = Forgotten()
-HERE = Origin("first", "s", "f")
+HERE = Origin("first", "s")
 CONFIG = Clean.model_validate(
     {
         "rules": ["gopher_quality", "fineweb"],
@@ -44,7 +45,7 @@ def record(position: int, text: str) -> Record:
 def parts_of(
     records: Iterable[Record | Damage], config: Clean = CONFIG, forgotten: Forgotten = NONE
 ) -> list[Rows]:
-    return list(Cleaner(HERE, Chain(config, Lists()), forgotten).parts(records))
+    return list(Cleaner(HERE, Chain(config, Lists()), forgotten).parts(of_file("f", records)))
 
 
 def nearest_of(parts: Iterable[Rows], forgotten: Forgotten = NONE) -> dict[Any, list[Any]]:

@@ -126,7 +126,7 @@ def test_a_large_file_is_measured_in_pieces_and_some_rows_at_a_time(
     told = list(survey(recipe, str(tmp_path / "whole")))
     (whole,) = (tmp_path / "whole" / "statistics").glob("*/*")
     assert pq.ParquetFile(whole).num_row_groups == 1
-    monkeypatch.setattr("pipeline.intake.PIECE_BYTES", 1000)
+    monkeypatch.setattr("pipeline.cuts.PIECE_BYTES", 1000)
     monkeypatch.setattr("pipeline.parquet.COLUMN_GROUP_ROWS", 4)
     monkeypatch.setattr("pipeline.clean._BATCH_RECORDS", 3)
     assert list(survey(recipe, str(tmp_path / "cut")))[:-1] == told[:-1]

@@ -1,0 +1,207 @@
+"""A large file is read by several tasks, small ones by one, and nothing of it shows."""
+
+import json
+from pathlib import Path
+
+import pytest
+import zstandard
+from chain_helpers import prepare
+from corpus_helpers import make_documents, write_corpus
+from hypothesis import given
+from hypothesis import strategies as st
+from stage_helpers import table_rows
+
+from corpus.forgotten import Forgotten, hash_id
+from corpus.recipe import load_recipe
+from corpus.snapshots import Input, Snapshot, open_snapshot
+from pipeline import cuts
+from pipeline.explain import open_store
+from pipeline.proofs import audit
+from pipeline.purge import out_of_reach
+from pipeline.refresh import refresh
+from pipeline.survey import survey
+from pipeline.tallies import read_stats
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    prepare(monkeypatch)
+
+
+def in_frames(path: Path) -> None:
+    """Compress a file as zstd frames of a few lines each, so that it can be split."""
+    lines = zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read().splitlines(True)
+    frames = [b"".join(lines[start : start + 7]) for start in range(0, len(lines), 7)]
+    path.write_bytes(b"".join(map(zstandard.ZstdCompressor().compress, frames)))
+
+
+def build(directory: Path, store: str) -> Snapshot:
+    recipe = load_recipe(str(directory / "recipe.yaml"), [f"store={directory / store}"])
+    return refresh(recipe).snapshot
+
+
+def test_pieces_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_corpus(tmp_path, files=4, documents=60)
+    for path in sorted((tmp_path / "raw").rglob("*.jsonl.zst")):
+        in_frames(path)
+    whole = build(tmp_path, "whole")
+    monkeypatch.setattr(cuts, "PIECE_BYTES", 3000)
+    split = build(tmp_path, "split")
+    assert len(split.parts) > 2 * len(whole.parts)
+    assert split.fingerprint == whole.fingerprint
+    assert split.counts == whole.counts
+    assert [each.checksum for each in split.shards] == [each.checksum for each in whole.shards]
+    # The audit reads every file whole and finds the same rows.
+    assert audit(open_store(str(tmp_path / "split"))).problems == []
+
+
+def test_a_large_file_that_changed_stops_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_corpus(tmp_path, files=2, documents=60)
+    monkeypatch.setattr(cuts, "PIECE_BYTES", 3000)
+    build(tmp_path, "store")
+    (source, *_) = open_snapshot(str(tmp_path / "store")).inputs
+    changed = source.model_copy(update={"checksum": "0" * 64})
+    with pytest.raises(ValueError, match="changed since it was listed: its checksum was 0000"):
+        cuts.survey_file(None, "task", changed, 1000)  # type: ignore[arg-type]
+
+
+def write_small(directory: Path, files: int) -> Path:
+    """Write many files of a few records of two sources, one of them broken; return the recipe."""
+    path = write_corpus(directory, files=2, documents=40)
+    for number in range(files):
+        folder = directory / "raw" / ("books" if number % 3 else "news")
+        lines = [json.dumps(document) for document in make_documents(number % 9, 4)]
+        if number == 7:
+            lines[1] = "{"
+        (folder / f"small-{number:03d}.jsonl").write_text("\n".join(lines))
+    return path
+
+
+def test_joined_files_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_small(tmp_path, 40)
+    monkeypatch.setattr(cuts, "JOINED_BYTES", 0)
+    single = build(tmp_path, "single")
+    assert len(single.parts) == len(single.inputs)
+    monkeypatch.setattr(cuts, "JOINED_BYTES", 50_000)
+    monkeypatch.setattr(cuts, "_TASKS_WANTED", 1)
+    joined = build(tmp_path, "joined")
+    assert len(joined.parts) < len(single.parts) / 2
+    assert len(joined.files) < len(single.files) / 2
+    assert joined.fingerprint == single.fingerprint
+    assert joined.counts == single.counts
+    assert [each.checksum for each in joined.shards] == [each.checksum for each in single.shards]
+    stores = [open_store(str(tmp_path / name)) for name in ("single", "joined")]
+    assert [audit(store) for store in stores] == [([], [])] * 2
+    stats = [read_stats(store.tree.root) for store in stores]
+    for told in stats:
+        nearest = told.pop("nearest")
+        told["near"] = {
+            (rule, side): [(away, rank) for away, rank, _ in found]
+            for rule, sides in nearest.items()
+            for side, found in sides.items()
+        }
+    assert stats[0] == stats[1]
+    assert ("small-007.jsonl", "invalid_json", 1, 4) in [
+        (each["file"], each["rule"], each["count"], each["records"])
+        for each in stats[1]["unreadable"]["worst"]
+    ]
+
+
+def test_joined_files_are_measured_as_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(str(write_small(tmp_path, 20)))
+    found = []
+    monkeypatch.setattr(cuts, "_TASKS_WANTED", 1)
+    for most_bytes, tasks in ((0, 24), (10**6, 2)):
+        monkeypatch.setattr(cuts, "JOINED_BYTES", most_bytes)
+        lines = list(survey(recipe, str(tmp_path / f"out-{tasks}")))
+        paths = sorted((tmp_path / f"out-{tasks}" / "statistics").glob("*/*"))
+        rows = [row for path in paths for row in table_rows(path)]
+        found.append((lines[:-1], sorted(rows, key=lambda row: (row["file"], row["position"]))))
+        assert len(paths) == tasks
+    assert repr(found[0]) == repr(found[1])  # NaN is itself
+
+
+def test_a_joined_file_is_named_where_it_matters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the task that finds it changed, by the audit, and by a take-down as what holds a text."""
+    write_small(tmp_path, 12)
+    monkeypatch.setattr(cuts, "_TASKS_WANTED", 1)
+    snapshot = build(tmp_path, "store")
+    assert len(snapshot.parts) == 2
+    store = open_store(str(tmp_path / "store"))
+    (row, *_) = table_rows(store.tree.find(f"clean/{snapshot.parts[0].name}.parquet"))
+    listed = Forgotten(ids=frozenset([hash_id(row["id"])]))
+    raw = [line for line in out_of_reach(store.root, [snapshot], listed) if "raw input" in line]
+    assert raw == [f"raw input {tmp_path}/raw/{row['source']}/{row['file']}"]
+    (group, *_) = cuts.join_inputs(snapshot.inputs)
+    path = Path(group[-1].path)
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(ValueError, match=f"{group[-1].name} changed since it was listed"):
+        list(cuts.Cut(group, "name").read(10**6))
+    told = [f"{group[-1].source}: {group[-1].name} is another file by now"]
+    assert audit(store) == ([], told)
+    path.unlink()
+    assert audit(store) == ([], [f"{told[0].partition(' is ')[0]} is not at {path} any more"])
+
+
+def test_rows_of_no_input_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_small(tmp_path, 3)
+    store = open_store(build(tmp_path, "store").recipe["store"])
+    (*rest, last) = store.snapshot.inputs
+    fewer = store.snapshot.model_copy(update={"inputs": tuple(rest)})
+    monkeypatch.setattr("pipeline.proofs._check_files", lambda _: ())
+    (problem,) = audit(store._replace(snapshot=fewer)).problems
+    assert problem == f"{last.source}: there are rows of {last.name}, which is no input"
+
+
+SIZES = st.lists(st.integers(0, 60) | st.just(1000), max_size=40)
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), SIZES), max_size=4), st.integers(1, 80))
+def test_groups_follow_from_what_a_delivery_brings(
+    deliveries: list[tuple[str, list[int]]], most: int
+) -> None:
+    def given_by(label: int) -> list[Input]:
+        source, sizes = deliveries[label]
+        return [
+            Input(snapshot=f"d{label}", source=source, name=f"{n:03d}", format="jsonl",
+                  size_bytes=size, checksum="", path="")
+            for n, size in enumerate(sizes)
+        ]  # fmt: skip
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuts, "JOINED_BYTES", most)
+        patch.setattr(cuts, "JOINED_FILES", 5)
+        alone = [cuts.join_inputs(given_by(label)) for label in range(len(deliveries))]
+        inputs = [each for label in range(len(deliveries)) for each in given_by(label)]
+        groups = cuts.join_inputs(inputs)
+    assert groups == [group for of_one in alone for group in of_one]
+    assert [each for group in groups for each in group] == inputs
+    for group in groups:
+        assert len({(each.snapshot, each.source) for each in group}) == 1
+        assert len(group) <= 5
+        assert len(group) == 1 or sum(each.size_bytes for each in group) <= most
+
+
+def test_few_files_are_not_joined() -> None:
+    """So many tasks as workers could take are left; beyond them small files go together."""
+
+    def groups_of(files: int, size: int) -> list[int]:
+        inputs = [
+            Input(snapshot="d", source="s", name=f"{n:05d}", format="jsonl", size_bytes=size,
+                  checksum="", path="")
+            for n in range(files)
+        ]  # fmt: skip
+        return [len(group) for group in cuts.join_inputs(inputs)]
+
+    assert groups_of(64, 1000) == [1] * 64
+    assert groups_of(128, 1000) == [2] * 64
+    assert set(groups_of(100_000, 3000)[:-1]) == {1024}
+    assert set(groups_of(100_000, 100_000)[:-1]) == {41}
+    assert groups_of(3, 0) == [3]
