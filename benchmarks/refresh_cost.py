@@ -41,9 +41,10 @@ _START = """
 import psutil, time
 start = time.perf_counter()
 import pipeline.__main__
-from pipeline.jobs import _import_ray, _start_ray
+from corpus.connection import connect
+from pipeline.jobs import _OBJECT_STORE_BYTES, _import_ray
 ray = _import_ray()
-_start_ray(ray, 2)
+connect(ray, 2, _OBJECT_STORE_BYTES, log_to_driver=False)
 ray.get(ray.remote(num_cpus=1)(lambda: None).remote())
 me = psutil.Process()
 seconds = [sum(each.cpu_times()[:2]) for each in (me, *me.children(recursive=True))]

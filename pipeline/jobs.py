@@ -22,6 +22,7 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from corpus.connection import connect, prepare_environment
 from corpus.files import (
     checksum,
     create,
@@ -118,7 +119,7 @@ class Stages:
     def _run_missing(self, stage: str, missing: Sequence[Task]) -> None:
         ray = _import_ray()
         if not ray.is_initialized():
-            _start_ray(ray, self._workers)
+            connect(ray, self.workers, _OBJECT_STORE_BYTES, log_to_driver=False)
             self._started_ray = True
         limit = self._workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         remote = ray.remote(num_cpus=1, max_retries=3)(run_task)
@@ -185,25 +186,8 @@ def _record_path(root: str, stage: str, name: str) -> str:
 
 def _import_ray() -> Any:  # noqa: ANN401 - the module itself
     """Import Ray, which happens only where there is work for it."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not os.environ.get("RAY_ADDRESS"):
-        # Despite its name, what makes an embedded Ray listen on loopback only.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    prepare_environment()
     return importlib.import_module("ray")
-
-
-def _start_ray(ray: Any, workers: int | None) -> None:  # noqa: ANN401 - the module itself
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-        return
-    ray.init(
-        address="local",
-        num_cpus=workers or os.cpu_count(),
-        include_dashboard=False,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        **quiet,
-    )
 
 
 def _result(ray: Any, reference: Any, what: str) -> None:  # noqa: ANN401 - the module itself

@@ -31,6 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from corpus.connection import connect
 from corpus.files import is_remote, write_bytes
 from corpus.recipe import Recipe
 from pretrain.box import Box
@@ -275,17 +276,7 @@ def _connected(cpus: int) -> Iterator[bool]:
     if ray.is_initialized():
         yield False
         return
-    is_own = not os.environ.get("RAY_ADDRESS")
-    if not is_own:
-        ray.init(logging_level=logging.ERROR)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            logging_level=logging.ERROR,
-        )
+    is_own = connect(ray, cpus, _OBJECT_STORE_BYTES)
     try:
         yield is_own
     finally:

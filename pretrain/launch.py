@@ -32,6 +32,7 @@ import torch
 from torch import distributed
 from torch.distributed import FileStore, HashStore, Store  # type: ignore[attr-defined]
 
+from corpus.connection import prepare_environment
 from corpus.recipe import Recipe
 from pretrain.meeting import listen, open_store, use_interface
 from pretrain.preemption import EXIT_STATUS, Notice, PreemptedError, listening
@@ -92,11 +93,7 @@ def _launched_place() -> tuple[int, int, int] | None:
 
 def open_cluster() -> Any:  # noqa: ANN401 - a module
     """Import what speaks to Ray, after its settings are in the environment."""
-    if not os.environ.get("RAY_ADDRESS"):
-        # Despite its name, what makes an embedded Ray listen on loopback only; Ray reads it while
-        # it is imported.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    prepare_environment()
     return importlib.import_module("pretrain.cluster")
 
 
