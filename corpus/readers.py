@@ -67,6 +67,8 @@ _FORMATS = {
     ".xhtml": "html",
     ".xml": "wikipedia",
 }
+# Archives that hold files, told so that nobody looks for a format of theirs.
+_OF_MANY = re.compile(r"\.(tar|tgz|tbz2?|txz|zip|7z|rar)(\.(gz|bz2|xz|zst|zstd|lz4))?$")
 # How much is looked at to tell a format. A Wikipedia dump says so in its first line.
 _SNIFF_BYTES = 4096
 _SNIFFED = (
@@ -88,6 +90,11 @@ _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 def detect_format(name: str) -> str:
     """Tell the format by a file's name; `ValueError` where it does not say."""
     found = format_by_name(name)
+    if found is None and _OF_MANY.search(name.lower()):
+        raise ValueError(
+            f"{name} is an archive of many files, which is not looked into: unpack it, and name "
+            "the directory (files may be small and many)"
+        )
     if found is None:
         raise ValueError(
             f"cannot tell the format of {name} by its name ({', '.join(_FORMATS)}, each also "

@@ -122,6 +122,15 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         raise ValueError(f"override {override!r}: the value is not YAML: {error}") from None
 
 
+# What pydantic tells in Python's words.
+_IN_YAML = {
+    "tuple_type": "expected a list, as [a, b]",
+    "dict_type": "expected keys with values, as {{a: 1}}",
+    "model_type": "expected keys with values, as {{a: 1}}",
+    "too_short": "expected a list of at least {min_length}",
+}
+
+
 def explain_all(model: type[BaseModel], error: ValidationError) -> list[str]:
     """Explain each error of a model but those that only follow from one deeper inside."""
     details = error.errors()
@@ -140,7 +149,10 @@ def _explain(model: type[BaseModel], error: Mapping[str, Any]) -> str:
         return f"unknown key {place}: did you mean {' or '.join(near)}?"
     if error["type"] == "missing":
         return f"{place} is missing"
-    message = f"{place}: {error['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+    told = error["msg"].removeprefix("Value error, ")
+    if error["type"] in _IN_YAML:
+        told = _IN_YAML[error["type"]].format(**error.get("ctx", {}))
+    message = f"{place}: {told}".removeprefix(": ")
     if error["type"] == "value_error":
         return message
     return f"{message}, found {error['input']!r}"

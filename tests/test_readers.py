@@ -480,3 +480,9 @@ def test_compression_is_read_whatever_the_name_is_written_like(tmp_path: Path, s
 def test_a_name_that_tells_no_format_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"cannot tell the format of .*: set the source's format"):
         detect_format(name)
+
+
+@pytest.mark.parametrize("name", ["a.zip", "b/openwebtext.tar.xz", "c.TGZ", "d.7z", "e.tar"])
+def test_an_archive_of_files_is_to_be_unpacked(name: str) -> None:
+    with pytest.raises(ValueError, match=r"is an archive of many files, .*: unpack it, and name"):
+        detect_format(name)

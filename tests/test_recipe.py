@@ -155,7 +155,7 @@ def test_a_missing_key_of_a_source_is_the_only_complaint(path: Path) -> None:
         ("store=''", "store: .* at least 1 character"),
         ("snapshot=../up", r"snapshot: .* pattern .* found '\.\./up'"),
         ("snapshot=UP", "snapshot: .* pattern"),
-        ("pretrain=3", "pretrain: .* dictionary .* found 3"),
+        ("pretrain=3", "pretrain: expected keys .* found 3"),
     ],
 )
 def test_a_bad_value_is_refused_with_what_was_found(
@@ -222,6 +222,22 @@ def test_a_label_that_yaml_takes_for_something_else_is_refused_clearly(
     with pytest.raises(ValueError, match=message):
         load(path, None, f"snapshot={text}")
     assert load(path, None, "snapshot='2026'").snapshot == "2026"
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("sources={texts: [raw]}", "sources: expected a list, as [a, b], found {'texts': ['raw']}"),
+        ("clean.rules=c4", "clean.rules: expected a list, as [a, b], found 'c4'"),
+        ("sources=[]", "sources: expected a list of at least 1, found []"),
+        ("sources=[raw]", "sources.0: expected keys with values, as {a: 1}, found 'raw'"),
+        ("pack=512", "pack: expected keys with values, as {a: 1}, found 512"),
+        ("clean.thresholds=[1]", "clean.thresholds: expected keys with values, as {a: 1}, found"),
+    ],
+)
+def test_mistakes_are_told_in_the_words_of_yaml(path: Path, override: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(complaint)):
+        load(path, None, override)
 
 
 @pytest.mark.parametrize("text", ["2026-11-21", "2026-11", "20261121a", "2026.11.21", "v1.0"])
