@@ -81,8 +81,8 @@ def schedule(recipe_path: str, cron: str) -> Iterator[str]:
             "# crontab, in this machine's time zone; RAY_ADDRESS set there leads to a cluster",
             f"{expression} {_crontab_command(path)}",
             "# KubeRay RayCronJob, in the operator's time zone. Yours to set: image (with maskline",
-            "# in it), sizes, and a claim that holds what the recipe names. The job reads the",
-            f"# recipe from {path}",
+            f"# in it), sizes, and what the claims hold. The job reads the recipe from {path}",
+            *(f"# claim {claim}: {folder} as it is here" for claim, folder in _claims(recipe)),
             *_dump(_manifest(recipe, path, expression)),
         ]
     )
@@ -150,16 +150,39 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"[0-9]{1,2}", text) is not None
 
 
-def _check_absolute(recipe: Recipe, path: str) -> None:
-    """Refuse what would mean something else in another working directory."""
+def _named(recipe: Recipe) -> list[tuple[str, str]]:
+    """Return the paths and URLs that a recipe names, each with its key, the store first."""
     named = [("store", recipe.store)]
     named += [
         (f"sources.{source.name}", each) for source in recipe.sources for each in source.paths
     ]
     if recipe.tokenizer.path is not None:
         named.append(("tokenizer.path", recipe.tokenizer.path))
-    named += _lists_of(recipe.clean)
-    for key, value in named:
+    return named + _lists_of(recipe.clean)
+
+
+def _claims(recipe: Recipe) -> list[tuple[str, str]]:
+    """Name a volume claim for each directory that holds what a recipe names on disks.
+
+    Store /a/store, raw files /a/raw and /b/*.txt -> maskline: /a, maskline-2: /b
+    """
+    paths = [value for _, value in _named(recipe) if not is_remote(value)]
+    folders = dict.fromkeys(map(_folder_of, paths))
+    outer = [each for each in folders if folders.keys().isdisjoint(each.parents)]
+    names = ("maskline" if n == 1 else f"maskline-{n}" for n in range(1, len(outer) + 1))
+    return list(zip(names, map(str, outer), strict=True))
+
+
+def _folder_of(path: str) -> Path:
+    """Return the directory to mount for a path or glob; the root itself cannot be one."""
+    fixed = re.split(r"[*?[]", path)[0]
+    found = Path(path if fixed == path else f"{fixed}*")
+    return found if found.parent == Path("/") else found.parent
+
+
+def _check_absolute(recipe: Recipe, path: str) -> None:
+    """Refuse what would mean something else in another working directory."""
+    for key, value in _named(recipe):
         if not is_remote(value) and not Path(value).is_absolute():
             raise ValueError(
                 f"{path}: {key} is the relative path {value!r}, and a scheduled job has another "
@@ -252,7 +275,7 @@ def _manifest_name(path: str) -> str:
 
 
 def _pod(name: str, recipe: Recipe, size: tuple[str, str]) -> dict[str, Any]:
-    """Return the template of a pod; a store on a disk is on one that all pods mount."""
+    """Return the template of a pod; what the recipe names on disks is mounted where it is here."""
     cpu, memory = size
     container: dict[str, Any] = {
         "name": name,
@@ -267,12 +290,13 @@ def _pod(name: str, recipe: Recipe, size: tuple[str, str]) -> dict[str, Any]:
         ports = {"gcs-server": 6379, "dashboard": 8265}
         container["ports"] = [{"name": key, "containerPort": port} for key, port in ports.items()]
     pod: dict[str, Any] = {"containers": [container]}
-    if not is_remote(recipe.store):
-        store = Path(recipe.store)
-        mounted = str(store if store.parent == Path("/") else store.parent)
-        container["volumeMounts"] = [{"name": "maskline", "mountPath": mounted}]
-        claim = {"claimName": "maskline"}
-        pod["volumes"] = [{"name": "maskline", "persistentVolumeClaim": claim}]
+    if claims := _claims(recipe):
+        container["volumeMounts"] = [
+            {"name": claim, "mountPath": folder} for claim, folder in claims
+        ]
+        pod["volumes"] = [
+            {"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim, _ in claims
+        ]
     return {"spec": pod}
 
 

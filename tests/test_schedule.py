@@ -140,8 +140,35 @@ def test_every_pod_reports_no_usage_and_mounts_the_store(recipe: str) -> None:
         assert pod["volumes"] == [claim]
 
 
-def test_a_store_on_an_object_store_needs_no_volume(tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path / "r.yaml", store="s3://bucket/store")
+def test_whatever_a_recipe_names_on_disks_is_mounted_where_it_is(tmp_path: Path) -> None:
+    sources = [
+        {"name": "a", "paths": ["/data/raw/*/x.jsonl", "/data/raw/deep/er.jsonl", "s3://bucket/x"]},
+        {"name": "b", "paths": ["/mnt/maskline/b.jsonl", "/srv"]},
+    ]
+    path = write_recipe(
+        tmp_path / "r.yaml",
+        sources=sources,
+        clean={"url_blocklists": ["/lists/of/hosts.txt"]},
+        tokenizer={"path": "/mnt/maskline/store/tokenizer/x"},
+    )
+    lines = list(schedule(path, WEEKLY))
+    claims = {
+        "maskline": "/mnt/maskline", "maskline-2": "/data/raw", "maskline-3": "/srv",
+        "maskline-4": "/lists/of",
+    }  # fmt: skip
+    assert [line for line in lines if line.startswith("# claim ")] == [
+        f"# claim {claim}: {folder} as it is here" for claim, folder in claims.items()
+    ]
+    for pod in pods_of(split(lines)[1]):
+        mounts = pod["containers"][0]["volumeMounts"]
+        assert {each["name"]: each["mountPath"] for each in mounts} == claims
+        named = {each["name"]: each["persistentVolumeClaim"] for each in pod["volumes"]}
+        assert named == {claim: {"claimName": claim} for claim in claims}
+
+
+def test_what_lies_in_buckets_needs_no_volume(tmp_path: Path) -> None:
+    remote = [{"name": "books", "paths": ["s3://bucket/raw"]}]
+    recipe = write_recipe(tmp_path / "r.yaml", store="s3://bucket/store", sources=remote)
     _, manifest = split(list(schedule(recipe, WEEKLY)))
     for pod in pods_of(manifest):
         assert "volumes" not in pod
