@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # what reads our lines, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, IsADirectoryError, NotADirectoryError) as error:
+        print(f"error: {_mistake(error)}", file=sys.stderr)
         return 2
     except (OSError, RankFailedError, CheckpointFailedError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -50,6 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _mistake(error: ValueError | OSError) -> str:
+    """Tell a mistake; of a path that is of the wrong kind the system says only that it is."""
+    if not isinstance(error, OSError) or not error.filename:
+        return str(error)
+    is_directory = isinstance(error, IsADirectoryError)
+    what = "is a directory, expected a file" if is_directory else "lies below a file"
+    return f"{error.filename} {what}"
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import orjson
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 from tuning_helpers import write_checkpoint, write_task
 
@@ -157,6 +157,24 @@ def test_a_model_of_others_is_used_by_its_architecture(checkpoint: str, tmp_path
     assert set(line["probabilities"]) == {"low", "mid", "high"}
     with pytest.raises(ValueError, match="RobertaForMaskedLM, which has no head for a task"):
         predict(Path(checkpoint), given)
+
+
+def test_a_model_that_lacks_its_head_is_refused(checkpoint: str, tmp_path: Path) -> None:
+    """transformers would draw one, and its answers would look like others."""
+    model = save(tmp_path, checkpoint, "classification")
+    weights = load_file(model / "model.safetensors")
+    given = tmp_path / "given.txt"
+    given.write_text("the rain\n")
+    (model / "task.json").write_text("{")
+    with pytest.raises(ValueError, match=r"task\.json is damaged or of another version") as error:
+        predict(model, given)
+    assert len(str(error.value).splitlines()) == 1
+    (model / "task.json").unlink()
+    assert len(predict(model, given)) == 1
+    encoder = {name: one for name, one in weights.items() if name.startswith("roberta.")}
+    save_file(encoder, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"its weights lack classifier\.dense\.bias and 3 more"):
+        predict(model, given)
 
 
 def test_no_model_is_told_as_everywhere(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from pretrain.evaluation.heads import max_tokens, open_config, open_model, open_
 from pretrain.evaluation.loop import logits_of
 from pretrain.evaluation.predictions import as_json, decode
 from pretrain.evaluation.records import read_file
-from pretrain.evaluation.saved import RECORD, Saved
+from pretrain.evaluation.saved import Saved, read_saved
 from pretrain.evaluation.tables import json_records
 from pretrain.evaluation.tasks import Column, Kind, Task
 
@@ -73,7 +73,7 @@ class Predictor:
         self.tokenizer = open_tokenizer(directory, task.kind)
         longest = min(task.max_length, max_tokens(base or directory, self.tokenizer))
         self.task = task.model_copy(update={"max_length": longest})
-        model = open_model(base or directory, task, self.saved.labels)
+        model = open_model(base or directory, task, self.saved.labels, is_trained=base is None)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         whole: nn.Module = model if base is None else with_adapter(model, directory)
         self._model = whole.to(self.device)
@@ -119,9 +119,8 @@ def predict_files(
 
 
 def _describe(directory: str) -> Saved:
-    record = Path(directory) / RECORD
-    if record.exists():
-        return Saved.model_validate_json(record.read_bytes())
+    if saved := read_saved(Path(directory)):
+        return saved
     config = open_config(directory)
     names = config.architectures or ["none"]
     kind = next((kind for end, kind in _KINDS.items() if names[0].endswith(end)), None)
