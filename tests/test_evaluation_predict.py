@@ -223,7 +223,12 @@ def test_tasks_learned_together_are_saved_each(checkpoint: str, tmp_path: Path) 
             "output": str(tmp_path / "out"),
             "checkpoints": [{"name": "all at once", "path": checkpoint, "together": True}],
             "tasks": tasks,
-            "grid": {"learning_rates": [5e-3, 1e-3], "batch_sizes": [8], "epochs": 1},
+            "grid": {
+                "learning_rates": [5e-3, 1e-3],
+                "batch_sizes": [8],
+                "epochs": 1,
+                "weight_decay": 0.1,
+            },
             "seeds": [0, 1],
             "baselines": [],
         }
