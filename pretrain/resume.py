@@ -21,6 +21,7 @@ from pretrain.checkpoints import (
     check_identity,
     checkpoint_home,
     checkpoint_path,
+    list_checkpoints,
     newest_checkpoint,
     read_carried,
     read_state,
@@ -98,6 +99,14 @@ def _find_newest(run: str, root: str) -> tuple[str, CheckpointState] | None:
             "pretrain.run"
         )
     return found
+
+
+def tell_what_is_kept(recipe: Recipe) -> str:
+    """Say where a run that is ended now goes on."""
+    kept = list_checkpoints(checkpoint_root(recipe))
+    if not kept:
+        return "no checkpoint was written yet, the same command begins anew"
+    return f"the same command goes on from step {int(kept[-1].rpartition('step-')[2]):,}"
 
 
 def identify(
