@@ -82,8 +82,8 @@ def find_newest(run: str, root: str, world: World) -> tuple[str, CheckpointState
     """Find the newest checkpoint, the same on every rank: one may just be coming or going."""
     found = _find_newest(run, root) if world.is_first else None
     step = world.agree(found[1].step if found else 0)
-    if step == 0:
-        return None
+    if step == 0 or found:
+        return found
     path = checkpoint_path(root, step)
     return path, read_state(path)
 
