@@ -106,6 +106,11 @@ def test_every_layout_is_read(
     assert caplog.text.count("cut at") == 1
     with pytest.raises(ValueError, match="its name does not tell its format, give --format"):
         predict(model, tmp_path / "what")
+    # Of a table without a header the first example is taken for one.
+    table_file.write_text("the rain zzz\n")
+    with caplog.at_level(logging.WARNING, logger="pretrain"):
+        assert predict(model, table_file) == []
+    assert f"{table_file} holds no example below the header" in caplog.text
 
 
 def test_ids_are_file_and_line_whatever_the_layout(

@@ -108,7 +108,9 @@ def predict_files(
         stream, found = _guess(sys.stdin.buffer, layout)
         sources = [("standard input", found, stream)]
     for name, found, stream in sources:
+        seen = 0
         for split in _splits(predictor.task, name, found, (stream, at_once)):
+            seen += len(split.examples) + split.drops.total()
             for reason, count in split.drops.items():
                 logger.warning("%s: %d dropped: %s", name, count, reason)
             for place in split.dropped:
@@ -116,6 +118,9 @@ def predict_files(
             for start in range(0, len(split.examples), at_once):
                 some = split.examples[start : start + at_once]
                 yield from (orjson.dumps(line).decode() for line in predictor.predict(some))
+        if seen == 0:
+            what = " below the header" if found in ("tsv", "csv") else ""
+            logger.warning("%s holds no example%s", name, what)
 
 
 def _describe(directory: str) -> Saved:
