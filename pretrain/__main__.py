@@ -6,11 +6,12 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import orjson
 
 from corpus.arguments import INTERRUPTED, parse
-from corpus.recipe import load_recipe
+from corpus.recipe import Recipe, load_recipe
 from pretrain.evaluation import commands as evaluation
 from pretrain.explain import ROWS_SHOWN, explain_batch, explain_step
 from pretrain.export import export
@@ -25,6 +26,7 @@ from pretrain.launch import (
 from pretrain.plan import Question, describe_run, make_plan, show_plan
 from pretrain.preemption import EXIT_STATUS, PreemptedError
 from pretrain.probe import probe
+from pretrain.resume import tell_what_is_kept
 from pretrain.writer import CheckpointFailedError
 
 
@@ -37,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # what reads our lines, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, IsADirectoryError, NotADirectoryError) as error:
+        print(f"error: {_mistake(error)}", file=sys.stderr)
         return 2
     except (OSError, RankFailedError, CheckpointFailedError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -46,15 +48,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PreemptedError as error:
         print(error, file=sys.stderr)
         return EXIT_STATUS
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(": ".join(["interrupted", *error.args]), file=sys.stderr)
         return INTERRUPTED
     return 0
 
 
+def _mistake(error: ValueError | OSError) -> str:
+    """Tell a mistake; of a path that is of the wrong kind the system says only that it is."""
+    if not isinstance(error, OSError) or not error.filename:
+        return str(error)
+    is_directory = isinstance(error, IsADirectoryError)
+    what = "is a directory, expected a file" if is_directory else "lies below a file"
+    return f"{error.filename} {what}"
+
+
 def _run(options: argparse.Namespace) -> None:
     if options.command == "train":
-        run_training(load_recipe(options.recipe, options.overrides))
+        _train(load_recipe(options.recipe, options.overrides))
     elif options.command == "export":
         export(options.run, options.directory, options.step)
     elif options.command == "plan":
@@ -64,6 +75,15 @@ def _run(options: argparse.Namespace) -> None:
             print(shown)
     else:
         print(_explain(options))
+
+
+def _train(recipe: Recipe) -> None:
+    try:
+        run_training(recipe)
+    except KeyboardInterrupt:
+        with suppress(ValueError, OSError):  # perhaps what it was interrupted for
+            raise KeyboardInterrupt(tell_what_is_kept(recipe)) from None
+        raise
 
 
 def _explain(options: argparse.Namespace) -> str:

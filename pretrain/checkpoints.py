@@ -83,7 +83,12 @@ class CheckpointState(BaseModel):
 def checkpoint_home(run: str) -> str:
     """Return the root of a run's checkpoints: what its recipe says, or the run itself."""
     path = Path(run) / RECIPE
-    recipe = orjson.loads(path.read_bytes()) if path.exists() else {}
+    try:
+        recipe = orjson.loads(path.read_bytes()) if path.exists() else {}
+    except orjson.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}): delete it, the checkpoints hold the recipe too"
+        ) from None
     return recipe.get("pretrain", {}).get("checkpoint_root") or run
 
 

@@ -20,13 +20,20 @@ from corpus.shards import RowPieces
 from corpus.snapshots import Snapshot, open_snapshot, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer
 from pretrain.batches import Batch, Stream, hash_batches, open_stream
-from pretrain.checkpoints import RECIPE, SKIPPED, checkpoint_home, known_metrics, newest_checkpoint
+from pretrain.checkpoints import (
+    RECIPE,
+    SKIPPED,
+    CheckpointState,
+    checkpoint_home,
+    known_metrics,
+    newest_checkpoint,
+)
 from pretrain.config import data_plan, plan_over
 from pretrain.dataset import Shares
 from pretrain.masking import IGNORED, ONE, rule_at
 from pretrain.metrics import METRICS, read_metrics
 from pretrain.mixing import interleave
-from pretrain.spikes import WorstRow, known_rollbacks, left_out_batches
+from pretrain.spikes import WorstRow, known_rollbacks, left_out_batches, read_rollbacks
 
 ROWS_SHOWN = 3
 _SECOND_HALF = {0: "the next one", 1: "a random one", IGNORED: "none"}
@@ -43,12 +50,12 @@ class _Asked(NamedTuple):
     rows: int
 
 
-def open_recipe(run: str) -> Recipe:
-    """Read the recipe that a run was started with."""
+def open_recipe(run: str, newest: tuple[str, CheckpointState] | None = None) -> Recipe:
+    """Read the recipe that a run was started with; `newest` is its checkpoint where it is known."""
     path = Path(run) / RECIPE
     if path.exists():
         return Recipe.model_validate_json(path.read_bytes())
-    newest = newest_checkpoint(run)
+    newest = newest or newest_checkpoint(run)
     if newest is None:
         raise ValueError(
             f"{run} is no training run: it has neither {RECIPE} nor a checkpoint; where the recipe "
@@ -57,20 +64,21 @@ def open_recipe(run: str) -> Recipe:
     return Recipe.model_validate(newest[1].recipe)
 
 
-def _metrics(run: str) -> list[dict[str, Any]]:
+def _metrics(run: str, newest: tuple[str, CheckpointState] | None) -> list[dict[str, Any]]:
     """Read the metrics of a run, or of a root of checkpoints: those of the newest one."""
-    newest = newest_checkpoint(checkpoint_home(run))
     return known_metrics(run, *newest) if newest else read_metrics(run)
 
 
 def explain_step(run: str, step: int, rows: int = ROWS_SHOWN) -> str:
     """Describe the global batch of a step: where its rows lie, its hash, some rows with masks."""
-    recipe = open_recipe(run)
+    newest = newest_checkpoint(checkpoint_home(run))
+    recipe = open_recipe(run, newest)
     if not 0 <= step < recipe.pretrain.max_steps:
         raise ValueError(
             f"step {step} is not in this run: its steps are 0 to {recipe.pretrain.max_steps - 1}"
         )
-    left_out, metrics = left_out_batches(run), _metrics(run)
+    metrics = _metrics(run, newest)
+    left_out = left_out_batches(run, newest)
     taken = [line["batch"] for line in metrics if line["step"] == step]
     plan = plan_over(recipe.pretrain, "", left_out)
     if taken and plan.batch_of(step).number != taken[0]:
@@ -87,8 +95,9 @@ def explain_step(run: str, step: int, rows: int = ROWS_SHOWN) -> str:
 
 def explain_batch(run: str, number: int, rows: int = ROWS_SHOWN) -> str:
     """Describe a batch by its number, also one that was left out: at the step that wanted it."""
-    recipe = open_recipe(run)
-    left_out = left_out_batches(run)
+    newest = newest_checkpoint(checkpoint_home(run))
+    recipe = open_recipe(run, newest)
+    left_out = left_out_batches(run, newest)
     before = tuple(each for each in left_out if each < number)
     step = number - len(before)
     if number < 0 or step >= recipe.pretrain.max_steps:
@@ -97,10 +106,10 @@ def explain_batch(run: str, number: int, rows: int = ROWS_SHOWN) -> str:
             f"left out, batches 0 to {recipe.pretrain.max_steps - 1 + len(before)}"
         )
     note = "the run left this batch out" if number in left_out else None
-    known = known_rollbacks(run, newest_checkpoint(checkpoint_home(run)))
+    known = known_rollbacks(read_rollbacks(run), newest)
     told = [each for each in known if each.batches[-1] == number]
     worst = [row for rollback in told for row in rollback.worst]
-    return _explain(_Asked(run, recipe, _metrics(run), step, before, rows), note, worst)
+    return _explain(_Asked(run, recipe, _metrics(run, newest), step, before, rows), note, worst)
 
 
 def _explain(asked: _Asked, note: str | None = None, worst: Iterable[WorstRow] = ()) -> str:

@@ -45,7 +45,10 @@ _SECONDS_BETWEEN_LINES = 10.0
 def read_metrics(run: str) -> list[dict[str, Any]]:
     """Read the metrics of a run; a last line that a kill cut short is left out."""
     path = Path(run) / METRICS
-    return parse_metrics(path.read_bytes()) if path.exists() else []
+    try:
+        return parse_metrics(path.read_bytes()) if path.exists() else []
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"{path} holds a line that is not JSON ({error}): delete it") from None
 
 
 def parse_metrics(data: bytes) -> list[dict[str, Any]]:

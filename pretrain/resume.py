@@ -21,6 +21,7 @@ from pretrain.checkpoints import (
     check_identity,
     checkpoint_home,
     checkpoint_path,
+    list_checkpoints,
     newest_checkpoint,
     read_carried,
     read_state,
@@ -81,8 +82,8 @@ def find_newest(run: str, root: str, world: World) -> tuple[str, CheckpointState
     """Find the newest checkpoint, the same on every rank: one may just be coming or going."""
     found = _find_newest(run, root) if world.is_first else None
     step = world.agree(found[1].step if found else 0)
-    if step == 0:
-        return None
+    if step == 0 or found:
+        return found
     path = checkpoint_path(root, step)
     return path, read_state(path)
 
@@ -98,6 +99,14 @@ def _find_newest(run: str, root: str) -> tuple[str, CheckpointState] | None:
             "pretrain.run"
         )
     return found
+
+
+def tell_what_is_kept(recipe: Recipe) -> str:
+    """Say where a run that is ended now goes on."""
+    kept = list_checkpoints(checkpoint_root(recipe))
+    if not kept:
+        return "no checkpoint was written yet, the same command begins anew"
+    return f"the same command goes on from step {int(kept[-1].rpartition('step-')[2]):,}"
 
 
 def identify(

@@ -36,9 +36,7 @@ from corpus.training import Pretrain
 from pretrain.checkpoints import (
     SKIPPED,
     CheckpointState,
-    checkpoint_home,
     list_checkpoints,
-    newest_checkpoint,
     read_carried,
     read_state,
     remove_checkpoint,
@@ -147,13 +145,12 @@ def listed_batches(run: str) -> tuple[int, ...]:
     return tuple(sorted({one for rollback in read_rollbacks(run) for one in rollback.batches}))
 
 
-def left_out_batches(run: str) -> tuple[int, ...]:
+def left_out_batches(run: str, newest: tuple[str, CheckpointState] | None) -> tuple[int, ...]:
     """List what a run left out, wherever it is told: here, in its newest checkpoint, by its steps.
 
     Of two steps in a row the second takes a batch after the next one where those between are left
     out.
     """
-    newest = newest_checkpoint(checkpoint_home(run))
     found = {*listed_batches(run), *(newest[1].identity.plan.skipped_batches if newest else ())}
     taken: dict[int, int] = {-1: -1} | {line["step"]: line["batch"] for line in read_metrics(run)}
     for step, batch in taken.items():
@@ -161,15 +158,18 @@ def left_out_batches(run: str) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def known_rollbacks(run: str, newest: tuple[str, CheckpointState] | None) -> tuple[Rollback, ...]:
+def known_rollbacks(
+    told: Sequence[Rollback], newest: tuple[str, CheckpointState] | None
+) -> tuple[Rollback, ...]:
     """Give the rollbacks that the newest checkpoint carries, then those told in the run alone."""
     carried = _parse(read_carried(*newest, SKIPPED) or b"[]") if newest else ()
-    return (*carried, *(entry for entry in read_rollbacks(run) if entry not in carried))
+    return (*carried, *(entry for entry in told if entry not in carried))
 
 
 def restore_rollbacks(checkpoint: str, state: CheckpointState, run: str) -> None:
     """Fill up skipped.json in the run's directory with what a checkpoint says of it."""
-    entries = list(known_rollbacks(run, (checkpoint, state)))
+    own = read_rollbacks(run)
+    entries = list(known_rollbacks(own, (checkpoint, state)))
     told = {batch for entry in entries for batch in entry.batches}
     if missing := sorted({*state.identity.plan.skipped_batches} - told):
         reason = f"not known: the checkpoint of step {state.step} names the batches alone"
@@ -177,7 +177,7 @@ def restore_rollbacks(checkpoint: str, state: CheckpointState, run: str) -> None
             step=state.step, reason=reason, batches=tuple(missing), went_back_to=state.step
         )
         entries.insert(0, lost)
-    if tuple(entries) != read_rollbacks(run):
+    if tuple(entries) != own:
         write_rollbacks(run, entries)
 
 

@@ -251,6 +251,9 @@ def test_the_home_of_checkpoints_is_what_the_recipe_says(tmp_path: Path) -> None
     assert checkpoint_home(str(tmp_path)) == str(tmp_path)
     recipe.write_text('{"pretrain": {"checkpoint_root": "memory://a"}}')
     assert checkpoint_home(str(tmp_path)) == "memory://a"
+    recipe.write_text("{")
+    with pytest.raises(ValueError, match=r"recipe\.json is not JSON \(.*\): delete it, the check"):
+        checkpoint_home(str(tmp_path))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

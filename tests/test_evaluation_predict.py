@@ -9,7 +9,7 @@ from typing import Any, Literal
 import orjson
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 from tuning_helpers import write_checkpoint, write_task
 
@@ -106,6 +106,11 @@ def test_every_layout_is_read(
     assert caplog.text.count("cut at") == 1
     with pytest.raises(ValueError, match="its name does not tell its format, give --format"):
         predict(model, tmp_path / "what")
+    # Of a table without a header the first example is taken for one.
+    table_file.write_text("the rain zzz\n")
+    with caplog.at_level(logging.WARNING, logger="pretrain"):
+        assert predict(model, table_file) == []
+    assert f"{table_file} holds no example below the header" in caplog.text
 
 
 def test_ids_are_file_and_line_whatever_the_layout(
@@ -159,6 +164,24 @@ def test_a_model_of_others_is_used_by_its_architecture(checkpoint: str, tmp_path
         predict(Path(checkpoint), given)
 
 
+def test_a_model_that_lacks_its_head_is_refused(checkpoint: str, tmp_path: Path) -> None:
+    """transformers would draw one, and its answers would look like others."""
+    model = save(tmp_path, checkpoint, "classification")
+    weights = load_file(model / "model.safetensors")
+    given = tmp_path / "given.txt"
+    given.write_text("the rain\n")
+    (model / "task.json").write_text("{")
+    with pytest.raises(ValueError, match=r"task\.json is damaged or of another version") as error:
+        predict(model, given)
+    assert len(str(error.value).splitlines()) == 1
+    (model / "task.json").unlink()
+    assert len(predict(model, given)) == 1
+    encoder = {name: one for name, one in weights.items() if name.startswith("roberta.")}
+    save_file(encoder, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"its weights lack classifier\.dense\.bias and 3 more"):
+        predict(model, given)
+
+
 def test_no_model_is_told_as_everywhere(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no checkpoint at .*/none: expected a directory"):
         predict(tmp_path / "none")
@@ -205,7 +228,12 @@ def test_tasks_learned_together_are_saved_each(checkpoint: str, tmp_path: Path) 
             "output": str(tmp_path / "out"),
             "checkpoints": [{"name": "all at once", "path": checkpoint, "together": True}],
             "tasks": tasks,
-            "grid": {"learning_rates": [5e-3, 1e-3], "batch_sizes": [8], "epochs": 1},
+            "grid": {
+                "learning_rates": [5e-3, 1e-3],
+                "batch_sizes": [8],
+                "epochs": 1,
+                "weight_decay": 0.1,
+            },
             "seeds": [0, 1],
             "baselines": [],
         }

@@ -91,6 +91,28 @@ def test_a_wrong_recipe_is_told(
     assert message in str(error.value)
 
 
+def test_tasks_together_have_one_grid(tmp_path: Path, checkpoint: str) -> None:
+    """The first task's went for all of them, unsaid."""
+    values = recipe_of(tmp_path, checkpoint, "classification", "answering", grid={})
+    values["checkpoints"] = [{"name": "ours", "path": checkpoint, "together": True}]
+    grid = "grid={learning_rates: [0.001], batch_sizes: [8], epochs: 1}"
+    with pytest.raises(ValueError, match="checkpoint ours takes all tasks together") as error:
+        load(tmp_path, values)
+    message = str(error.value)
+    assert "toy-classification and toy-answering differ in batch_sizes, epochs, lear" in message
+    with pytest.raises(ValueError, match="toy-answering differ in weight_decay: give"):
+        load(tmp_path, values, grid)
+    with pytest.raises(ValueError, match="toy-answering differ in train_examples: give"):
+        load(
+            tmp_path,
+            values,
+            grid,
+            "grid.weight_decay=0",
+            "task_grids.toy-answering.train_examples=9",
+        )
+    load(tmp_path, values, grid, "grid.weight_decay=0", "task_grids.toy-answering.epochs=1")
+
+
 def test_a_spread_by_hand() -> None:
     found = spread([0.5, 0.1, 0.2, 0.3])
     assert (found.median, found.low, found.high) == (0.25, 0.1, 0.5)

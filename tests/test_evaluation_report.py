@@ -23,7 +23,8 @@ from pretrain.evaluation.loop import Hyperparameters
 from pretrain.evaluation.prepared import task_identity
 from pretrain.evaluation.protocol import Cell, Entry, spread
 from pretrain.evaluation.recipe import RANDOM, Evaluation
-from pretrain.evaluation.report import Report, misfits, verdicts
+from pretrain.evaluation.report import Report, Sizes, misfits, verdicts
+from pretrain.evaluation.table import show_report
 from pretrain.evaluation.tasks import load_task
 from pretrain.evaluation.tuning import Run
 
@@ -91,6 +92,24 @@ def test_a_baseline_is_one_number() -> None:
         ]
 
 
+def test_the_terminal_shows_names_as_they_are_and_says_what_is_counted() -> None:
+    """Square brackets in names were taken for markup, and vanished."""
+    task = TASK.model_copy(update={"name": "toy [v2]"})
+    mine = entry("ours [large]", 0.5).model_copy(update={"task": task.name, "best_cell": 0})
+    cell = Cell(hyperparameters=Hyperparameters(learning_rate=1, batch_size=1), results=())
+    sizes = Sizes(examples={"train": 1000, "validation": 80}, drops={}, dropped=(), labels=())
+    found = Report(
+        tasks=(task,),
+        sizes={task.name: sizes},
+        entries=(mine.model_copy(update={"cells": (cell,)}),),
+        baselines=(),
+    )
+    shown = show_report(found)
+    first = shown.splitlines()[0]
+    assert first == "toy [v2] (classification; examples: 1,000 in train, 80 in validation)"
+    assert "ours [large]" in shown
+
+
 def test_what_diverged_has_no_verdict() -> None:
     nothing = entry("ours", math.nan).model_copy(update={"validation": {}})
     assert verdicts(report(nothing, tfidf=0.5)) == []
@@ -151,7 +170,7 @@ def test_cut_texts_and_further_sets_show_everywhere(
     assert note in caplog.text
     assert note in shown.splitlines()
     assert "test accuracy" in shown and "mismatched accuracy" in shown
-    assert "7 mismatched" in shown
+    assert "7 in mismatched" in shown
     found = orjson.loads((tmp_path / "out" / "results.json").read_bytes())
     (ours,), (majority,) = found["entries"], found["baselines"]
     assert ours["fits"]["train"]["truncated"] == 2

@@ -1,6 +1,7 @@
 """Fine-tuning: the same run gives the same bits, whatever happens to it, and is done once."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from tuning_helpers import KINDS, write_checkpoint, write_task
 
 from pretrain.evaluation import loop, tuning
@@ -240,6 +242,32 @@ def test_weights_that_are_no_safetensors_are_refused(
     (copy / "pytorch_model.bin").write_bytes(b"pickled")
     with pytest.raises(ValueError, match="does not load for choice"):
         fine_tune(str(copy), tasks["choice"], SHORT, 0, str(tmp_path / "out"))
+
+
+def test_an_encoder_that_is_not_whole_is_refused(
+    checkpoint: str, tasks: dict[str, Task], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    weights = load_file(copy / "model.safetensors")
+    kept = {name: one for name, one in weights.items() if ".layer.1." not in name}
+    save_file(kept, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"weights lack roberta\.enc.*layer\.1\..* and 15 more"):
+        open_model(str(copy), tasks["choice"], ())
+
+
+def test_a_head_for_other_labels_is_drawn_anew(
+    checkpoint: str, tasks: dict[str, Task], tmp_path: Path
+) -> None:
+    """Fine-tuned on one task, then on another: it ended in a traceback."""
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    task = tasks["classification"]
+    tuned: Any = open_model(str(copy), task, ("up", "down"))
+    tuned.save_pretrained(copy)
+    again: Any = open_model(str(copy), task, ("low", "mid", "high"))
+    assert again.classifier.out_proj.weight.shape[0] == 3
+    assert torch.equal(again.classifier.dense.weight, tuned.classifier.dense.weight)
+    with pytest.raises(ValueError, match=r"lack classifier\.out_proj\.bias and 1 more, or have"):
+        open_model(str(copy), task, ("low", "mid", "high"), is_trained=True)
 
 
 def test_a_vocabulary_without_tokenizer_json_is_part_of_a_checkpoint(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pipeline.explain import open_store, show_row
 from pipeline.forget import Request
 from pretrain.__main__ import main as command_line
 from pretrain.batches import hash_batches, open_stream
-from pretrain.checkpoints import save_checkpoint
+from pretrain.checkpoints import CheckpointState, read_state, save_checkpoint
 from pretrain.config import data_plan
 from pretrain.dataset import Shares
 from pretrain.explain import explain_batch, explain_step, show_place
@@ -237,7 +237,9 @@ def test_a_step_that_is_to_be_taken_again_is_shown_as_it_was_taken(tmp_path: Pat
     assert "batch       8, left out before it: [4, 5]" in explain_step(str(run), 6)
 
 
-def test_a_root_of_checkpoints_is_as_good_as_a_run(tmp_path: Path) -> None:
+def test_a_root_of_checkpoints_is_as_good_as_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     snapshot = write_snapshot(tmp_path)
     recipe = make_recipe(tmp_path, tmp_path / "run", max_steps=9)
     plan = data_plan(recipe.pretrain, snapshot, (1,))
@@ -254,6 +256,18 @@ def test_a_root_of_checkpoints_is_as_good_as_a_run(tmp_path: Path) -> None:
     save_checkpoint(root, 3, identity, recipe.model_dump(mode="json"), STATE, carried)
     assert f"{line['batch_hash']} (what the ranks trained on)" in explain_step(root, 1)
     assert "(the run has not taken this batch)" in explain_step(root, 3)
+    # Each look for the newest one is several requests where the root is in a bucket.
+    looks: list[str] = []
+
+    def read(path: str) -> CheckpointState:
+        looks.append(path)
+        return read_state(path)
+
+    monkeypatch.setattr("pretrain.checkpoints.read_state", read)
+    explain_step(root, 1)
+    assert len(looks) == 1
+    explain_batch(root, 2)
+    assert len(looks) == 2
 
 
 def test_batches_left_out_are_named(tmp_path: Path) -> None:

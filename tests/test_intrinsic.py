@@ -3,6 +3,7 @@
 import io
 import math
 import random
+import shutil
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from checkpoint_helpers import MAX_LENGTH, write_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
@@ -246,6 +248,24 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         open_model(str(tmp_path))
 
 
+def test_weights_that_would_be_drawn_are_refused(directory: Path, tmp_path: Path) -> None:
+    """transformers fills up what a checkpoint lacks: a classifier would fill masks at random."""
+    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+    weights = load_file(directory / "model.safetensors")
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="holds no masked language model: Error while deserial"):
+        open_model(str(tmp_path))
+    encoder = {name: one for name, one in weights.items() if not name.startswith("lm_head.")}
+    save_file(encoder, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"its weights lack lm_head\.bias and 5 more, or have"):
+        open_model(str(tmp_path))
+    name = "lm_head.dense.weight"
+    save_file(weights | {name: weights[name][1:].clone()}, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"its weights lack lm_head\.dense\.weight, or have"):
+        open_model(str(tmp_path))
+
+
 def test_the_command_line_measures_and_fills(
     directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,3 +290,9 @@ def test_the_command_line_measures_and_fills(
     assert "has no <mask>" in capsys.readouterr().err
     assert main(["perplexity", str(directory), str(tmp_path / "none.txt")]) == 2
     assert "there is no text file at" in capsys.readouterr().err
+    assert main(["perplexity", str(directory), str(tmp_path)]) == 2
+    assert f"error: {tmp_path} is a directory, expected a file\n" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path)]) == 2
+    assert f"error: {tmp_path} is a directory, expected a file\n" in capsys.readouterr().err
+    assert main(["perplexity", f"{file}/below", str(file)]) == 2
+    assert "there is no checkpoint at" in capsys.readouterr().err

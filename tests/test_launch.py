@@ -30,6 +30,7 @@ from pretrain_helpers import (
 from corpus.snapshots import withdraw
 from pretrain import launch
 from pretrain.__main__ import main
+from pretrain.checkpoints import newest_checkpoint
 from pretrain.launch import RankFailedError, run_training
 from pretrain.metrics import read_metrics
 from pretrain.preemption import PreemptedError
@@ -230,17 +231,26 @@ def test_ranks_that_are_only_starting_end_with_one_line(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_ctrl_c_while_training_is_one_line(store: Path, tmp_path: Path, processes: int) -> None:
+@pytest.mark.parametrize(("processes", "every_steps"), [(1, 10_000), (1, 2), (2, 2)])
+def test_ctrl_c_while_training_is_one_line_that_says_what_is_kept(
+    store: Path, tmp_path: Path, processes: int, every_steps: int
+) -> None:
     run = tmp_path / "run"
-    recipe = make_recipe(store, run, processes=processes, max_steps=100_000)
+    recipe = make_recipe(
+        store, run, processes=processes, max_steps=100_000, checkpoint_every_steps=every_steps
+    )
     process = start_training(recipe, tmp_path / "recipe.yaml")
-    wait_for_steps(process, run, 2)
+    wait_for_steps(process, run, 6)  # the second checkpoint waited for the first
     ranks = rank_processes(process.pid)
     interrupt(process, *ranks)
     message = process.communicate(timeout=300)[1]
     assert process.returncode == 130, message
-    assert message.splitlines()[-1] == "interrupted"
+    newest = newest_checkpoint(str(run))
+    assert (newest is None) == (every_steps > 6)
+    kept = "no checkpoint was written yet, the same command begins anew"
+    if newest:
+        kept = f"the same command goes on from step {newest[1].step:,}"
+    assert message.splitlines()[-1] == f"interrupted: {kept}"
     assert "Traceback" not in message
     assert psutil.wait_procs(ranks, timeout=60)[1] == []
 
@@ -320,6 +330,7 @@ LAUNCHED = {
 LONE = """
 import sys
 from pretrain.__main__ import main
+from pretrain.checkpoints import newest_checkpoint
 assert main(["plan", sys.argv[1], "--ranks=1", "--seconds=1"]) == 0
 sys.exit(main(["train", sys.argv[1]]))
 """

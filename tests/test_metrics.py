@@ -52,6 +52,11 @@ def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
     assert read_metrics(str(tmp_path)) == [{"step": 0}]
     Reporter(str(tmp_path), 1, 2, active=True).report(1, VALUES)
     assert [line["step"] for line in read_metrics(str(tmp_path))] == [0, 1]
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step":0}\n{"st\n{"step":1}\n')
+    with pytest.raises(
+        ValueError, match=r"metrics\.jsonl holds a line that is not JSON \(.*delete"
+    ):
+        read_metrics(str(tmp_path))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")

@@ -142,6 +142,16 @@ def test_checkpoints_at_a_url_are_measured_too(
     assert {path.name for path in tmp_path.iterdir()} - before == {"out"}
 
 
+def test_texts_are_looked_for_before_anything_is_measured(run: str, tmp_path: Path) -> None:
+    """One that was not there ended with the status of storage that fails."""
+    recipe = tmp_path / "trajectory.yaml"
+    given = {"output": str(tmp_path / "out"), "texts": [str(tmp_path / "none.txt")]}
+    recipe.write_text(yaml.safe_dump(given))
+    with pytest.raises(ValueError, match=r"there is no text file at .*none\.txt"):
+        evaluate_run(run, str(recipe))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("output", ["~/out", "s3://bucket/out"])
 def test_an_output_is_a_local_directory(run: str, tmp_path: Path, output: str) -> None:
     recipe = tmp_path / "trajectory.yaml"

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 
 from corpus.files import checksum
@@ -77,10 +78,12 @@ def open_model(
     labels: Sequence[str],
     dropout: float | None = None,
     random_weights: bool = False,
+    is_trained: bool = False,
 ) -> nn.Module:
     """Put the head of a task on a checkpoint, or on its architecture drawn anew.
 
-    What is new is drawn from torch's global generator, which the caller seeds.
+    What is new is drawn from torch's global generator, which the caller seeds; of a checkpoint that
+    `is_trained` for the task nothing is.
     """
     config = open_config(checkpoint)
     if task.kind in ("classification", "tagging"):
@@ -95,25 +98,58 @@ def open_model(
         if dropout is not None and hasattr(config, name):
             setattr(config, name, dropout)
     head = getattr(transformers, _HEADS[task.kind])
-    with quiet():
-        if random_weights:
+    if random_weights:
+        with quiet():
             model: nn.Module = head.from_config(config, trust_remote_code=False).float()
-            return model
+        return model
+    problem = (
+        f"{checkpoint} does not load for {task.kind}, which needs config.json and "
+        "model.safetensors of an encoder"
+    )
+    return load_model(head, config, checkpoint, problem, draws_head=not is_trained)
+
+
+def load_model(
+    head: Any,  # noqa: ANN401 - a class of transformers
+    config: Any,  # noqa: ANN401
+    checkpoint: str,
+    problem: str,
+    draws_head: bool = False,
+) -> nn.Module:
+    """Load a model of transformers; `ValueError` begins with `problem`.
+
+    transformers draws weights that a checkpoint lacks. Here it may do so with a head alone, and the
+    pooler that some heads have.
+    """
+    with quiet():
         try:
-            model = head.from_pretrained(
+            model, found = head.from_pretrained(
                 checkpoint,
                 config=config,
                 dtype=torch.float32,
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{checkpoint} does not load for {task.kind}: {first_line(error)}; it needs "
-                "config.json and model.safetensors of an encoder"
-            ) from None
-    return model
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ValueError(f"{problem}: {first_line(error)}") from None
+    drawn = found["missing_keys"] | {name for name, *_ in found["mismatched_keys"]}
+    inside = f"{model.base_model_prefix}."
+    wrong = sorted(
+        name
+        for name in drawn
+        if not draws_head or (name.startswith(inside) and ".pooler." not in name)
+    )
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if wrong[1:] else ""
+        raise ValueError(
+            f"{problem}: its weights lack {wrong[0]}{more}, or have another shape than config.json "
+            "says"
+        )
+    whole: nn.Module = model
+    return whole
 
 
 def identity(checkpoint: str, random_weights: bool) -> str:

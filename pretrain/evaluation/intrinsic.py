@@ -34,11 +34,10 @@ from transformers import AutoModelForMaskedLM
 from pretrain.dataset import Int64s, UInt64s, derive_keys
 from pretrain.evaluation.heads import (
     NO_LIMIT,
-    first_line,
+    load_model,
     max_tokens,
     open_config,
     open_tokenizer,
-    quiet,
 )
 from pretrain.evaluation.pieces import tokens_of
 from pretrain.metrics import perplexity
@@ -182,14 +181,8 @@ class Intrinsic:
 def open_model(directory: str) -> MaskedModel:
     """Open any checkpoint directory that transformers loads; nothing is fetched or executed."""
     config = open_config(directory)
-    with quiet():
-        try:
-            network = AutoModelForMaskedLM.from_pretrained(
-                directory, local_files_only=True, use_safetensors=True, dtype=torch.float32
-            )
-        except (OSError, ValueError) as error:
-            why = first_line(error)
-            raise ValueError(f"{directory} holds no masked language model: {why}") from None
+    problem = f"{directory} holds no masked language model"
+    network: Any = load_model(AutoModelForMaskedLM, config, directory, problem)
     tokenizer = open_tokenizer(directory)
     if tokenizer.mask_token_id is None:
         raise ValueError(f"the tokenizer of {directory} has no token for masking")

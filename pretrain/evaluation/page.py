@@ -20,7 +20,7 @@ from pretrain.evaluation.drawing import (
     table,
 )
 from pretrain.evaluation.protocol import Entry
-from pretrain.evaluation.report import Report, further_scores, misfits, verdicts
+from pretrain.evaluation.report import Report, further_scores, misfits, tell_sizes, verdicts
 from pretrain.evaluation.table import describe_winner, percent, show_spread
 from pretrain.evaluation.tasks import Task
 
@@ -63,11 +63,7 @@ def _task(report: Report, task: Task) -> Markup:
     entries = [entry for entry in report.entries if entry.task == task.name]
     sizes = report.sizes[task.name]
     parts = [
-        paragraph(
-            f"{task.kind}; "
-            + ", ".join(f"{count:,} {split}" for split, count in sizes.examples.items())
-            + _drops(report, task)
-        ),
+        paragraph(f"{task.kind}; {tell_sizes(sizes)}{_drops(report, task)}"),
         *(paragraph(line) for line in misfits(report, task)),
         _scores(report, task, entries),
         charts(_curves(task, entries)),

@@ -36,7 +36,7 @@ from pretrain.evaluation.heads import max_tokens, open_config, open_model, open_
 from pretrain.evaluation.loop import logits_of
 from pretrain.evaluation.predictions import as_json, decode
 from pretrain.evaluation.records import read_file
-from pretrain.evaluation.saved import RECORD, Saved
+from pretrain.evaluation.saved import Saved, read_saved
 from pretrain.evaluation.tables import json_records
 from pretrain.evaluation.tasks import Column, Kind, Task
 
@@ -73,7 +73,7 @@ class Predictor:
         self.tokenizer = open_tokenizer(directory, task.kind)
         longest = min(task.max_length, max_tokens(base or directory, self.tokenizer))
         self.task = task.model_copy(update={"max_length": longest})
-        model = open_model(base or directory, task, self.saved.labels)
+        model = open_model(base or directory, task, self.saved.labels, is_trained=base is None)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         whole: nn.Module = model if base is None else with_adapter(model, directory)
         self._model = whole.to(self.device)
@@ -108,7 +108,9 @@ def predict_files(
         stream, found = _guess(sys.stdin.buffer, layout)
         sources = [("standard input", found, stream)]
     for name, found, stream in sources:
+        seen = 0
         for split in _splits(predictor.task, name, found, (stream, at_once)):
+            seen += len(split.examples) + split.drops.total()
             for reason, count in split.drops.items():
                 logger.warning("%s: %d dropped: %s", name, count, reason)
             for place in split.dropped:
@@ -116,12 +118,14 @@ def predict_files(
             for start in range(0, len(split.examples), at_once):
                 some = split.examples[start : start + at_once]
                 yield from (orjson.dumps(line).decode() for line in predictor.predict(some))
+        if seen == 0:
+            what = " below the header" if found in ("tsv", "csv") else ""
+            logger.warning("%s holds no example%s", name, what)
 
 
 def _describe(directory: str) -> Saved:
-    record = Path(directory) / RECORD
-    if record.exists():
-        return Saved.model_validate_json(record.read_bytes())
+    if saved := read_saved(Path(directory)):
+        return saved
     config = open_config(directory)
     names = config.architectures or ["none"]
     kind = next((kind for end, kind in _KINDS.items() if names[0].endswith(end)), None)

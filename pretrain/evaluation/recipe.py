@@ -28,7 +28,9 @@ class Contestant(Section):
     path: Location = Field(description="directory that transformers loads")
     random_weights: bool = Field(False, description="its architecture, drawn anew")
     adapter: Adapter | None = Field(None, description="learn these few weights; absent: all")
-    together: bool = Field(False, description="all tasks in one run, on a shared encoder")
+    together: bool = Field(
+        False, description="all tasks in one run, on a shared encoder and with one grid"
+    )
 
 
 class Grid(Section):
@@ -97,6 +99,21 @@ class Evaluation(Section):
                 raise ValueError(f"task_grids names {name}, which is no task here")
         return self
 
+    @model_validator(mode="after")
+    def _tasks_together_have_one_grid(self) -> "Evaluation":
+        name = next((each.name for each in self.checkpoints if each.together), None)
+        first, *others = self.tasks
+        for task in others if name is not None else ():
+            mine, theirs = _whole_grid(self, first), _whole_grid(self, task)
+            keys = sorted(mine.keys() | theirs.keys())
+            if unlike := [key for key in keys if mine.get(key) != theirs.get(key)]:
+                raise ValueError(
+                    f"checkpoint {name} takes all tasks together, in runs of one grid, and those "
+                    f"of {first.name} and {task.name} differ in {', '.join(unlike)}: give these "
+                    "keys in grid and not in task_grids"
+                )
+        return self
+
     @property
     def contestants(self) -> tuple[Contestant, ...]:
         """The checkpoints, and the first one's architecture drawn anew where it is asked for."""
@@ -131,11 +148,17 @@ def load_evaluation(path: str, overrides: Sequence[str] = ()) -> Evaluation:
 
 def cells(evaluation: Evaluation, task: Task) -> tuple[Hyperparameters, ...]:
     """Return the grid of a task, in order."""
-    merged: dict[str, Any] = {}
-    for grid in (TABLE_10[task.kind], evaluation.grid, evaluation.task_grids.get(task.name)):
-        merged |= grid.model_dump(exclude_none=True) if grid else {}
+    merged = _whole_grid(evaluation, task)
     rates, sizes = merged.pop("learning_rates"), merged.pop("batch_sizes")
     return tuple(
         Hyperparameters(learning_rate=rate, batch_size=size, **merged)
         for rate, size in product(rates, sizes)
     )
+
+
+def _whole_grid(evaluation: Evaluation, task: Task) -> dict[str, Any]:
+    """Return what a task's grid says with what it takes from the recipe's and from Table 10."""
+    merged: dict[str, Any] = {}
+    for grid in (TABLE_10[task.kind], evaluation.grid, evaluation.task_grids.get(task.name)):
+        merged |= grid.model_dump(exclude_none=True) if grid else {}
+    return merged

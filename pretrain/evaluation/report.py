@@ -47,6 +47,12 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON
     return None if value == "NaN" or (isinstance(value, float) and math.isnan(value)) else value
 
 
+def tell_sizes(sizes: Sizes) -> str:
+    """Say how many examples each set of a task has."""
+    counts = sizes.examples.items()
+    return "examples: " + ", ".join(f"{count:,} in {split}" for split, count in counts)
+
+
 def misfits(report: Report, task: Task) -> list[str]:
     """Say what of a task's texts did not fit, and whose inputs, where it is not everyone's."""
     entries = [entry for entry in report.entries if entry.task == task.name]

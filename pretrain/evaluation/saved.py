@@ -11,10 +11,11 @@ import os
 import shutil
 from pathlib import Path
 
+from pydantic import ValidationError
 from torch import nn
 
 from corpus.files import write_bytes
-from corpus.section import Section
+from corpus.section import Section, explain_all
 from pretrain.evaluation.adapters import merged
 from pretrain.evaluation.examples import TaskData
 from pretrain.evaluation.fits import tell_fits
@@ -69,7 +70,7 @@ def save_best(evaluation: Evaluation, entries: tuple[Entry, ...]) -> list[str]:
 def _save_run(run: Run, out: str, root: Path, entries: list[Entry]) -> list[str]:
     name = fingerprint(run)
     targets = [root / directory_name(task.name) for task in run.tasks]
-    known = [_known(target) for target in targets]
+    known = [read_saved(target) for target in targets]
     if any(saved is None or saved.fingerprint != name for saved in known):
         models, parts = trained_models(run, out)
         for model, part, target, entry in zip(models, parts, targets, entries, strict=True):
@@ -84,9 +85,17 @@ def _save_run(run: Run, out: str, root: Path, entries: list[Entry]) -> list[str]
     return [str(target) for target in targets]
 
 
-def _known(target: Path) -> Saved | None:
-    record = target / RECORD
-    return Saved.model_validate_json(record.read_bytes()) if record.exists() else None
+def read_saved(directory: Path) -> Saved | None:
+    """Read what a directory's model is for; None where `evaluate` did not save it."""
+    record = directory / RECORD
+    try:
+        return Saved.model_validate_json(record.read_bytes()) if record.exists() else None
+    except ValidationError as error:
+        what = "; ".join(explain_all(Saved, error))
+        raise ValueError(
+            f"{record} is damaged or of another version ({what}): delete {directory}, and let "
+            "`python -m pretrain evaluate` save it anew"
+        ) from None
 
 
 def _save(model: nn.Module, part: Prepared, target: Path, made: tuple[Run, Entry, str]) -> None:

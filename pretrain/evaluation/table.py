@@ -9,7 +9,7 @@ from rich.table import Table
 
 from pretrain.evaluation.baselines import Baseline
 from pretrain.evaluation.protocol import Entry, Spread
-from pretrain.evaluation.report import Report, further_scores, misfits, verdicts
+from pretrain.evaluation.report import Report, further_scores, misfits, tell_sizes, verdicts
 from pretrain.evaluation.tasks import Task
 
 _WIDTH = 110  # of a terminal, where none tells
@@ -18,20 +18,20 @@ _WIDTH = 110  # of a terminal, where none tells
 def show_report(report: Report) -> str:
     """Return the tables of all tasks, scores as percent."""
     out = StringIO()
-    console = Console(file=out, width=_WIDTH)
+    # Names are the user's: what looks like markup in them is not.
+    console = Console(file=out, width=_WIDTH, markup=False, emoji=False)
     for task in report.tasks:
+        console.print(f"{task.name} ({task.kind}; {tell_sizes(report.sizes[task.name])})")
         console.print(_table(report, task))
         for note in [*_drops(report, task), *misfits(report, task)]:
-            console.print(note, markup=False)
+            console.print(note)
     for line in verdicts(report):
-        console.print(line, markup=False)
+        console.print(line)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
 def _table(report: Report, task: Task) -> Table:
-    sizes = report.sizes[task.name].examples
-    counted = ", ".join(f"{count:,} {split}" for split, count in sizes.items())
-    table = Table(title=f"{task.name} ({task.kind}; {counted})", title_justify="left")
+    table = Table()
     # The metric that selects comes first of each set's: the page has the others.
     further = further_scores(report, task)[:: len(task.metrics)]
     table.add_column("")

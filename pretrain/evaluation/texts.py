@@ -49,9 +49,14 @@ def read_texts(paths: Sequence[str], max_bytes: int = DEFAULT_MAX_BYTES) -> Text
     return Texts(tuple(texts), dict(dropped), is_cut=left < 0)
 
 
-def _texts_of(path: str) -> Iterator[str | Damage]:
+def check_text(path: str) -> None:
+    """Refuse a path where nothing is."""
     if not exists(path):
         raise ValueError(f"there is no text file at {path}")
+
+
+def _texts_of(path: str) -> Iterator[str | Damage]:
+    check_text(path)
     form = sniff_format(path)
     if form in _MARKUP:
         raise ValueError(f"{path} is {form}: measure on text, such as a store's clean/*.parquet")

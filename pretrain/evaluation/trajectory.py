@@ -30,7 +30,7 @@ from pretrain.evaluation.drawing import Curve, chart, charts, page, table
 from pretrain.evaluation.held_out import held_out_loss
 from pretrain.evaluation.intrinsic import measure, open_model
 from pretrain.evaluation.scoring import FineTuning, fine_tuned_scores
-from pretrain.evaluation.texts import DEFAULT_MAX_BYTES, read_texts
+from pretrain.evaluation.texts import DEFAULT_MAX_BYTES, check_text, read_texts
 from pretrain.explain import open_recipe
 from pretrain.export import export_once, find_checkpoint
 from pretrain.metrics import perplexity
@@ -59,6 +59,8 @@ class Trajectory(Section):
 def evaluate_run(run: str, path: str, overrides: Sequence[str] = ()) -> str:
     """Measure the checkpoints of a run, write results and report, return the table as text."""
     recipe = load_section(Trajectory, path, overrides)
+    for text in recipe.texts:
+        check_text(text)
     steps = choose_steps(run, recipe.steps)
     seen = tokens_seen(known_metrics(run, *find_checkpoint(run)))
     points = []
