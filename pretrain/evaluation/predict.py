@@ -194,14 +194,14 @@ def _names(task: Task, role: str) -> Column:
 
 
 def _plain(task: Task, name: str, lines: Iterable[bytes], start: int) -> Split:
-    """Make examples of lines of text; empty ones are counted."""
+    """Make examples of lines of text; empty ones are counted, those that are not UTF-8 told."""
     if task.kind not in ("classification", "regression", "tagging"):
         raise ValueError(f"{task.kind} needs more than a text a line: give JSON lines")
     examples: list[Example] = []
     drops: Counter[str] = Counter()
     for number, line in enumerate(lines, start + 1):
         bare = line.removeprefix(BOM_UTF8) if number == 1 else line
-        text = bare.decode("utf-8", "replace").strip()
+        text = _as_text(bare, f"{name}: line {number}").strip()
         place = f"{Path(name).name}:{number}"
         if not text:
             drops["empty text"] += 1
@@ -210,3 +210,14 @@ def _plain(task: Task, name: str, lines: Iterable[bytes], start: int) -> Split:
         else:
             examples.append(TextExample(place, text, None, None))
     return Split(tuple(examples), drops, ())
+
+
+def _as_text(line: bytes, place: str) -> str:
+    """Decode a line; of one that is not UTF-8 it is told that its text is not as it was given."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        logger.warning(
+            "%s is not UTF-8 (byte %d): it is read with \ufffd there", place, error.start
+        )
+        return line.decode(errors="replace")
