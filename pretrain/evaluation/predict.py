@@ -218,6 +218,6 @@ def _as_text(line: bytes, place: str) -> str:
         return line.decode()
     except UnicodeDecodeError as error:
         logger.warning(
-            "%s is not UTF-8 (byte %d): it is read with \ufffd there", place, error.start
+            "%s is not UTF-8 (byte %d): \ufffd is read there", place, error.start
         )
         return line.decode(errors="replace")
