@@ -217,7 +217,5 @@ def _as_text(line: bytes, place: str) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        logger.warning(
-            "%s is not UTF-8 (byte %d): \ufffd is read there", place, error.start
-        )
+        logger.warning("%s is not UTF-8 (byte %d): \ufffd is read there", place, error.start)
         return line.decode(errors="replace")
