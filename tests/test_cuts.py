@@ -1,6 +1,7 @@
 """A large file is read by several tasks, small ones by one, and nothing of it shows."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,29 @@ def test_joined_files_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (each["file"], each["rule"], each["count"], each["records"])
         for each in stats[1]["unreadable"]["worst"]
     ]
+
+
+def test_a_killed_refresh_goes_on_with_other_files_and_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the killed one cleaned in groups that are none any more is swept away."""
+    write_small(tmp_path, 20)
+    monkeypatch.setattr(cuts, "JOINED_BYTES", 50_000)
+    monkeypatch.setattr(cuts, "_TASKS_WANTED", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.build._corpus", lambda *_: sys.exit("killed after cleaning"))
+        with pytest.raises(SystemExit):
+            build(tmp_path, "killed")
+    folder = tmp_path / "raw" / "books"
+    (folder / "added.jsonl").write_text(json.dumps(make_documents(11, 1)[0]))
+    (folder / "small-001.jsonl").unlink()
+    killed, fresh = build(tmp_path, "killed"), build(tmp_path, "fresh")
+    assert killed.fingerprint == fresh.fingerprint
+    assert audit(open_store(str(tmp_path / "killed"))) == ([], [])
+    known = {each.path for each in killed.files} | {each.path for each in killed.shards}
+    root = tmp_path / "killed" / "snapshots" / "first"
+    there = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    assert {name for name in there - known if not name.startswith("records/")} == {"snapshot.json"}
 
 
 def test_joined_files_are_measured_as_one_by_one(
