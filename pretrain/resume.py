@@ -48,8 +48,11 @@ def run_directory(recipe: Recipe) -> str:
         raise ValueError("pretrain.run is missing: give the output directory of the run")
     if is_remote(run):
         raise ValueError(f"pretrain.run is the URL {run}: training writes to a local directory")
-    if Path(run).exists() and not Path(run).is_dir():
-        raise ValueError(f"pretrain.run is {run}, a file: give a directory, new or of a run")
+    path = Path(run)
+    there = next((each for each in (path, *path.parents) if each.exists()), path)
+    if there.exists() and not there.is_dir():
+        what = "a file" if there == path else f"below the file {there}"
+        raise ValueError(f"pretrain.run is {run}, {what}: give a directory, new or of a run")
     check_absolute_in_job("pretrain.run", run)
     check_absolute_in_job("store", recipe.store)
     return run

@@ -440,9 +440,9 @@ def test_files_that_are_in_the_way_are_named_in_one_line(
     file.touch()
     cases = {
         (f"pretrain.run={file}",): (2, f"pretrain.run is {file}, a file: give a directory"),
-        (f"pretrain.run={file}/below",): (1, f"Not a directory: '{file}/below"),
+        (f"pretrain.run={file}/below",): (2, f"{file}/below, below the file {file}: give a"),
+        (f"pretrain.run={file}/below", "pretrain.processes=2"): (2, f"below the file {file}: give"),
         # A rank of several finds it, and says whether it is a mistake of the user's.
-        (f"pretrain.run={file}/below", "pretrain.processes=2"): (1, f"directory: '{file}/below"),
         ("pretrain.init_from=none", "pretrain.processes=2"): (2, "which holds no model"),
     }
     for overrides, (status, message) in cases.items():
