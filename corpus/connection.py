@@ -1,7 +1,7 @@
 """How Ray is reached: the cluster that RAY_ADDRESS names, or a Ray of our own on this machine.
 
 Ray itself is handed in by those who import it. What Ray raises where it cannot be reached, or does
-not start, becomes an `OSError` that says so.
+not start, becomes an `OSError` or `ValueError` of one line.
 """
 
 import logging
@@ -37,7 +37,10 @@ def connect(
     options |= {"logging_level": logging.ERROR}
     if address := os.environ.get("RAY_ADDRESS"):
         _check_address(address)
-        ray.init(**options)
+        try:
+            ray.init(**options)
+        except RuntimeError as error:  # another version of Ray or Python there, say
+            raise OSError(f"RAY_ADDRESS is {address}: {_first_line(error)}") from error
         return False
     try:
         ray.init(
@@ -50,16 +53,19 @@ def connect(
     except ValueError:
         raise
     except Exception as error:  # Ray's own are no finer
-        why = str(error).strip().splitlines() or [type(error).__name__]
         raise OSError(
-            f"Ray did not start on this machine ({why[0]}): where it is busy or short of memory, "
-            "try again later; the logs are in /tmp/ray/session_latest/logs"
+            f"Ray did not start on this machine ({_first_line(error)}): where it is busy or short "
+            "of memory, try again later; the logs are in /tmp/ray/session_latest/logs"
         ) from error
     return True
 
 
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def _check_address(address: str) -> None:
-    """Refuse the address of a cluster that nobody listens at; other forms are Ray's to judge."""
+    """Refuse an address where nobody listens; who does, and other forms, are Ray's to judge."""
     found = _HOST_AND_PORT.fullmatch(address)
     if found is None:
         return

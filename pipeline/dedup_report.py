@@ -75,7 +75,10 @@ def _witness_text(store: Store, row: Mapping[str, Any]) -> str | None:
         if any(_is_of(row, each) for each in group)
     }
     parts = [part for part in store.snapshot.parts if part.name.rpartition("-")[0] in names]
-    # Records are cut into parts in the order of a file; blank lines among them are not counted.
+    if not parts:  # files were joined otherwise when they were delivered
+        place = row["witness_snapshot"], row["witness_id"].partition("/")[0]
+        parts = [each for each in store.snapshot.parts if (each.snapshot, each.source) == place]
+    # Records of a large file are cut into parts in their order; blank lines are not counted.
     ends = list(accumulate(part.kept + sum(part.dropped.values()) for part in parts))
     guess = bisect_left(ends, row["witness_position"])
     nearest = sorted(range(len(parts)), key=lambda number: abs(number - guess))

@@ -46,11 +46,13 @@ def describe(tree: Tree, dropped: Dropped) -> str:
 
 
 def _first(tree: Tree, dropped: Dropped, rule: str) -> dict[str, Any]:
-    """Return the row of the first record that a rule dropped."""
+    """Return the row of the first record that a rule dropped, of one part that has any."""
     part = min(name for name, rules in dropped.items() if rules.get(rule))
     kind = ".dedup" if rule in METHODS else ""
     drops = read_columns(tree.find(f"dropped/{part}{kind}.parquet"), DROP_SCHEMA.names)
-    found = drops.filter(pc.equal(drops["rule"], rule)).sort_by("position")
+    found = drops.filter(pc.equal(drops["rule"], rule)).sort_by(
+        [("file", "ascending"), ("position", "ascending")]
+    )
     row: dict[str, Any] = found.slice(0, 1).to_pylist()[0]
     return row
 

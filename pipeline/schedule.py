@@ -21,6 +21,7 @@ kuberay feeaf72); RayCronJob is alpha there and needs `--feature-gates=RayCronJo
 chosen because the entrypoint then goes through one shell only, and arrives as it is written.
 """
 
+import os
 import re
 import shlex
 import subprocess
@@ -74,7 +75,8 @@ def schedule(recipe_path: str, cron: str) -> Iterator[str]:
     check_thresholds(recipe.clean)
     _check_absolute(recipe, path)
     _check_found(recipe.clean.user_rules, path)
-    for text in (path, sys.executable, str(_ROOT)):
+    claims = _claims(recipe)
+    for text in (path, sys.executable, str(_ROOT), *(folder for _, folder in claims)):
         _check_printable(text)
     return iter(
         [
@@ -82,7 +84,7 @@ def schedule(recipe_path: str, cron: str) -> Iterator[str]:
             f"{expression} {_crontab_command(path)}",
             "# KubeRay RayCronJob, in the operator's time zone. Yours to set: image (with maskline",
             f"# in it), sizes, and what the claims hold. The job reads the recipe from {path}",
-            *(f"# claim {claim}: {folder} as it is here" for claim, folder in _claims(recipe)),
+            *(f"# claim {claim}: {folder} as it is here" for claim, folder in claims),
             *_dump(_manifest(recipe, path, expression)),
         ]
     )
@@ -174,10 +176,14 @@ def _claims(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def _folder_of(path: str) -> Path:
-    """Return the directory to mount for a path or glob; the root itself cannot be one."""
+    """Return the directory to mount for a path or glob; of one at the root the path itself."""
     fixed = re.split(r"[*?[]", path)[0]
-    found = Path(path if fixed == path else f"{fixed}*")
-    return found if found.parent == Path("/") else found.parent
+    found = Path(os.path.normpath(path if fixed == path else f"{fixed}*"))
+    if found.parent != Path("/"):
+        return found.parent
+    if fixed != path or found.suffix:
+        raise ValueError(f"{path} lies at the root, where no volume can be: give it a directory")
+    return found
 
 
 def _check_absolute(recipe: Recipe, path: str) -> None:

@@ -85,11 +85,12 @@ def checkpoint_home(run: str) -> str:
     path = Path(run) / RECIPE
     try:
         recipe = orjson.loads(path.read_bytes()) if path.exists() else {}
-    except orjson.JSONDecodeError as error:
+        return recipe.get("pretrain", {}).get("checkpoint_root") or run
+    except (orjson.JSONDecodeError, AttributeError) as error:
         raise ValueError(
-            f"{path} is not JSON ({error}): delete it, the checkpoints hold the recipe too"
+            f"{path} holds no recipe ({error}): delete it and train by the recipe again, which "
+            "writes it, or name the root of the checkpoints in place of the run"
         ) from None
-    return recipe.get("pretrain", {}).get("checkpoint_root") or run
 
 
 def checkpoint_path(root: str, step: int) -> str:

@@ -47,14 +47,20 @@ def read_metrics(run: str) -> list[dict[str, Any]]:
     path = Path(run) / METRICS
     try:
         return parse_metrics(path.read_bytes()) if path.exists() else []
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"{path} holds a line that is not JSON ({error}): delete it") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}: delete that line") from None
 
 
 def parse_metrics(data: bytes) -> list[dict[str, Any]]:
     """Read lines of metrics, but for a last one that is cut short."""
     lines = data.splitlines(keepends=True)
-    return [orjson.loads(line) for line in lines if line.endswith(b"\n")]
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found += [orjson.loads(line)] if line.endswith(b"\n") else []
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"line {number} is not JSON ({error})") from None
+    return found
 
 
 def write_metrics(run: str, lines: Iterable[Mapping[str, Any]]) -> None:

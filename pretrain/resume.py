@@ -109,7 +109,10 @@ def tell_what_is_kept(recipe: Recipe) -> str:
     kept = list_checkpoints(checkpoint_root(recipe))
     if not kept:
         return "no checkpoint was written yet, the same command begins anew"
-    return f"the same command goes on from step {int(kept[-1].rpartition('step-')[2]):,}"
+    step = int(kept[-1].rpartition("step-")[2])
+    # A rank on another machine may just be writing one.
+    later = "" if recipe.pretrain.ray_workers is None else " or later"
+    return f"the same command goes on from step {step:,}{later}"
 
 
 def identify(

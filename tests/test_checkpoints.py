@@ -252,7 +252,7 @@ def test_the_home_of_checkpoints_is_what_the_recipe_says(tmp_path: Path) -> None
     recipe.write_text('{"pretrain": {"checkpoint_root": "memory://a"}}')
     assert checkpoint_home(str(tmp_path)) == "memory://a"
     recipe.write_text("{")
-    with pytest.raises(ValueError, match=r"recipe\.json is not JSON \(.*\): delete it, the check"):
+    with pytest.raises(ValueError, match=r"recipe\.json holds no recipe \(.*\): delete it and tr"):
         checkpoint_home(str(tmp_path))
 
 

@@ -72,6 +72,15 @@ def test_other_forms_of_an_address_are_for_ray_to_judge(
         connect(ray, 1, 100)
 
 
+def test_a_cluster_of_another_version_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    ray = Ray(RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.0"))
+    with pytest.raises(
+        OSError, match=r"^RAY_ADDRESS is auto: Version mismatch: The cluster was st"
+    ):
+        connect(ray, 1, 100)
+
+
 def test_the_environment_keeps_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
     monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)

@@ -16,6 +16,7 @@ from corpus.forgotten import Forgotten, hash_id
 from corpus.recipe import load_recipe
 from corpus.snapshots import Input, Snapshot, open_snapshot
 from pipeline import cuts
+from pipeline.dedup_report import duplicates
 from pipeline.explain import open_store
 from pipeline.proofs import audit
 from pipeline.purge import out_of_reach
@@ -172,6 +173,18 @@ def test_a_joined_file_is_named_where_it_matters(
     assert audit(store) == ([], told)
     path.unlink()
     assert audit(store) == ([], [f"{told[0].partition(' is ')[0]} is not at {path} any more"])
+
+
+def test_a_report_finds_witnesses_also_where_files_were_joined_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_small(tmp_path, 12)
+    monkeypatch.setattr(cuts, "_TASKS_WANTED", 1)
+    store = open_store(build(tmp_path, "store").recipe["store"])
+    shown = "".join(duplicates(store))
+    assert shown.count("<blockquote") > 1 and "not looked up" not in shown
+    monkeypatch.setattr(cuts, "JOINED_BYTES", 0)
+    assert "".join(duplicates(store)) == shown
 
 
 def test_rows_of_no_input_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

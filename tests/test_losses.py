@@ -62,6 +62,14 @@ def test_only_what_the_delivery_brought_is_told(chain: Chain) -> None:
     assert lost(chain) == []  # of c nothing came in
 
 
+def test_the_first_of_files_that_were_read_together_is_told(chain: Chain) -> None:
+    chain.deliver(Delivery("s1", {("a", "a.jsonl"): GOOD}))
+    again = {("b", f"{n}.jsonl"): [GOOD[1] | {"id": str(9 - n)}] for n in range(3)}
+    assert len(chain.deliver(Delivery("s2", again)).parts) == 2  # one of each delivery
+    (line,) = lost(chain)
+    assert "3 exact; the first by exact (0.jsonl, record 1): in favour of " in line
+
+
 def test_a_rule_is_told_with_its_threshold_and_a_duplicate_with_its_witness(chain: Chain) -> None:
     chain.deliver(Delivery("s1", {("a", "a.jsonl"): GOOD}))
     chain.deliver(Delivery("s2", {("b", "b.jsonl"): [GOOD[1] | {"id": "other"}]}))

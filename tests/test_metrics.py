@@ -54,7 +54,7 @@ def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
     assert [line["step"] for line in read_metrics(str(tmp_path))] == [0, 1]
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step":0}\n{"st\n{"step":1}\n')
     with pytest.raises(
-        ValueError, match=r"metrics\.jsonl holds a line that is not JSON \(.*delete"
+        ValueError, match=r"metrics\.jsonl: line \d+ is not JSON \(.*\): delete that line"
     ):
         read_metrics(str(tmp_path))
 

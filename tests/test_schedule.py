@@ -166,6 +166,26 @@ def test_whatever_a_recipe_names_on_disks_is_mounted_where_it_is(tmp_path: Path)
         assert named == {claim: {"claimName": claim} for claim in claims}
 
 
+def test_a_path_with_dots_is_mounted_where_it_leads(tmp_path: Path) -> None:
+    sources = [{"name": "a", "paths": ["/mnt/maskline/../c/raw"]}]
+    path = write_recipe(tmp_path / "r.yaml", sources=sources)
+    claims = [line for line in schedule(path, WEEKLY) if line.startswith("# claim ")]
+    assert [line.split()[3] for line in claims] == ["/mnt/maskline", "/mnt/c"]
+
+
+@pytest.mark.parametrize("given", ["/data*/x.txt", "/*.txt", "/corpus.txt"])
+def test_files_at_the_root_are_refused(tmp_path: Path, given: str) -> None:
+    path = write_recipe(tmp_path / "r.yaml", sources=[{"name": "a", "paths": [given]}])
+    with pytest.raises(ValueError, match=rf"{re.escape(given)} lies at the root, where no volume"):
+        schedule(path, WEEKLY)
+
+
+def test_a_store_with_a_line_break_is_refused(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "r.yaml", store="/a/x\ny/store")
+    with pytest.raises(ValueError, match="cannot stand in a crontab, whose entry is one line"):
+        schedule(path, WEEKLY)
+
+
 def test_what_lies_in_buckets_needs_no_volume(tmp_path: Path) -> None:
     remote = [{"name": "books", "paths": ["s3://bucket/raw"]}]
     recipe = write_recipe(tmp_path / "r.yaml", store="s3://bucket/store", sources=remote)

@@ -199,9 +199,12 @@ def _plain(task: Task, name: str, lines: Iterable[bytes], start: int) -> Split:
         raise ValueError(f"{task.kind} needs more than a text a line: give JSON lines")
     examples: list[Example] = []
     drops: Counter[str] = Counter()
+    odd: list[int] = []
     for number, line in enumerate(lines, start + 1):
         bare = line.removeprefix(BOM_UTF8) if number == 1 else line
-        text = _as_text(bare, f"{name}: line {number}").strip()
+        text = bare.decode(errors="replace").strip()
+        if "\ufffd" in text and not _is_utf8(bare):
+            odd.append(number)
         place = f"{Path(name).name}:{number}"
         if not text:
             drops["empty text"] += 1
@@ -209,13 +212,15 @@ def _plain(task: Task, name: str, lines: Iterable[bytes], start: int) -> Split:
             examples.append(TaggedExample(place, tuple(text.split()), None))
         else:
             examples.append(TextExample(place, text, None, None))
+    if odd:
+        told = "%s: %d lines are not UTF-8 and read with \ufffd, the first is line %d"
+        logger.warning(told, name, len(odd), odd[0])
     return Split(tuple(examples), drops, ())
 
 
-def _as_text(line: bytes, place: str) -> str:
-    """Decode a line; of one that is not UTF-8 it is told that its text is not as it was given."""
+def _is_utf8(line: bytes) -> bool:
     try:
-        return line.decode()
-    except UnicodeDecodeError as error:
-        logger.warning("%s is not UTF-8 (byte %d): \ufffd is read there", place, error.start)
-        return line.decode(errors="replace")
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
