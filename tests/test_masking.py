@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mask_reference import Row, mask_row
+from numba.core.errors import TypingError
 from pretrain_helpers import make_plan
 
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID
@@ -16,6 +17,7 @@ from pretrain.masking import (
     ONE,
     MaskRule,
     bernoulli_slots,
+    mask_in_place,
     mask_rows,
     mask_rule,
     rule_at,
@@ -210,6 +212,14 @@ def test_the_draw_equals_the_reference(masking: str, length: int, prob: float, s
         assert masked.inputs_BS[at].tolist() == inputs
         assert masked.slots_BM[at].tolist() == slots
         assert masked.labels_BM[at].tolist() == labels
+
+
+def test_rows_with_gaps_between_tokens_are_refused() -> None:
+    """The draw reads 64 tokens at once and cannot see how far apart they lie."""
+    tokens, lengths, words = messy_rows(4, 256, seed=9)
+    keys = make_keys(0, np.arange(4), 4)
+    with pytest.raises(TypingError, match="an array without gaps is wanted"):
+        mask_in_place(tokens[:, ::2], lengths // 2, keys, make_rule("fixed", 128), words[:, ::2])
 
 
 @pytest.mark.parametrize("masking", MASKINGS)
