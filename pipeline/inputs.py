@@ -113,6 +113,24 @@ def note_inputs(store: str, inputs: Iterable[Input], states: dict[str, str]) -> 
         write_bytes(join(store, _NOTES), data)
 
 
+def warn_of_moved(known: Iterable[Input], new: Iterable[Input]) -> None:
+    """Say where files that are read again only have another name than when they were delivered."""
+    names = {(each.source, each.size_bytes, each.checksum): each.name for each in known}
+    moved = [
+        (before, each.name)
+        for each in new
+        if (before := names.get((each.source, each.size_bytes, each.checksum), each.name))
+        != each.name
+    ]
+    if moved:
+        logger.warning(
+            "%d of the new inputs have the content of files that were delivered under other names "
+            "(%s as %s): they are read again, and what is kept of them already is dropped "
+            "(same_id). A name is the path below what the recipe names: name the same folder",
+            len(moved), moved[0][1], moved[0][0],
+        )  # fmt: skip
+
+
 def _read_notes(store: str) -> dict[str, Any]:
     path = join(store, _NOTES)
     return orjson.loads(read_bytes(path)) if exists(path) else {}

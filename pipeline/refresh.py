@@ -65,7 +65,7 @@ from pipeline import (
     wikitext,
 )
 from pipeline.build import Job, build, commit
-from pipeline.inputs import LINEAGE, find_inputs, note_inputs
+from pipeline.inputs import LINEAGE, find_inputs, note_inputs, warn_of_moved
 from pipeline.jobs import Stages
 from pipeline.outcome import Outcome
 from pipeline.report import add_report
@@ -99,6 +99,7 @@ def refresh(recipe: Recipe) -> Outcome:
     new = _new_inputs(recipe, parent, inputs)
     if len(new) < len(inputs):
         logger.info("%d inputs were delivered before: not read again", len(inputs) - len(new))
+    warn_of_moved(parent.inputs if parent else (), new)
     if parent is not None and not new:
         logger.info("%s brings no new input: no snapshot is made", recipe.snapshot)
         return Outcome(parent, 0, time.perf_counter() - start, {})

@@ -19,7 +19,7 @@ from corpus.recipe import Recipe, Source
 from corpus.records import ReadOptions, Record
 from corpus.snapshots import Input
 from pipeline import inputs
-from pipeline.inputs import find_inputs, note_inputs
+from pipeline.inputs import find_inputs, note_inputs, warn_of_moved
 
 
 @pytest.fixture
@@ -199,6 +199,18 @@ def test_notes_that_say_the_same_are_not_written_again(raw: Path, tmp_path: Path
     note_inputs(str(tmp_path), found, states)
     after = (tmp_path / "inputs.json").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_files_that_only_moved_are_told(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Named by another folder, or moved, they are new inputs: the corpus is right, the cost not."""
+    before = find(raw / "deep")
+    warn_of_moved(before, find(raw / "deep", encoding="latin-1"))
+    warn_of_moved((), before)
+    assert not caplog.messages
+    warn_of_moved(before, find(raw))
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("3 of the new inputs have the content of files that were ")
+    assert "(deep/a.txt.gz as a.txt.gz)" in caplog.messages[0]
 
 
 def test_first_bytes_tell_a_format_that_the_name_does_not(tmp_path: Path) -> None:
