@@ -12,7 +12,8 @@ when the same run is started again.
 Several processes share a directory through file locks alone, which end with their holder however it
 ends: one on `lock` while room is made or a name changes, one on a `.part` file while it is
 downloaded, and a shared one on each copy in use, which is therefore never deleted for room. Of what
-else lies in the directory nothing is counted or deleted.
+else lies in the directory nothing is counted or deleted. So a copy in use is an open file: the
+process's limit of these (`ulimit -n`) is raised to the most that it may be.
 
 Cost: one pass of SHA-256 over each download, and over each copy that was there before.
 """
@@ -22,6 +23,8 @@ import hashlib
 import logging
 import os
 import re
+import resource
+import sys
 import threading
 import time
 import weakref
@@ -154,7 +157,8 @@ class ShardCache:
                 try:
                     retried(wanted.url, partial(_download, wanted, stream))
                 except (ValueError, ShardUnreadableError):
-                    part.unlink()
+                    with self._locked():  # or others would find it in a listing, and lock it, still
+                        part.unlink()
                     raise
                 with self._locked():
                     part.rename(final)
@@ -225,6 +229,15 @@ class ShardCache:
         with (self._root / "lock").open("a") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
+
+
+def most_open_files() -> int:
+    """Let this process open as many files as it ever may, and say how many those are."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # a system that has another limit besides
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    found, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if found == resource.RLIM_INFINITY else found
 
 
 def retried(name: str, read: Callable[[], T]) -> T:

@@ -1,6 +1,10 @@
+import fcntl
 import hashlib
 import multiprocessing
 import os
+import resource
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -182,6 +186,37 @@ def test_a_cache_that_is_too_small_is_refused(tmp_path: Path) -> None:
         remote_stream(tmp_path, snapshot, cache=cache)
 
 
+@pytest.fixture
+def limit_of_files() -> Iterator[int]:
+    """Let this process open few files more than it has open, until it raises the limit itself."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = len(list(Path("/proc/self/fd").iterdir())) + 40
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    yield limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_more_shards_than_files_that_a_process_may_open_at_first(
+    tmp_path: Path, limit_of_files: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = limit_of_files + 1
+    rows = (*(shards * [("books", "train", 1)]), *SHARDS[-1:])
+    monkeypatch.setattr(f"{__name__}.SHARDS", rows)
+    remote = remote_stream(tmp_path, make_store(tmp_path), batch_sequences=shards)
+    (batch,) = remote.train_batches(Shares(shards, 1, shards), 0, 0)
+    assert sorted(batch.rows.tolist()) == list(range(shards))
+    remote.close()
+
+
+def test_more_shards_than_a_process_may_ever_open_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretrain.batches.most_open_files", lambda: 100)
+    message = "may open 100 files, and each of the 6 shards .* raise the limit .*shuffle_shards"
+    with pytest.raises(ValueError, match=message):
+        remote_stream(tmp_path, make_store(tmp_path))
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_a_batch_over_many_windows_needs_no_more_room_than_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int
@@ -360,6 +395,28 @@ def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
     copies = [cache.fetch(files[0]), cache.fetch(files[2])]
     assert [content(copy)[:1] for copy in copies] == [b"\0", b"\2"]
     assert names(tmp_path) == {files[0].name, files[2].name}
+
+
+def test_what_a_failed_download_leaves_goes_while_nobody_looks_for_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, files = small(tmp_path, 200)
+    part = tmp_path / "cache" / f"{files[0].name}.part"
+    looking, has_begun = (tmp_path / "cache" / "lock").open("a"), threading.Event()
+
+    def fail(*_: object) -> None:
+        fcntl.flock(looking, fcntl.LOCK_EX)  # another process looks
+        has_begun.set()
+        raise ShardUnreadableError("no answer")
+
+    monkeypatch.setattr(cache_module, "retried", fail)
+    cache.prefetch(files[:1])
+    assert has_begun.wait(30)
+    time.sleep(0.1)
+    assert part.exists(), "the other has it in its listing"
+    looking.close()
+    cache.close()
+    assert not part.exists()
 
 
 def damage(path: str) -> None:
