@@ -157,12 +157,16 @@ class ShardCache:
                 try:
                     retried(wanted.url, partial(_download, wanted, stream))
                 except (ValueError, ShardUnreadableError):
-                    with self._locked():  # or others would find it in a listing, and lock it, still
-                        part.unlink()
+                    self._discard(part)
                     raise
                 with self._locked():
                     part.rename(final)
                 self._compared.add(wanted.name)
+
+    def _discard(self, part: Path) -> None:
+        """Delete a download that failed, while nobody lists files or is about to lock one."""
+        with self._locked():
+            part.unlink()
 
     def _is_whole(self, wanted: Wanted, copy: Copy) -> bool:
         """Compare a copy's checksum, once; one that differs is let go of and deleted.
