@@ -48,6 +48,8 @@ _FIRST_PAUSE_SECONDS = 0.5
 _DOWNLOADS = 4
 _DOWNLOADS_AHEAD = 8  # waited for when the process ends
 _CHUNK_BYTES = 2**20
+# What macOS allows where it says that it sets no limit (its sys/syslimits.h, OPEN_MAX).
+_MACOS_OPEN_MAX = 10_240
 _PART = ".part"
 # A copy, as `Wanted.name` calls it, or its download: the directory may hold files of others.
 _OWN_NAME = re.compile(r"[0-9a-f]{64}-[0-9]+\.arrow(\.part)?")
@@ -238,8 +240,10 @@ class ShardCache:
 def most_open_files() -> int:
     """Let this process open as many files as it ever may, and say how many those are."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # a system that has another limit besides
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    for wanted in (most, _MACOS_OPEN_MAX):
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+            break
     found, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if found == resource.RLIM_INFINITY else found
 

@@ -27,6 +27,7 @@ from pretrain.cache import (
     ShardCache,
     ShardUnreadableError,
     Wanted,
+    most_open_files,
     retried,
 )
 from pretrain.config import data_plan
@@ -207,6 +208,19 @@ def test_more_shards_than_files_that_a_process_may_open_at_first(
     (batch,) = remote.train_batches(Shares(shards, 1, shards), 0, 0)
     assert sorted(batch.rows.tolist()) == list(range(shards))
     remote.close()
+
+
+def test_a_limit_of_files_that_only_seems_to_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [(256, resource.RLIM_INFINITY)]
+
+    def set_limit(_: int, wanted: tuple[int, int]) -> None:
+        if wanted[0] == resource.RLIM_INFINITY:
+            raise ValueError("current limit exceeds maximum limit")
+        limits.append(wanted)
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", set_limit)
+    assert most_open_files() == 10_240
 
 
 def test_more_shards_than_a_process_may_ever_open_are_refused(
