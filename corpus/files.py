@@ -255,7 +255,8 @@ def writing(path: str) -> Iterator[BinaryIO]:
     directory = None if remote else str(Path(path).parent)
     handle, temporary = tempfile.mkstemp(suffix=TEMPORARY_SUFFIX, dir=directory)
     try:
-        with naming_full(path), os.fdopen(handle, "wb") as stream:
+        # What is bound for elsewhere fills the directory of temporary files.
+        with naming_full(temporary if remote else path), os.fdopen(handle, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

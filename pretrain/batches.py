@@ -20,7 +20,7 @@ from corpus.shards import PAIRED, SEPARATE
 from corpus.snapshots import Snapshot, open_snapshot
 from corpus.tokenizer import BOS_ID, PAD_ID
 from corpus.training import Pretrain
-from pretrain.cache import ShardCache
+from pretrain.cache import ShardCache, most_open_files
 from pretrain.config import DataPlan
 from pretrain.dataset import Int32s, Int64s, Rows, Shares, UInt64s, open_rows
 from pretrain.kernels import find_starts
@@ -42,6 +42,8 @@ _NEXT_SENTENCE = np.array([1, 0, IGNORED], np.int64)
 LEAST_STARTS = 8
 # The shards that are shuffled together where a batch ends, and those that are next.
 _WINDOWS = 2
+# What a rank has open beside shards: libraries, connections to other ranks and the store. Guess.
+_OTHER_FILES = 200
 
 
 @dataclass(frozen=True)
@@ -171,9 +173,16 @@ def _validation_snapshot(store: str, snapshot: Snapshot, config: Pretrain | None
 
 
 def _check_bound(cache: ShardCache, order: Order, validation: Rows) -> None:
-    """Refuse a cache in which shards would come and go at every step."""
-    needed = order.most_bytes(_WINDOWS)
-    needed += sum(entry.size_bytes for entry in validation.entries)
+    """Refuse a cache in which shards would come and go at every step, or be too many files."""
+    held = order.largest_sizes(_WINDOWS)
+    most = most_open_files()
+    if len(held) + _OTHER_FILES > most:
+        raise ValueError(
+            f"this process may open {most:,} files, and each of the {len(held):,} shards that are "
+            "shuffled together and next is one: raise the limit (`ulimit -n`), or set "
+            "pretrain.shuffle_shards to fewer"
+        )
+    needed = sum(held) + sum(entry.size_bytes for entry in validation.entries)
     if needed > cache.max_bytes:
         together = order.plan.shuffle_shards
         now = "all of them" if together is None else str(together)

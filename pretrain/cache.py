@@ -12,7 +12,8 @@ when the same run is started again.
 Several processes share a directory through file locks alone, which end with their holder however it
 ends: one on `lock` while room is made or a name changes, one on a `.part` file while it is
 downloaded, and a shared one on each copy in use, which is therefore never deleted for room. Of what
-else lies in the directory nothing is counted or deleted.
+else lies in the directory nothing is counted or deleted. So a copy in use is an open file: the
+process's limit of these (`ulimit -n`) is raised to the most that it may be.
 
 Cost: one pass of SHA-256 over each download, and over each copy that was there before.
 """
@@ -22,6 +23,8 @@ import hashlib
 import logging
 import os
 import re
+import resource
+import sys
 import threading
 import time
 import weakref
@@ -45,6 +48,8 @@ _FIRST_PAUSE_SECONDS = 0.5
 _DOWNLOADS = 4
 _DOWNLOADS_AHEAD = 8  # waited for when the process ends
 _CHUNK_BYTES = 2**20
+# What macOS allows where it says that it sets no limit (its sys/syslimits.h, OPEN_MAX).
+_MACOS_OPEN_MAX = 10_240
 _PART = ".part"
 # A copy, as `Wanted.name` calls it, or its download: the directory may hold files of others.
 _OWN_NAME = re.compile(r"[0-9a-f]{64}-[0-9]+\.arrow(\.part)?")
@@ -154,11 +159,16 @@ class ShardCache:
                 try:
                     retried(wanted.url, partial(_download, wanted, stream))
                 except (ValueError, ShardUnreadableError):
-                    part.unlink()
+                    self._discard(part)
                     raise
                 with self._locked():
                     part.rename(final)
                 self._compared.add(wanted.name)
+
+    def _discard(self, part: Path) -> None:
+        """Delete a download that failed, while nobody lists files or is about to lock one."""
+        with self._locked():
+            part.unlink()
 
     def _is_whole(self, wanted: Wanted, copy: Copy) -> bool:
         """Compare a copy's checksum, once; one that differs is let go of and deleted.
@@ -225,6 +235,17 @@ class ShardCache:
         with (self._root / "lock").open("a") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
+
+
+def most_open_files() -> int:
+    """Let this process open as many files as it ever may, and say how many those are."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (most, _MACOS_OPEN_MAX):
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+            break
+    found, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if found == resource.RLIM_INFINITY else found
 
 
 def retried(name: str, read: Callable[[], T]) -> T:

@@ -216,23 +216,33 @@ def load_training_state(checkpoint: str, state: CheckpointState) -> TrainingStat
 
 
 def restore_metrics(checkpoint: str, state: CheckpointState, run: str) -> None:
-    """Fill up the metrics in the run's directory with those that a checkpoint carries.
+    """Fill up the metrics in the run's directory with those that a checkpoint carries."""
+    if METRICS not in state.checksums:
+        return
+    own = read_metrics(run)
+    lines = _filled_up(own, checkpoint, state)
+    if lines != own:
+        write_metrics(run, lines)
+
+
+def known_metrics(run: str, checkpoint: str, state: CheckpointState) -> list[dict[str, Any]]:
+    """Read the metrics of a run: those in its directory, filled up with those of a checkpoint."""
+    return _filled_up(read_metrics(run), checkpoint, state)
+
+
+def _filled_up(
+    own: list[dict[str, Any]], checkpoint: str, state: CheckpointState
+) -> list[dict[str, Any]]:
+    """Fill up metrics with those that a checkpoint carries, if it does, in the order of steps.
 
     The directory may be new, or that of a machine that took part up to some earlier step. What the
     checkpoint says of a step goes before what lies there.
     """
     data = read_carried(checkpoint, state, METRICS)
     if data is None:
-        return
-    own = {line["step"]: line for line in read_metrics(run)}
-    lines = own | {line["step"]: line for line in parse_metrics(data)}
-    if lines != own:
-        write_metrics(run, (lines[step] for step in sorted(lines)))
-
-
-def known_metrics(run: str, checkpoint: str, state: CheckpointState) -> list[dict[str, Any]]:
-    """Read the metrics of a run; where there are none, those that a checkpoint of it carries."""
-    return read_metrics(run) or parse_metrics(read_carried(checkpoint, state, METRICS) or b"")
+        return own
+    lines = {line["step"]: line for line in (*own, *parse_metrics(data))}
+    return [lines[step] for step in sorted(lines)]
 
 
 def read_carried(checkpoint: str, state: CheckpointState, name: str) -> bytes | None:

@@ -213,13 +213,14 @@ def wanted_room(recipe: Recipe, total: Mapping[str, float], free: Mapping[str, f
 
 
 def _leave_recipe(recipe: Recipe) -> None:
-    """Leave the recipe where the command was given, if the ranks ran elsewhere.
+    """Leave the recipe where the command was given, as the ranks may have run elsewhere.
 
-    It says where the checkpoints are, so that `export` and `explain-step` find them from here.
+    It says where the checkpoints are, so that `export` and `explain-step` find them from here. One
+    that lies there may be that of an earlier part of the run.
     """
     path = Path(run_directory(recipe)) / RECIPE
-    if recipe.pretrain.checkpoint_root is not None and not path.exists():
-        write_bytes(str(path), recipe.model_dump_json(indent=2).encode())
+    if recipe.pretrain.checkpoint_root is not None:
+        write_bytes(str(path), _absolute(recipe).model_dump_json(indent=2).encode())
 
 
 def run_side_by_side(
@@ -290,9 +291,12 @@ def _absolute(recipe: Recipe) -> Recipe:
         return path if path is None or is_remote(path) else str(Path(path).absolute())
 
     config = recipe.pretrain
-    paths = {
+    paths: dict[str, Any] = {
         name: locate(getattr(config, name)) for name in ("run", "checkpoint_root", "init_from")
     }
+    if config.cache:
+        directory = locate(config.cache.directory)
+        paths["cache"] = config.cache.model_copy(update={"directory": directory})
     return recipe.model_copy(
         update={"store": locate(recipe.store), "pretrain": config.model_copy(update=paths)}
     )

@@ -139,6 +139,7 @@ class Rows:
         self._opened: dict[int, Shard] = {}
         self._copies: dict[int, Copy] = {}
         self._kept: frozenset[int] = frozenset()
+        self._is_brief = False
         self._packing: str | None = None
         self._ends = np.cumsum([entry.rows for entry in self.entries], dtype=np.int64)
         self.count = int(self._ends[-1]) if self.entries else 0
@@ -178,10 +179,16 @@ class Rows:
                 missing.append(Wanted(self._paths[at], self.entries[at]))
         self._cache.prefetch(missing)
 
+    def be_brief(self) -> None:
+        """Hold remote shards in memory only while they are read: for a single batch."""
+        self._is_brief = True
+
     def _let_go(self, at: int) -> None:
         if at in self._copies:
             del self._opened[at]
             self._copies.pop(at).close()
+        elif self._is_brief and is_remote(self._paths[at]):
+            del self._opened[at]
 
     def _shard(self, at: int) -> Shard:
         if at not in self._opened:

@@ -120,6 +120,7 @@ def _explain(asked: _Asked, note: str | None = None, worst: Iterable[WorstRow] =
     snapshot = open_snapshot(recipe.store, recipe.snapshot)
     plan = data_plan(recipe.pretrain, snapshot, left_out)
     stream = open_stream(recipe.store, snapshot, plan)
+    stream.train.be_brief()  # a batch may take a row of every shard
     tokenizer = open_tokenizer(tokenizer_root(recipe.store, snapshot.tokenizer))
     place = stream.plan.batch_of(step)
     shares = Shares(place.sequences, 1, place.sequences)

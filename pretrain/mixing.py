@@ -153,11 +153,11 @@ class Source:
         window = np.searchsorted(self.layout(one).windows, index, side="right")
         return one * -(-len(self._shards) // together) + int(window)
 
-    def most_bytes(self, windows: int) -> int:
-        """Bound what the shards of so many windows in a row take."""
+    def largest_sizes(self, windows: int) -> list[int]:
+        """Give the sizes in bytes of as many shards as so many windows in a row have, at most."""
         together = self.plan.shuffle_shards or len(self._shards)
         sizes = sorted((self._sizes[at] for at in self._shards), reverse=True)
-        return sum(sizes[: windows * together])
+        return sizes[: windows * together]
 
 
 class Order:
@@ -205,9 +205,9 @@ class Order:
             number, left = number - found[-1], left - weight
         return found
 
-    def most_bytes(self, windows: int) -> int:
-        """Bound what the shards of so many windows in a row take, of every source."""
-        return sum(source.most_bytes(windows) for source in self.sources)
+    def largest_sizes(self, windows: int) -> list[int]:
+        """Bound number and sizes of the shards of so many windows in a row, of every source."""
+        return [size for source in self.sources for size in source.largest_sizes(windows)]
 
 
 def _check_sources(weights: dict[str, int], entries: Sequence[ShardEntry]) -> None:

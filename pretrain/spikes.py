@@ -130,13 +130,15 @@ def _median(values: Sequence[int]) -> int:
 
 def watch_losses(run: str, config: Pretrain, first_step: int, world: World) -> LossWatch:
     """Start the watch of every rank with the losses that the first one finds recorded."""
-    recorded = [line["loss"] for line in read_metrics(run) if line["step"] < first_step]
+    lines = read_metrics(run) if world.is_first else []  # a gigabyte where a long run ends
+    recorded = [line["loss"] for line in lines if line["step"] < first_step]
     return LossWatch(config, _share(recorded[-config.spike_window_steps :], world))
 
 
 def skipped_batches(run: str, known: Sequence[int], world: World) -> tuple[int, ...]:
     """List what a run leaves out, on every rank: by skipped.json, and by what `known` says."""
-    shared = _share(sorted({*listed_batches(run), *known}), world)
+    listed = listed_batches(run) if world.is_first else ()
+    shared = _share(sorted({*listed, *known}), world)
     return tuple(int(number) for number in shared)
 
 

@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from corpus.files import checksum, is_remote, open_reader
+from corpus.files import checksum, is_remote, naming_full, open_reader
 
 _LENGTH_BYTES = 8
 # Large enough that hashlib and write() let other threads run, small enough to share a core with
@@ -51,8 +51,8 @@ def read_tensors(path: str, expected: str) -> dict[str, Tensor]:
     if not is_remote(path):
         _compare(path, checksum(path), expected)
         return safetensors.torch.load_file(path)
-    digest = hashlib.sha256()
-    with tempfile.NamedTemporaryFile() as copy, open_reader(path) as stream:
+    digest, here = hashlib.sha256(), tempfile.gettempdir()
+    with naming_full(here), tempfile.NamedTemporaryFile() as copy, open_reader(path) as stream:
         while piece := stream.read(_PIECE_BYTES):
             digest.update(piece)
             copy.write(piece)

@@ -56,7 +56,7 @@ from pretrain.spikes import (
 )
 from pretrain.trackers import check_trackers, open_trackers
 from pretrain.world import World
-from pretrain.writer import CheckpointWriter
+from pretrain.writer import CheckpointWriter, check_shared
 
 logger = logging.getLogger(__name__)
 
@@ -296,6 +296,7 @@ def _open_session(recipe: Recipe, world: World) -> tuple[Session, int]:
             restore_metrics(*newest, run)
             restore_rollbacks(*newest, run)
             tell_of_changes(newest, config, run, changed)
+    check_shared(root, writer, world)
     model = make_model(identity.model, config)
     state = load_training_state(*newest) if newest else None
     if state:

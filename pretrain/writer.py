@@ -8,11 +8,15 @@ for the last checkpoint. A killed run loses the one that was being written.
 
 Who opens a root takes it over: of two first ranks (the old one of a machine that was cut off and
 the new one that Ray started) the older stops at its next checkpoint and deletes nothing. Between
-that check and the commit there is a moment in which nothing is checked.
+that check and the commit there is a moment in which nothing is checked. The other ranks look for
+the mark of the first one: where a path leads to a disk of each machine, ranks that are started
+again could find no checkpoint and begin anew.
 """
 
+import hashlib
 import logging
 import secrets
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,10 +35,15 @@ from corpus.training import Pretrain
 from pretrain.checkpoints import CHANGES, SKIPPED, TrainingState, prune_checkpoints, save_checkpoint
 from pretrain.config import Identity
 from pretrain.metrics import METRICS
+from pretrain.world import World
 
 logger = logging.getLogger(__name__)
 
 _OWNER = "owner"
+# A network file system may show an older directory for a minute (nfs(5), acdirmax). Twice that.
+_SIGHT_SECONDS = 120.0
+_LOOK_AFTER_SECONDS = 0.5
+_MARK_BYTES = 7  # as many as `World.agree` takes
 # Guesses: 85 seconds together outlast throttling and a restart of a proxy, not an outage.
 _PAUSES_SECONDS = (1.0, 4.0, 20.0, 60.0)
 
@@ -54,6 +63,11 @@ class CheckpointWriter:
         self._pending: tuple[int, Future[None]] | None = None
         self._begun = 0.0
         write_bytes(join(root, _OWNER), self._token)
+
+    @property
+    def mark(self) -> int:
+        """What every rank finds in a root that it shares with this one."""
+        return _mark_of(self._token)
 
     @property
     def is_busy(self) -> bool:
@@ -139,6 +153,32 @@ class CheckpointWriter:
         assert self._config.run is not None
         with open_reader(join(self._config.run, name)) as stream:
             return stream.read(length)
+
+
+def check_shared(root: str, writer: CheckpointWriter | None, world: World) -> None:
+    """Refuse a path that is another directory on another rank's machine; all must take part."""
+    if world.size == 1 or is_remote(root):
+        return
+    mark, deadline = world.agree(writer.mark if writer else 0), time.monotonic() + _SIGHT_SECONDS
+    while _mark_below(root) != mark:
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"{root} is not the directory on {socket.gethostname()} that it is on the machine "
+                "of the first rank, and ranks that are started again elsewhere would not find its "
+                "checkpoints: give pretrain.checkpoint_root a URL or a path that all machines share"
+            )
+        time.sleep(_LOOK_AFTER_SECONDS)
+
+
+def _mark_below(root: str) -> int | None:
+    try:
+        return _mark_of(read_bytes(join(root, _OWNER)))
+    except FileNotFoundError:
+        return None
+
+
+def _mark_of(token: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(token).digest()[:_MARK_BYTES])
 
 
 def _repeat(task: Callable[[], None], pauses: Sequence[float]) -> None:

@@ -1,6 +1,10 @@
+import fcntl
 import hashlib
 import multiprocessing
 import os
+import resource
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,10 +27,13 @@ from pretrain.cache import (
     ShardCache,
     ShardUnreadableError,
     Wanted,
+    most_open_files,
     retried,
 )
 from pretrain.config import data_plan
 from pretrain.dataset import Shares, verify_shards
+from pretrain.explain import explain_step
+from pretrain.launch import run_training
 
 SHARDS = (*(("books", "train", 20 + at) for at in range(6)), ("books", "validation", 4))
 
@@ -170,7 +177,6 @@ def test_the_bound_holds_while_all_shards_pass_through(
         hashes(stream, range(step, step + 1))
         assert sum(sizes_below(tmp_path / "cache")) <= bound
     stream.close()
-    assert len(set(Unsteady.opened)) == 6
     assert len(Unsteady.opened) < 60  # some 3 passes: about one download a shard and pass
 
 
@@ -180,6 +186,50 @@ def test_a_cache_that_is_too_small_is_refused(tmp_path: Path) -> None:
     message = r"cache.max_bytes is 9,000, but the shards .* take [\d,]+: .* set pretrain.shuffle"
     with pytest.raises(ValueError, match=message):
         remote_stream(tmp_path, snapshot, cache=cache)
+
+
+@pytest.fixture
+def limit_of_files() -> Iterator[int]:
+    """Let this process open few files more than it has open, until it raises the limit itself."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = len(list(Path("/proc/self/fd").iterdir())) + 40
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    yield limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_more_shards_than_files_that_a_process_may_open_at_first(
+    tmp_path: Path, limit_of_files: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = limit_of_files + 1
+    rows = (*(shards * [("books", "train", 1)]), *SHARDS[-1:])
+    monkeypatch.setattr(f"{__name__}.SHARDS", rows)
+    remote = remote_stream(tmp_path, make_store(tmp_path), batch_sequences=shards)
+    (batch,) = remote.train_batches(Shares(shards, 1, shards), 0, 0)
+    assert sorted(batch.rows.tolist()) == list(range(shards))
+    remote.close()
+
+
+def test_a_limit_of_files_that_only_seems_to_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [(256, resource.RLIM_INFINITY)]
+
+    def set_limit(_: int, wanted: tuple[int, int]) -> None:
+        if wanted[0] == resource.RLIM_INFINITY:
+            raise ValueError("current limit exceeds maximum limit")
+        limits.append(wanted)
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", set_limit)
+    assert most_open_files() == 10_240
+
+
+def test_more_shards_than_a_process_may_ever_open_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretrain.batches.most_open_files", lambda: 100)
+    message = "may open 100 files, and each of the 6 shards .* raise the limit .*shuffle_shards"
+    with pytest.raises(ValueError, match=message):
+        remote_stream(tmp_path, make_store(tmp_path))
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
@@ -244,6 +294,24 @@ def test_a_remote_store_without_a_cache_is_read_into_memory(tmp_path: Path) -> N
     remote = remote_stream(tmp_path, snapshot, cache=None)
     local = open_stream(str(tmp_path / "local"), snapshot, remote.plan)
     assert hashes(remote, range(3)) == hashes(local, range(3))
+
+
+def test_to_explain_a_step_holds_no_remote_shard_but_of_the_rows_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_store(tmp_path)
+    run_training(make_recipe(tmp_path / "local", tmp_path / "run", batch_sequences=60, max_steps=2))
+    recipe = tmp_path / "run" / "recipe.json"
+    recipe.write_text(recipe.read_text().replace(str(tmp_path / "local"), "unsteady://store"))
+    made: list[Stream] = []
+
+    def spy(*arguments: Any) -> Stream:  # noqa: ANN401
+        made.append(open_stream(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr("pretrain.explain.open_stream", spy)
+    assert "(what the ranks trained on)" in explain_step(str(tmp_path / "run"), 0, rows=0)
+    assert made[0].train._opened == {}
 
 
 def test_verifying_a_remote_store_tries_again_and_names_the_shard(tmp_path: Path) -> None:
@@ -360,6 +428,28 @@ def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
     copies = [cache.fetch(files[0]), cache.fetch(files[2])]
     assert [content(copy)[:1] for copy in copies] == [b"\0", b"\2"]
     assert names(tmp_path) == {files[0].name, files[2].name}
+
+
+def test_what_a_failed_download_leaves_goes_while_nobody_looks_for_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, files = small(tmp_path, 200)
+    part = tmp_path / "cache" / f"{files[0].name}.part"
+    looking, has_begun = (tmp_path / "cache" / "lock").open("a"), threading.Event()
+
+    def fail(*_: object) -> None:
+        fcntl.flock(looking, fcntl.LOCK_EX)  # another process looks
+        has_begun.set()
+        raise ShardUnreadableError("no answer")
+
+    monkeypatch.setattr(cache_module, "retried", fail)
+    cache.prefetch(files[:1])
+    assert has_begun.wait(30)
+    time.sleep(0.1)
+    assert part.exists(), "the other has it in its listing"
+    looking.close()
+    cache.close()
+    assert not part.exists()
 
 
 def damage(path: str) -> None:

@@ -8,6 +8,7 @@ from corpus.files import read_bytes, write_bytes
 from pretrain.checkpoints import (
     check_identity,
     checkpoint_home,
+    known_metrics,
     list_checkpoints,
     load_training_state,
     load_weights,
@@ -217,10 +218,12 @@ def test_metrics_are_filled_up_with_those_of_the_checkpoint(
     if own is not None:
         cut_short = b'{"step":99,"lo'
         write_bytes(str(run / "metrics.jsonl"), metrics_of(own, 2.0) + cut_short)
+    known = known_metrics(str(run), *found)
+    assert [line["loss"] for line in known] == expected
     restore_metrics(*found, str(run))
     lines = read_metrics(str(run))
     assert [line["step"] for line in lines] == list(range(len(expected)))
-    assert [line["loss"] for line in lines] == expected
+    assert lines == known
 
 
 def test_metrics_without_any_in_the_checkpoint_stay(tmp_path: Path) -> None:

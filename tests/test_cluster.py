@@ -225,6 +225,24 @@ def test_the_recipe_is_left_where_the_command_was_given(tmp_path: Path) -> None:
     cluster._leave_recipe(recipe)
     assert checkpoint_home(str(tmp_path / "run")) == "memory://elsewhere"
     assert open_recipe(str(tmp_path / "run")) == recipe
+    longer = make_recipe(
+        tmp_path, tmp_path / "run", checkpoint_root="memory://elsewhere", max_steps=99
+    )
+    cluster._leave_recipe(longer)
+    assert open_recipe(str(tmp_path / "run")) == longer
+
+
+def test_workers_get_paths_that_do_not_depend_on_a_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cluster = importlib.import_module("pretrain.cluster")
+    cache = {"directory": "cache", "max_bytes": 1}
+    recipe = make_recipe(Path("store"), Path("run"), cache=cache, checkpoint_root="s3://a/b")
+    found = cluster._absolute(recipe)
+    paths = (found.store, found.pretrain.run, found.pretrain.cache.directory)
+    assert paths == tuple(str(tmp_path / name) for name in ("store", "run", "cache"))
+    assert found.pretrain.checkpoint_root == "s3://a/b"
 
 
 def test_ray_is_asked_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,12 +137,17 @@ def test_the_card_of_a_root_of_checkpoints_has_the_losses_too(
     recipe = make_recipe(exported[0], tmp_path / "run", checkpoint_root=root)
     run_training(recipe)
     losses = [f"{loss:.4f} nats" for loss in column(tmp_path / "run", "loss")]
-    rows = {}
+    rows, path = {}, tmp_path / "run" / "metrics.jsonl"
     for name, source in (("of the run", str(tmp_path / "run")), ("of the root", root)):
         export(source, str(tmp_path / name))
         card = (tmp_path / name / "README.md").read_text()
         rows[name] = [line for line in card.splitlines() if line.startswith("| ")]
     assert rows["of the root"] == rows["of the run"]
+    # Of a machine that took part in the first steps alone.
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
+    export(str(tmp_path / "run"), str(tmp_path / "of the first"))
+    card = (tmp_path / "of the first" / "README.md").read_text()
+    assert [line for line in card.splitlines() if line.startswith("| ")] == rows["of the root"]
     assert f"| first training loss | {losses[0]} |" in rows["of the root"]
     assert f"| last training loss | {losses[-1]} |" in rows["of the root"]
     assert "(what the ranks trained on)" in explain_step(root, 4)

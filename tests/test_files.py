@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -244,6 +245,14 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"^other$"), writing(path):
         raise OSError("other")  # of what was read to be written here, say
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_bound_for_elsewhere_fills_the_disk_of_temporary_files(tmp_path: Path) -> None:
+    path, here = f"memory://{tmp_path.name}/a", tempfile.gettempdir()
+    message = rf"No space left on device: '{here}/\w+\.tmp'"
+    with pytest.raises(OSError, match=message), writing(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not exists(path)
 
 
 def test_a_full_disk_is_told_with_the_file_to_create(

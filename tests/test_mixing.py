@@ -122,7 +122,7 @@ def test_the_shards_that_are_next_are_known_across_passes() -> None:
         assert found[-len(order.shards_from(number + 19, number + 19, windows=2)) :] == (
             order.shards_from(number + 19, number + 19, windows=2)
         )
-    assert order.most_bytes(2) == 4 * 300
+    assert order.largest_sizes(2) == 4 * [300]
 
 
 def test_the_shards_of_a_stretch_are_those_of_its_sources() -> None:

@@ -35,6 +35,8 @@ from pretrain.spikes import (
     read_rollbacks,
     restore_rollbacks,
     roll_back,
+    skipped_batches,
+    watch_losses,
     write_rollbacks,
 )
 from pretrain.train import train
@@ -326,3 +328,12 @@ def test_two_ranks_go_back_together(store: Path, tmp_path: Path) -> None:
     first, _ = run_ranks(2, tmp_path / "meeting", mistake_of, recipe)
     assert "rolled back 1 times already" in first
     assert len(read_rollbacks(str(tmp_path / "run"))) == 1
+
+
+def test_other_ranks_read_nothing_of_the_run_themselves(tmp_path: Path) -> None:
+    for name in ("metrics.jsonl", "skipped.json"):
+        (tmp_path / name).write_text("what another run left on this machine\n")
+    other = World(1, 1, torch.device("cpu"))
+    watch = watch_losses(str(tmp_path), Pretrain(), 5, other)
+    assert watch.judge(2.0, 1.0) is None
+    assert skipped_batches(str(tmp_path), (), other) == ()

@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,15 @@ def test_another_checksum_is_refused(tmp_path: Path, remote: bool) -> None:
     assert torch.equal(read_tensors(path, expected)["a"], torch.ones(3))
     with pytest.raises(DamagedFileError, match=f"has checksum {expected}"):
         read_tensors(path, "0" * 64)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+def test_a_full_disk_of_temporary_files_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"memory://{tmp_path.name}.safetensors"
+    with writing(path) as stream:
+        expected = write_tensors(stream, {"a": torch.ones(3)})
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", partial(Path("/dev/full").open, "r+b"))
+    with pytest.raises(OSError, match=f"No space left on device: '{tempfile.gettempdir()}'"):
+        read_tensors(path, expected)

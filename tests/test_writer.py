@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from test_checkpoints import IDENTITY, STATE
 
-from corpus.files import read_bytes
+from corpus.files import read_bytes, write_bytes
 from corpus.training import Pretrain
 from pretrain import writer as writer_module
 from pretrain.checkpoints import (
@@ -18,7 +19,8 @@ from pretrain.checkpoints import (
     newest_checkpoint,
     save_checkpoint,
 )
-from pretrain.writer import CheckpointFailedError, CheckpointWriter
+from pretrain.world import World
+from pretrain.writer import CheckpointFailedError, CheckpointWriter, check_shared
 
 
 def names(root: Path) -> list[str]:
@@ -150,6 +152,37 @@ def test_who_opens_a_run_takes_it_over(writer: CheckpointWriter, tmp_path: Path)
     other.save_checkpoint(3, IDENTITY, STATE)
     other.close()
     assert names(tmp_path) == ["step-00000003"]
+
+
+class Second(World):
+    """The other one of two ranks, which hears from the first what `said` is."""
+
+    said = 0
+
+    def agree(self, value: int) -> int:
+        assert value == 0
+        return self.said
+
+
+def test_a_root_that_is_another_directory_elsewhere_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "_SIGHT_SECONDS", 0.1)
+    monkeypatch.setattr(writer_module, "_LOOK_AFTER_SECONDS", 0.01)
+    here, there = str(tmp_path / "here"), str(tmp_path / "there")
+    first, second = CheckpointWriter(here, Pretrain(), {}), Second(1, 2, torch.device("cpu"))
+    monkeypatch.setattr(Second, "said", first.mark)
+    check_shared(here, None, second)
+    with pytest.raises(ValueError, match=r"is not the directory on .*: give pretrain.checkpoint_r"):
+        check_shared(there, None, second)
+    CheckpointWriter(there, Pretrain(), {})  # what a run that began there left
+    with pytest.raises(ValueError, match=f"{there} is not the directory"):
+        check_shared(there, None, second)
+    check_shared("memory://anywhere", None, second)
+    # What a network file system shows late is waited for.
+    monkeypatch.setattr(writer_module, "_SIGHT_SECONDS", 60.0)
+    monkeypatch.setattr("time.sleep", lambda _: write_bytes(f"{there}/owner", first._token))
+    check_shared(there, None, second)
 
 
 def test_old_checkpoints_go_in_the_background_too(tmp_path: Path) -> None:
