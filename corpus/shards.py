@@ -189,6 +189,18 @@ def _batch(sequences: Sequences, start: int, stop: int, schema: pa.Schema) -> pa
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
+class Columns(NamedTuple):
+    """A shard's file as ids and as lengths, and where in each a batch's values begin.
+
+    Row r is of batch r // ROWS_PER_BATCH, `sequence_length` ids or one length a row.
+    """
+
+    ids: TokenIds
+    id_firsts: Int64s
+    lengths: npt.NDArray[np.int32]
+    length_firsts: Int64s
+
+
 class Shard:
     """One shard opened for reading; rows are numpy views of the mapped file."""
 
@@ -228,22 +240,32 @@ class Shard:
         ]
 
     @cached_property
-    def _token_places(self) -> Int64s:
-        """Where every row's ids begin in the file, in ids."""
-        return self._places("token_ids", self._item.itemsize, self.sequence_length)
+    def columns(self) -> Columns:
+        """What kernels gather rows from; nothing is copied.
+
+        It holds a number a batch and none a row: a rank of a long run has thousands of shards open.
+        """
+        return Columns(
+            self._as(self._item),
+            self._firsts("token_ids", self._item.itemsize),
+            self._as(np.dtype(np.int32)),
+            self._firsts("length", 4),
+        )
 
     @cached_property
-    def _word_places(self) -> Int64s:
-        """Where every row's word starts begin in the file, in bits."""
-        return self._places("word_starts", 1, self.sequence_length, scale=8)
+    def _word_firsts(self) -> Int64s:
+        return self._firsts("word_starts", 1)
 
-    def _places(self, name: str, size: int, stride: int, scale: int = 1) -> Int64s:
-        found = [np.empty(0, np.int64)]
-        for batch in self.batches:
-            values = batch.column(name).flatten()
-            first = (values.buffers()[1].address - self._file.address) // size * scale
-            found.append(first + np.arange(batch.num_rows) * stride)
-        return np.concatenate(found)
+    def _firsts(self, name: str, item_bytes: int) -> Int64s:
+        """Where a column of each batch begins in the file, in items."""
+        columns = [batch.column(name) for batch in self.batches]
+        if self.batches and isinstance(columns[0], pa.FixedSizeListArray):
+            columns = [each.flatten() for each in columns]
+        places = [each.buffers()[1].address - self._file.address for each in columns]
+        return np.array(places, np.int64) // item_bytes
+
+    def _as(self, item: "np.dtype[Any]") -> npt.NDArray[Any]:
+        return np.frombuffer(self._file, item, self._file.size // item.itemsize)
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int32]:
@@ -259,18 +281,13 @@ class Shard:
 
     def token_ids(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> TokenIds:
         """Gather rows: [len(rows), sequence_length]; `IndexError` for one that is not there."""
-        places = self._token_places[self._checked(rows)]
+        chosen = self.checked(rows)
+        firsts = self.columns.id_firsts[chosen // ROWS_PER_BATCH]
+        places = firsts + chosen % ROWS_PER_BATCH * self.sequence_length
         return self._gather(self._item, places, self.sequence_length)
 
-    def token_stretches(self, rows: Int64s) -> tuple[TokenIds, Int64s]:
-        """Return the mapped file as ids, and where in it each row's ids begin: nothing is copied.
-
-        For kernels that gather by themselves; `IndexError` for a row that is not there.
-        """
-        whole = np.frombuffer(self._file, self._item, self._file.size // self._item.itemsize)
-        return whole, self._token_places[self._checked(rows)]
-
-    def _checked(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> Int64s:
+    def checked(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> Int64s:
+        """Return numbers of rows as an array; `IndexError` for one that is not there."""
         chosen = np.asarray(rows, np.int64)
         outside = chosen[(chosen < 0) | (chosen >= self.rows)]
         if len(outside):
@@ -281,8 +298,7 @@ class Shard:
         """Copy stretches of the file: every place is a row of a view with a stride of one item."""
         if not len(places):
             return np.empty((0, width), item)
-        whole = np.frombuffer(self._file, item, self._file.size // item.itemsize)
-        return sliding_window_view(whole, width)[places]
+        return sliding_window_view(self._as(item), width)[places]
 
     def document_starts(self, row: int) -> npt.NDArray[np.uint16]:
         """Return the positions in a row at which documents begin."""
@@ -291,7 +307,9 @@ class Shard:
 
     def word_starts(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Gather the word-start bits of rows: bool [len(rows), sequence_length]."""
-        places = self._word_places[self._checked(rows)]
+        chosen = self.checked(rows)
+        firsts = self._word_firsts[chosen // ROWS_PER_BATCH] * 8
+        places = firsts + chosen % ROWS_PER_BATCH * self.sequence_length  # in bits
         # A row may begin within a byte; the last one is followed by at least the stream's end.
         held = self._gather(np.dtype(np.uint8), places // 8, self.sequence_length // 8 + 2)
         bits = np.unpackbits(held, axis=1, bitorder="little").view(np.bool_)

@@ -239,8 +239,7 @@ class Rows:
         word_starts = np.empty(shape, np.bool_) if words else None
         next_sentence = None
         for shard, local, targets in self._by_shard(rows):
-            copy_rows(*shard.token_stretches(local), targets, tokens)
-            lengths[targets] = shard.lengths[local]
+            copy_rows(shard.columns, shard.checked(local), targets, (tokens, lengths))
             if word_starts is not None:
                 word_starts[targets] = shard.word_starts(local)
             if pairs and shard.packing in PAIRED:

@@ -9,6 +9,7 @@ import numba
 import numpy as np
 
 from corpus.compiled import share_compiled_code
+from corpus.shards import ROWS_PER_BATCH
 from corpus.tokenizer import BOS_ID, EOS_ID
 
 share_compiled_code()
@@ -45,12 +46,17 @@ def walk_feistel(indices, size, half_bits, round_keys, out):  # type: ignore[no-
 
 
 @numba.njit(cache=True, nogil=True)
-def copy_rows(ids, places, targets, tokens):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Copy stretches of a mapped file, widened, into rows of `tokens`."""
+def copy_rows(columns, rows, targets, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Copy rows of a shard (`shards.Columns`) to places of `out`: ids, widened, and lengths."""
+    ids, id_firsts, lengths, length_firsts = columns
+    tokens, reals = out
     width = tokens.shape[1]
-    for at in range(len(places)):
+    for at in range(len(rows)):
+        batch, within = rows[at] // ROWS_PER_BATCH, rows[at] % ROWS_PER_BATCH
+        reals[targets[at]] = lengths[length_firsts[batch] + within]
         row = tokens[targets[at]]
-        held = ids[places[at] : places[at] + width]
+        first = id_firsts[batch] + within * width
+        held = ids[first : first + width]
         for place in range(width):
             row[place] = held[place]
 
