@@ -23,6 +23,7 @@ from corpus.files import (
     state_key,
     write_bytes,
 )
+from corpus.shards import Shard
 from pipeline.index import open_arrow
 from pipeline.parquet import read_table
 
@@ -78,7 +79,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> str:
     return "failing://bucket/x"
 
 
-@pytest.mark.parametrize("read", [open_arrow, read_table])
+@pytest.mark.parametrize("read", [open_arrow, read_table, Shard])
 def test_a_network_that_fails_is_no_damage_of_our_files(
     monkeypatch: pytest.MonkeyPatch,
     read: Callable[[str], Any],
