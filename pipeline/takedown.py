@@ -273,13 +273,15 @@ def _plan(
     parent: Snapshot, config: Pack, shards: Iterable[Sequence[Any]]
 ) -> Iterator[tuple[ShardPlan, tuple[str, int, list[str]]]]:
     counts = count_shards(parent)
-    for *place, number in shards:
-        snapshot, source, split = place
-        plan = cut_split((snapshot, source, split), counts[snapshot, source, split], config)
-        names = [
-            part.name for part in parent.parts if (part.snapshot, part.source) == (snapshot, source)
-        ]
-        yield plan[number], (parent.tokenizer, parent.vocab_size, names)
+    plans = {place: cut_split(place, count, config) for place, count in counts.items()}
+    names: dict[tuple[str, str], list[str]] = {}
+    for part in parent.parts:
+        names.setdefault((part.snapshot, part.source), []).append(part.name)
+    given = {  # one object for all shards of a source
+        place: (parent.tokenizer, parent.vocab_size, parts) for place, parts in names.items()
+    }
+    for snapshot, source, split, number in shards:
+        yield plans[snapshot, source, split][number], given[snapshot, source]
 
 
 def _contents(
