@@ -323,8 +323,8 @@ def _note_holdings(job: Job, counts: Mapping[str, Any]) -> FileEntry:
         each._asdict() | {"document": hash_id(each.document)}
         for each in find_holdings(store, listed)
     ]
-    manifests = [read_manifest(store, each) for each in list_snapshots(store)]
-    traces = list(out_of_reach(store, [each for each in manifests if each is not None], listed))
+    manifests = (read_manifest(store, each) for each in list_snapshots(store))
+    traces = list(out_of_reach(store, (each for each in manifests if each is not None), listed))
     documents = counts.get("documents")  # not counted by a cascade of an older version
     data = {"documents": documents, "sequences": sequences, "out_of_reach": traces}
     write_bytes(job.tree.own(HELD), orjson.dumps(data, option=orjson.OPT_INDENT_2))
