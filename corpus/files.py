@@ -230,6 +230,17 @@ def list_names(root: str) -> list[str]:
         return sorted(name.removeprefix(base) for name in fs.find(base) if is_file_name(name))
 
 
+def list_folders(root: str) -> list[str]:
+    """List the directories right below a root by sorted names; what is in them is not looked at."""
+    with remote_reads(root):
+        fs, base = filesystem(root)
+        if not exists(root):
+            return []
+        below = fs.ls(base, detail=True)
+        paths = (each["name"].rstrip("/") for each in below if each["type"] == "directory")
+        return sorted(path.rsplit("/", 1)[-1] for path in paths)
+
+
 def is_file_name(name: str) -> bool:
     """Tell a file's name from the empty object that stands for a folder of an object store."""
     return not name.endswith("/")

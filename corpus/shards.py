@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from numpy.lib.stride_tricks import sliding_window_view
 
-from corpus.files import is_remote, read_bytes
+from corpus.files import RemoteError, is_remote, read_bytes
 from corpus.tokenizer import BOS_ID, EOS_ID, LEADING_SPECIALS
 
 FORMAT_VERSION = 1
@@ -217,6 +217,8 @@ class Shard:
                 raise pa.ArrowInvalid("its end is missing")
             source.seek(0)
             self._file: pa.Buffer = source.read_buffer()
+        except RemoteError:  # a network that fails says nothing about the shard
+            raise
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{path} is not a whole shard: {error}") from error
         metadata = self.schema.metadata or {}

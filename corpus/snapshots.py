@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from corpus.files import create, exists, join, list_names, read_bytes, write_bytes
+from corpus.files import create, exists, join, list_folders, read_bytes, write_bytes
 from corpus.records import UTF_8, ReadOptions
 
 FORMAT_VERSION = 2
@@ -215,9 +215,12 @@ def newest_label(store: str) -> str | None:
 
 
 def list_snapshots(store: str) -> list[str]:
-    """Return the labels of all complete snapshots, withdrawn ones too."""
-    names = list_names(join(store, "snapshots"))
-    return [name.split("/")[0] for name in names if name.split("/")[1:] == [_MANIFEST]]
+    """Return the labels of all complete snapshots, withdrawn ones too.
+
+    A store holds some ten files a part: they are not listed for it.
+    """
+    labels = list_folders(join(store, "snapshots"))
+    return [label for label in labels if exists(join(snapshot_root(store, label), _MANIFEST))]
 
 
 def withdraw(store: str, label: str, successor: str) -> None:

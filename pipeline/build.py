@@ -240,10 +240,12 @@ def _plan(
             fixed = {place: count for place, count in job.shards.items() if place[0] == snapshot}
             for place, count in fixed.items():
                 plans += cut_split(place, count, job.recipe.pack)
-    return [
-        (plan, (made.fingerprint, made.vocab_size, parts[plan.snapshot][plan.source]))
-        for plan in plans
-    ]
+    given = {  # one object for all shards of a source, as it names all parts of it
+        (snapshot, source): (made.fingerprint, made.vocab_size, names)
+        for snapshot, by_source in parts.items()
+        for source, names in by_source.items()
+    }
+    return [(plan, given[plan.snapshot, plan.source]) for plan in plans]
 
 
 def _contents(job: Job, corpus: Corpus, made: _Made, records: Mapping[str, Records]) -> "Contents":

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from corpus.files import is_remote, read_bytes
+from corpus.files import RemoteError, is_remote, read_bytes
 from corpus.recipe import MEMORY_BYTES
 from corpus.snapshots import Part, Tree
 from pipeline.keys import INDEX_SCHEMA
@@ -61,6 +61,8 @@ def open_arrow(path: str) -> pa.Table:
     try:
         source = pa.BufferReader(read_bytes(path)) if is_remote(path) else pa.memory_map(path)
         return pa.ipc.open_file(source).read_all()
+    except RemoteError:  # a network that fails says nothing about the file
+        raise
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(
             f"{path} is damaged ({error}): delete its snapshot's directory and refresh again"

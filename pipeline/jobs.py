@@ -14,7 +14,9 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -40,6 +42,8 @@ logger = logging.getLogger(__name__)
 # Ray's embedded object store carries task arguments and records only, never text. Guess.
 _OBJECT_STORE_BYTES = 100 * 2**20
 _LOG_EVERY_SECONDS = 10.0
+# Records that are read at a time: in a bucket each takes some 30 ms, whatever its size. Guess.
+_READS_AT_A_TIME = 32
 
 # Stages whose outputs, below work/, only a later stage of the same snapshot needs.
 WORK_STAGES = ("group", "verify", "deal", "judge", "count", "count-words", "add-words")
@@ -101,7 +105,10 @@ class Stages:
             self._run_missing(stage, missing)
             self.seconds[stage] = time.perf_counter() - start
             logger.info("%s: done in %.1f s", stage, self.seconds[stage])
-        return {task.name: read_record(self.root, stage, task.name) for task in tasks}
+        names = [task.name for task in tasks]
+        with ThreadPoolExecutor(_READS_AT_A_TIME) as pool:
+            records = pool.map(lambda name: read_record(self.root, stage, name), names)
+            return dict(zip(names, records, strict=True))
 
     def renew(self, names: Iterable[str]) -> None:
         """Let later stages read these files from the snapshot's own directory."""
@@ -122,15 +129,18 @@ class Stages:
             connect(ray, self.workers, _OBJECT_STORE_BYTES, log_to_driver=False)
             self._started_ray = True
         limit = self._workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        remote = ray.remote(num_cpus=1, max_retries=3)(run_task)
+        remote = ray.remote(num_cpus=1, max_retries=3)(_run_given)
         waiting = list(reversed(missing))
         running: dict[Any, str] = {}
         tree = ray.put(self.tree)  # once, as it may list many files
+        put = _put_shared(ray, missing)
         with _progress(stage, len(missing)) as advance:
             while waiting or running:
                 while waiting and len(running) < limit:
                     task = waiting.pop()
-                    running[remote.remote(tree, stage, task)] = task.name
+                    given = [put.get(id(each), each) for each in task.arguments]
+                    bare = task._replace(arguments=())
+                    running[remote.remote(tree, stage, bare, *given)] = task.name
                 finished, _ = ray.wait(list(running), num_returns=1)
                 for reference in finished:
                     name = running.pop(reference)
@@ -139,8 +149,24 @@ class Stages:
                     advance()
 
 
+def _put_shared(ray: Any, tasks: Sequence[Task]) -> dict[int, Any]:  # noqa: ANN401 - the module
+    """Hand Ray once what several tasks are given: it may list all parts of a corpus.
+
+    Return Ray's references by the identity of the tuple or list.
+    """
+    lists = [each for task in tasks for each in task.arguments if isinstance(each, tuple | list)]
+    shared = {id(each): each for each in lists}
+    given = Counter(map(id, lists))
+    return {key: ray.put(each) for key, each in shared.items() if given[key] > 1}
+
+
+def _run_given(tree: Tree, stage: str, task: Task, *arguments: Any) -> None:  # noqa: ANN401 - any
+    """Do one task, whose arguments come beside it; this is what runs in a worker."""
+    run_task(tree, stage, task._replace(arguments=arguments))
+
+
 def run_task(tree: Tree, stage: str, task: Task) -> None:
-    """Do one task and commit its record; this is what runs in a worker."""
+    """Do one task and commit its record."""
     start = time.perf_counter()
     output = task.function(tree, task.name, *task.arguments)
     record = {

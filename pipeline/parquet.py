@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from corpus.files import is_remote, read_bytes, writing
+from corpus.files import RemoteError, is_remote, read_bytes, writing
 
 # What a row group holds. Measured on 60 MB of prose, documents of 5.2 kB: to read one of them takes
 # 9.1 ms of CPU with groups of 1,024 rows, 2.8 of 256, 2.6 of 128 and 3.8 of 64, where the footer
@@ -56,6 +56,8 @@ def _source_of(path: str) -> Iterator[pa.BufferReader | str]:
     """Give what pyarrow opens for a file of ours; `ValueError` names one it cannot read."""
     try:
         yield pa.BufferReader(read_bytes(path)) if is_remote(path) else path
+    except RemoteError:  # a network that fails says nothing about the file
+        raise
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is damaged or missing: {error}") from error
 

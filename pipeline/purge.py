@@ -10,7 +10,7 @@ merges, the list of repeated lines, checkpoints and what was exported from them.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from corpus.files import exists, join, list_names, remove, remove_tree
@@ -38,6 +38,11 @@ _TEXTS = ("clean/", "nearest/", "index/", "tokens/", "shards/", *_REPORTS)
 _TEXTS_OF_A_PART = ("clean/{}.parquet".format, nearest_path)
 
 
+# What decides which documents of a part are kept, and what was found in such files.
+_DOCUMENTS = ("clean", "duplicates")
+_Looked = dict[tuple[str, ...], list[tuple[dict[str, str], bool]]]
+
+
 class Holding(NamedTuple):
     """Where a document of the list is or was packed: rows of a shard of some snapshots."""
 
@@ -54,15 +59,16 @@ def find_holdings(store: str, forgotten: Forgotten) -> Iterator[Holding]:
     They are looked for in the snapshots that open; a withdrawn one has no shards but theirs.
     """
     lists: dict[tuple[str, str], list[str]] = defaultdict(list)
-    manifests = _manifests(store)
-    for snapshot in manifests:
-        for entry in snapshot.shards:
-            lists[entry.home, entry.path].append(snapshot.label)
+    looked: _Looked = {}
     found = set()
     opened: dict[tuple[str, str], tuple[dict[str, int], list[list[tuple[int, int]]]]] = {}
-    for snapshot in _open_ones(store, manifests):
+    for snapshot in _manifests(store):
+        for entry in snapshot.shards:
+            lists[entry.home, entry.path].append(snapshot.label)
+        if is_withdrawn(store, snapshot.label):
+            continue
         view = Store(store, snapshot.tree(store), snapshot)
-        for row in (row for row, is_kept in covered_by(view, forgotten) if is_kept):
+        for row in (row for row, is_kept in covered_by(view, forgotten, looked) if is_kept):
             entry = shard_of(view, row["snapshot"], row["source"], row["id"])
             shard = entry.home, entry.path
             if shard not in opened:
@@ -74,26 +80,42 @@ def find_holdings(store: str, forgotten: Forgotten) -> Iterator[Holding]:
         yield Holding(identity, tuple(lists[shard]), "/".join(shard), first, last)
 
 
-def _manifests(store: str) -> list[Snapshot]:
+def _manifests(store: str) -> Iterator[Snapshot]:
+    """Give all manifests, one at a time: each names every file of its corpus."""
     found = (read_manifest(store, label) for label in list_snapshots(store))
-    return [each for each in found if each is not None]
+    return (each for each in found if each is not None)
 
 
-def _open_ones(store: str, manifests: Iterable[Snapshot]) -> list[Snapshot]:
-    """Return the snapshots that are not withdrawn."""
-    return [each for each in manifests if not is_withdrawn(store, each.label)]
+def _open_ones(store: str) -> Iterator[Snapshot]:
+    """Give the snapshots that are not withdrawn."""
+    return (each for each in _manifests(store) if not is_withdrawn(store, each.label))
 
 
-def covered_by(view: Store, forgotten: Forgotten) -> Iterator[tuple[dict[str, str], bool]]:
-    """Give the documents of a snapshot that are on the list, and whether each is kept."""
+def covered_by(
+    view: Store, forgotten: Forgotten, looked: _Looked | None = None
+) -> Iterator[tuple[dict[str, str], bool]]:
+    """Give the documents of a snapshot that are on the list, and whether each is kept.
+
+    `looked` remembers what was found in files, of which snapshots share nearly all.
+    """
+    known = {} if looked is None else looked
     for part in view.snapshot.parts:
-        columns = ["id", "source", "url", "text_hash", "snapshot"]
-        path = view.tree.find(f"clean/{part.name}.parquet")
-        rows = read_table(path, columns=columns).to_pylist()
-        covered = [n for n, row in enumerate(rows) if forgotten.covers(row)]
-        if covered:
-            kept = kept_mask(view.tree, part.name, len(rows))
-            yield from ((rows[n], bool(kept[n])) for n in covered)
+        paths = tuple(view.tree.find(f"{kind}/{part.name}.parquet") for kind in _DOCUMENTS)
+        if paths not in known:
+            known[paths] = list(_covered_in(view, part.name, forgotten))
+        yield from known[paths]
+
+
+def _covered_in(
+    view: Store, part: str, forgotten: Forgotten
+) -> Iterator[tuple[dict[str, str], bool]]:
+    columns = [*COVERED_BY, "snapshot"]
+    rows = read_table(view.tree.find(f"clean/{part}.parquet"), columns=columns).to_pylist()
+    covered = [n for n, row in enumerate(rows) if forgotten.covers(row)]
+    if covered:
+        kept = kept_mask(view.tree, part, len(rows))
+        names = ("id", "source", "snapshot")
+        yield from (({name: rows[n][name] for name in names}, bool(kept[n])) for n in covered)
 
 
 def purge(store: str) -> list[str]:
@@ -107,28 +129,26 @@ def purge(store: str) -> list[str]:
 
 
 def _purge(store: str, successor: Snapshot, forgotten: Forgotten) -> list[str]:
-    manifests = _manifests(store)
-    for snapshot in _open_ones(store, manifests):
-        if snapshot.label != successor.label and _holds_any(store, snapshot, forgotten):
-            withdraw(store, snapshot.label, successor.label)
-    for path in _left_over(store, manifests):
+    for label in labels_that_hold(store, forgotten):
+        withdraw(store, label, successor.label)
+    for path in _left_over(store):
         remove(path)
-    complete = [each.label for each in manifests]
+    complete = list_snapshots(store)
     names = list_names(join(store, "snapshots"))
     for label in {name.split("/")[0] for name in names} - set(complete):
         remove_tree(snapshot_root(store, label))
     return [label for label in complete if is_withdrawn(store, label)]
 
 
-def _left_over(store: str, manifests: Sequence[Snapshot]) -> list[str]:
+def _left_over(store: str) -> list[str]:
     """List what is there of withdrawn snapshots' text and no other snapshot needs."""
-    opened = {each.label: each for each in _open_ones(store, manifests)}
-    needed = {(each.home, each.path) for one in opened.values() for each in one.all_files}
-    doomed = set()
-    for snapshot in manifests:
-        if snapshot.label not in opened:
-            doomed |= {(each.home, each.path) for each in snapshot.all_files}
-            doomed |= {(snapshot.label, name) for name in _REPORTS}
+    needed, doomed = set[tuple[str, str]](), set[tuple[str, str]]()
+    for snapshot in _manifests(store):
+        files = {(each.home, each.path) for each in snapshot.all_files}
+        if is_withdrawn(store, snapshot.label):
+            doomed |= files | {(snapshot.label, name) for name in _REPORTS}
+        else:
+            needed |= files
     root = join(store, "snapshots")
     there = {tuple(name.split("/", 1)) for name in list_names(root)}
     gone = ((home, path) for home, path in (doomed - needed) & there if path.startswith(_TEXTS))
@@ -138,31 +158,45 @@ def _left_over(store: str, manifests: Sequence[Snapshot]) -> list[str]:
 def labels_that_hold(store: str, forgotten: Forgotten) -> list[str]:
     """Return the older snapshots on whose files the text of a document of the list still is."""
     newest = open_snapshot(store).label
+    looked: dict[str, bool] = {}
     return [
         snapshot.label
-        for snapshot in _open_ones(store, _manifests(store))
-        if snapshot.label != newest and _holds_any(store, snapshot, forgotten)
+        for snapshot in _open_ones(store)
+        if snapshot.label != newest and _holds_any(store, snapshot, (forgotten, looked))
     ]
 
 
-def _holds_any(store: str, snapshot: Snapshot, forgotten: Forgotten) -> bool:
-    """Tell whether a snapshot has a document of the list, be it in an excerpt alone."""
+def _holds_any(store: str, snapshot: Snapshot, given: tuple[Forgotten, dict[str, bool]]) -> bool:
+    """Tell whether a snapshot has a document of the list, be it in an excerpt alone.
+
+    `given` are the list, and of files looked at before whether they have one.
+    """
+    forgotten, looked = given
     view = Store(store, snapshot.tree(store), snapshot)
-    names = [path_of(part.name) for part in snapshot.parts for path_of in _TEXTS_OF_A_PART]
-    return any(any(_covered(view, name, forgotten)) for name in names)
+    for name in (path_of(part.name) for part in snapshot.parts for path_of in _TEXTS_OF_A_PART):
+        path = view.tree.find(name)
+        if path not in looked:
+            looked[path] = any(_covered(path, forgotten))
+        if looked[path]:
+            return True
+    return False
 
 
 def out_of_reach(store: str, snapshots: Iterable[Snapshot], forgotten: Forgotten) -> Iterator[str]:
     """Name what may still hold a trace of the documents and is not ours to delete."""
     inputs, runs, tokenizers, lines = set(), set(), set(), set()
+    looked: dict[str, set[tuple[str, str, str]]] = {}
+
+    def places_in(path: str) -> set[tuple[str, str, str]]:
+        if path not in looked:
+            rows = _covered(path, forgotten)
+            looked[path] = {(row["snapshot"], row["source"], row["file"]) for row in rows}
+        return looked[path]
+
     for snapshot in snapshots:
-        view = Store(store, snapshot.tree(store), snapshot)
+        tree = snapshot.tree(store)
         kept, dropped = (
-            {
-                (row["snapshot"], row["source"], row["file"])
-                for part in snapshot.parts
-                for row in _covered(view, path_of(part.name), forgotten)
-            }
+            {place for part in snapshot.parts for place in places_in(tree.find(path_of(part.name)))}
             for path_of in _TEXTS_OF_A_PART
         )
         places = kept | dropped
@@ -184,9 +218,8 @@ def out_of_reach(store: str, snapshots: Iterable[Snapshot], forgotten: Forgotten
     yield "checkpoints and exports of runs that this store does not know"
 
 
-def _covered(view: Store, name: str, forgotten: Forgotten) -> Iterator[dict[str, Any]]:
+def _covered(path: str, forgotten: Forgotten) -> Iterator[dict[str, Any]]:
     """Give the documents of a table that are on the list; one that is not there has none."""
-    path = view.tree.find(name)
     if exists(path):
         columns = [*COVERED_BY, "snapshot", "file"]
         yield from filter(forgotten.covers, read_table(path, columns=columns).to_pylist())

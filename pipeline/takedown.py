@@ -273,13 +273,15 @@ def _plan(
     parent: Snapshot, config: Pack, shards: Iterable[Sequence[Any]]
 ) -> Iterator[tuple[ShardPlan, tuple[str, int, list[str]]]]:
     counts = count_shards(parent)
-    for *place, number in shards:
-        snapshot, source, split = place
-        plan = cut_split((snapshot, source, split), counts[snapshot, source, split], config)
-        names = [
-            part.name for part in parent.parts if (part.snapshot, part.source) == (snapshot, source)
-        ]
-        yield plan[number], (parent.tokenizer, parent.vocab_size, names)
+    plans = {place: cut_split(place, count, config) for place, count in counts.items()}
+    names: dict[tuple[str, str], list[str]] = {}
+    for part in parent.parts:
+        names.setdefault((part.snapshot, part.source), []).append(part.name)
+    given = {  # one object for all shards of a source
+        place: (parent.tokenizer, parent.vocab_size, parts) for place, parts in names.items()
+    }
+    for snapshot, source, split, number in shards:
+        yield plans[snapshot, source, split][number], given[snapshot, source]
 
 
 def _contents(
@@ -321,8 +323,8 @@ def _note_holdings(job: Job, counts: Mapping[str, Any]) -> FileEntry:
         each._asdict() | {"document": hash_id(each.document)}
         for each in find_holdings(store, listed)
     ]
-    manifests = [read_manifest(store, each) for each in list_snapshots(store)]
-    traces = list(out_of_reach(store, [each for each in manifests if each is not None], listed))
+    manifests = (read_manifest(store, each) for each in list_snapshots(store))
+    traces = list(out_of_reach(store, (each for each in manifests if each is not None), listed))
     documents = counts.get("documents")  # not counted by a cascade of an older version
     data = {"documents": documents, "sequences": sequences, "out_of_reach": traces}
     write_bytes(job.tree.own(HELD), orjson.dumps(data, option=orjson.OPT_INDENT_2))

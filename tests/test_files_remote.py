@@ -1,5 +1,6 @@
 """What goes wrong over a network is an error that names the path; object stores have no folders."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +23,9 @@ from corpus.files import (
     state_key,
     write_bytes,
 )
+from corpus.shards import Shard
+from pipeline.index import open_arrow
+from pipeline.parquet import read_table
 
 
 class PayloadError(Exception):
@@ -73,6 +77,17 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> str:
     monkeypatch.setitem(_registry, "failing", _Failing)
     monkeypatch.setattr(_Failing, "error", error, raising=False)
     return "failing://bucket/x"
+
+
+@pytest.mark.parametrize("read", [open_arrow, read_table, Shard])
+def test_a_network_that_fails_is_no_damage_of_our_files(
+    monkeypatch: pytest.MonkeyPatch,
+    read: Callable[[str], Any],
+) -> None:
+    """Whoever is told of damage deletes a snapshot, or does not try again."""
+    path = failing(monkeypatch, PayloadError("reset by peer"))
+    with pytest.raises(RemoteError, match="failing://bucket/x could not be read .*reset by peer"):
+        read(path)
 
 
 def test_an_error_of_the_network_is_an_oserror_that_names_the_path(

@@ -1,5 +1,7 @@
 """What a take-down refuses before anything is written, and what it says where nothing is to do."""
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from corpus.lease import holding
 from corpus.snapshots import open_snapshot, snapshot_root
 from pipeline.__main__ import main
 from pipeline.forget import Request, forget, preview, read_ids
-from pipeline.purge import out_of_reach, purge
+from pipeline.parquet import read_table
+from pipeline.purge import find_holdings, labels_that_hold, out_of_reach, purge
 
 
 @pytest.fixture(autouse=True)
@@ -341,3 +344,35 @@ def test_a_dry_run_refuses_what_a_take_down_does(
         assert main([*arguments, *more]) == 2
         errors.append(capsys.readouterr().err)
     assert errors[0] == errors[1]
+
+
+@pytest.mark.parametrize("deliveries", [2, 4])
+def test_a_file_is_looked_through_once_however_many_snapshots_share_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deliveries: int
+) -> None:
+    """Each snapshot of a chain lists all files before it: 100 of them would read them 50 times."""
+    made = Chain(tmp_path, {"partitions": 1, "bands": 4, "rows": 2, "ngram": 1})
+    for n in range(deliveries):
+        made.deliver(Delivery(f"s{n}", {("a", f"{n}.jsonl"): records(f"word{n}", f"other{n}")}))
+    listed = Forgotten(ids=frozenset(map(hash_id, ("a/word0", "a/other1"))))
+    manifests = [open_snapshot(made.store, f"s{n}") for n in range(deliveries)]
+    read = Counter[str]()
+
+    def counting(path: str, **options: Any) -> Any:  # noqa: ANN401 - a table
+        read[path] += 1
+        return read_table(path, **options)
+
+    monkeypatch.setattr("pipeline.purge.read_table", counting)
+    looks: list[Callable[[], Any]] = [
+        lambda: list(find_holdings(made.store, listed)),
+        lambda: labels_that_hold(made.store, Forgotten(ids=frozenset(["none"]))),
+        lambda: list(out_of_reach(made.store, manifests, listed)),
+    ]
+    for look in looks:
+        read.clear()
+        assert look() or look is looks[1]
+        assert len(read) >= deliveries - (look is looks[1])
+        assert set(read.values()) == {1}
+    held = {each.document: each.snapshots for each in find_holdings(made.store, listed)}
+    every = tuple(f"s{n}" for n in range(deliveries))
+    assert held == {"a/word0": every, "a/other1": every[1:]}

@@ -1,7 +1,10 @@
 """Tasks and their records, without Ray: an output exists once its record does."""
 
 import os
+import pickle
 from pathlib import Path
+from threading import Barrier
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -143,3 +146,84 @@ def test_a_sweep_keeps_what_is_listed_and_the_other_records(tmp_path: Path) -> N
     for _ in range(2):
         sweep(root, keep)
         assert list_names(root) == ["clean/a.parquet", "records/clean/a.json", "stats.json"]
+
+
+class Reference:
+    """What Ray gives for what it holds."""
+
+    def __init__(self, value: Any) -> None:  # noqa: ANN401 - any
+        self.value = value
+
+
+class InProcessRay:
+    """Runs what it is sent at once, and notes what it was sent and handed."""
+
+    exceptions = SimpleNamespace(RayTaskError=KeyError)
+
+    def __init__(self) -> None:
+        self.put_values: list[Any] = []
+        self.sent_bytes: list[int] = []
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def put(self, value: Any) -> Reference:  # noqa: ANN401 - any
+        self.put_values.append(value)
+        return Reference(value)
+
+    def remote(self, **_: Any) -> Any:  # noqa: ANN401 - any
+        def send(function: Any) -> Any:  # noqa: ANN401 - any
+            def run(*given: Any) -> Reference:  # noqa: ANN401 - any
+                plain = [each for each in given if not isinstance(each, Reference)]
+                self.sent_bytes.append(len(pickle.dumps(plain)))
+                values = [e.value if isinstance(e, Reference) else e for e in given]
+                return Reference(function(*values))
+
+            return SimpleNamespace(remote=run)
+
+        return send
+
+    def wait(self, running: list[Reference], num_returns: int) -> tuple[list[Reference], None]:
+        return running[:num_returns], None
+
+    def get(self, reference: Reference) -> Any:  # noqa: ANN401 - any
+        return reference.value
+
+
+def count_all(tree: Tree, name: str, every: list[str], number: int, few: tuple[int, int]) -> Output:
+    """Count what is shared by all tasks."""
+    write_bytes(tree.own(f"out/{name}.txt"), str(number).encode())
+    return Output((f"out/{name}.txt",), {"every": len(every), "few": sum(few)})
+
+
+def test_what_tasks_share_is_sent_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of all parts in the arguments of each task would be as many lists as there are."""
+    ray = InProcessRay()
+    monkeypatch.setattr(jobs, "_import_ray", lambda: ray)
+    for parts in (100, 1000):
+        every = [f"web-{n:016x}-00000" for n in range(parts)]
+        tasks = [Task(f"{parts}-{n}", count_all, (every, n, (n, n))) for n in range(5)]
+        done = Stages(Tree(str(tmp_path)), None).run("count", tasks)
+        assert [each.counts for each in done.values()] == [
+            {"every": parts, "few": 2 * n} for n in range(5)
+        ]
+        assert [each for each in ray.put_values if each is every] == [every]
+    assert len(set(ray.sent_bytes[:5] + [each - 1 for each in ray.sent_bytes[5:]])) == 1
+
+
+def test_records_are_read_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a bucket each is a round trip, and a stage may have 100,000 of them."""
+    tasks = [Task(name, shout, (name,)) for name in "abcd"]
+    for task in tasks:
+        run_task(Tree(str(tmp_path)), "talk", task)
+    together = Barrier(len(tasks), timeout=20)
+
+    def read(root: str, stage: str, name: str) -> Record:
+        together.wait()
+        return read_record(root, stage, name)
+
+    monkeypatch.setattr(jobs, "read_record", read)
+    assert list(Stages(Tree(str(tmp_path)), None).run("talk", tasks)) == [*"abcd"]

@@ -5,6 +5,8 @@ from typing import Any
 
 import orjson
 import pytest
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 from pydantic import ValidationError
 
 from corpus.files import join, list_names, read_bytes, write_bytes
@@ -21,6 +23,7 @@ from corpus.snapshots import (
     Tree,
     commit_snapshot,
     find_snapshot,
+    list_snapshots,
     newest_label,
     open_snapshot,
     overdue_takedowns,
@@ -284,3 +287,18 @@ def test_inputs_of_stores_from_before_encodings_keep_their_names() -> None:
     assert "encoding" not in plain.identity[3]
     other = Input(**fields, options=ReadOptions(encoding="latin-1"))
     assert '"encoding":"latin-1"' in other.identity[3]
+
+
+@pytest.mark.parametrize("protocol", ["", "memory://"])
+def test_snapshots_are_listed_without_the_files_in_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    """Every command lists them, and a store of 150,000 parts holds over a million files."""
+    store = f"{protocol}{tmp_path}/store"
+    assert list_snapshots(store) == []
+    for name in ("b/snapshot.json", "a/snapshot.json", "a/clean/x/snapshot.json", "c/stats.json"):
+        write_bytes(join(store, "snapshots", name), b"{}")
+    write_bytes(join(store, "snapshots", "snapshot.json"), b"{}")
+    for filesystem in (LocalFileSystem, MemoryFileSystem):
+        monkeypatch.setattr(filesystem, "find", lambda *_, **__: pytest.fail("all files listed"))
+    assert list_snapshots(store) == ["a", "b"]
