@@ -167,6 +167,16 @@ def test_a_model_of_others_is_used_by_its_architecture(checkpoint: str, tmp_path
         predict(Path(checkpoint), given)
 
 
+def test_a_model_of_several_labels_a_text_is_refused(checkpoint: str, tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        model = AutoModelForSequenceClassification.from_pretrained(
+            checkpoint, num_labels=3, problem_type="multi_label_classification"
+        )
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="may give a text several labels"):
+        predict(tmp_path, tmp_path / "no.txt")
+
+
 def test_a_model_that_lacks_its_head_is_refused(checkpoint: str, tmp_path: Path) -> None:
     """transformers would draw one, and its answers would look like others."""
     model = save(tmp_path, checkpoint, "classification")

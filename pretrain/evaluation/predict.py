@@ -129,6 +129,11 @@ def _describe(directory: str) -> Saved:
     config = open_config(directory)
     names = config.architectures or ["none"]
     kind = next((kind for end, kind in _KINDS.items() if names[0].endswith(end)), None)
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        raise ValueError(
+            f"{directory} may give a text several labels (its config.json has the problem_type "
+            "multi_label_classification), and `predict` gives one: take a model of single labels"
+        )
     if kind is None:
         raise ValueError(
             f"{directory} holds {names[0]}, which has no head for a task: fine-tune it with "
