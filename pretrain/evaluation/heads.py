@@ -61,7 +61,7 @@ def open_tokenizer(checkpoint: str, kind: Kind | None = None) -> Any:  # noqa: A
     if tokenizer.pad_token_id is None:
         raise ValueError(f"the tokenizer of {checkpoint} has no token for padding")
     if getattr(open_config(checkpoint), "type_vocab_size", None) == 1:
-        # BERT's tokenizers give a second text another type, for which this checkpoint has no weights.
+        # BERT's tokenizers give a second text another type, for which there are no weights here.
         known = tokenizer.model_input_names
         tokenizer.model_input_names = [name for name in known if name != "token_type_ids"]
     return tokenizer
