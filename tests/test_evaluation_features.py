@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoTokenizer,
     BertConfig,
     RobertaConfig,
 )
@@ -34,6 +36,7 @@ from pretrain.evaluation.features import (
     token_range,
     word_of_tokens,
 )
+from pretrain.evaluation.heads import open_tokenizer
 from pretrain.evaluation.pieces import fit_pair, template_of, tokens_of, windows
 from pretrain.evaluation.predictions import AnswerPrediction, TagsPrediction, decode
 
@@ -87,6 +90,18 @@ def test_windows_cover_and_overlap(length: int, room: int, stride: int) -> None:
     for (_, stop), (start, after) in pairwise(pieces):
         assert stop - start == min(stride, room // 2)
         assert after > stop
+
+
+def test_types_of_tokens_are_those_the_checkpoint_has(tmp_path: Path) -> None:
+    typed_tokenizer().save_pretrained(tmp_path)
+    for types, expected in ((1, None), (2, ((0, 0, 0, 1, 1),))):
+        RobertaConfig(type_vocab_size=types).save_pretrained(tmp_path)
+        tokenizer = open_tokenizer(str(tmp_path))
+        (feature,) = encode(task_of("classification"), (), [text("a", "b")], tokenizer).features
+        assert feature.type_ids == expected
+        tokenizer.save_pretrained(tmp_path / "saved")
+        saved = AutoTokenizer.from_pretrained(tmp_path / "saved")
+        assert ("token_type_ids" in saved.model_input_names) == (types > 1)
 
 
 def test_far_too_long_texts_are_cut_and_counted() -> None:

@@ -167,6 +167,33 @@ def test_a_model_of_others_is_used_by_its_architecture(checkpoint: str, tmp_path
         predict(Path(checkpoint), given)
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_model_of_others_takes_texts_and_pairs(
+    at_once: int, checkpoint: str, tmp_path: Path
+) -> None:
+    with torch.random.fork_rng():
+        model = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=3)
+    theirs = tmp_path / "theirs"
+    model.save_pretrained(theirs)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (theirs / name).write_bytes((Path(checkpoint) / name).read_bytes())
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text('{"text": "pair"}\n{"text": "red", "pair": "hat"}\n{"text": "red"}\n')
+    found = [orjson.loads(line) for line in predict_files(str(theirs), [str(lines)], None, at_once)]
+    assert [line["id"] for line in found] == ["lines.jsonl:1", "lines.jsonl:2", "lines.jsonl:3"]
+    assert found[1]["probabilities"] != found[2]["probabilities"]
+
+
+def test_a_model_of_several_labels_a_text_is_refused(checkpoint: str, tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        model = AutoModelForSequenceClassification.from_pretrained(
+            checkpoint, num_labels=3, problem_type="multi_label_classification"
+        )
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="may give a text several labels"):
+        predict(tmp_path, tmp_path / "no.txt")
+
+
 def test_a_model_that_lacks_its_head_is_refused(checkpoint: str, tmp_path: Path) -> None:
     """transformers would draw one, and its answers would look like others."""
     model = save(tmp_path, checkpoint, "classification")

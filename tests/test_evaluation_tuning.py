@@ -9,9 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from evaluation_helpers import byte_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel
 from tuning_helpers import KINDS, write_checkpoint, write_task
 
 from pretrain.evaluation import loop, tuning
@@ -224,6 +226,30 @@ def test_the_limit_of_tokens_is_the_lower_one(checkpoint: str) -> None:
     assert max_tokens(checkpoint, tokenizer) == 64
     tokenizer.model_max_length = 10**30
     assert max_tokens(checkpoint, tokenizer) == 64, "66 positions, two of them before the first"
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["bert", "data2vec-text", "esm", "ibert", "luke", "markuplm", "nystromformer", "roberta"],
+)
+def test_the_limit_is_what_an_architecture_takes(architecture: str, tmp_path: Path) -> None:
+    config = AutoConfig.for_model(
+        architecture,
+        vocab_size=9,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=20,
+        pad_token_id=1,
+    )
+    config.save_pretrained(tmp_path)
+    limit = max_tokens(str(tmp_path), byte_tokenizer(max_length=10**30))
+    model = AutoModel.from_config(config).eval()  # type: ignore[no-untyped-call]
+    with torch.inference_mode():
+        model(input_ids=torch.full((1, limit), 5))
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, limit + 1), 5))
 
 
 def test_no_checkpoint_is_told(tasks: dict[str, Task], tmp_path: Path) -> None:

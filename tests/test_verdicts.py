@@ -35,6 +35,14 @@ def test_one_value_has_no_interval() -> None:
         mean_interval([1.0], 0.95)
 
 
+def test_runs_without_a_score_leave_it_undecided() -> None:
+    # Another seed diverged in each setting: one gain is minus, one plus infinity.
+    gain = paired_gain([-math.inf, 1.0, 1.0], [0.0, -math.inf, 0.0], 0.95)
+    assert all(map(math.isnan, gain))
+    assert judge(gain) == "undecided"
+    assert judge(paired_gain([1.0, 1.0, 1.0], [0.0, 0.0, -math.inf], 0.95)) == "undecided"
+
+
 def test_verdicts_by_hand() -> None:
     assert judge(Interval(1.0, 0.1, 1.9)) == "agrees"
     assert judge(Interval(-1.0, -1.9, -0.1)) == "disagrees"

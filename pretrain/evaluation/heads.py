@@ -29,7 +29,10 @@ _HEADS: dict[Kind, str] = {
 }
 # How architectures call the dropout of their layers and of attention: transformers, configuration_*
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
-_SHIFTED = ("camembert", "longformer", "mpnet")
+_SHIFTED = (
+    "camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet",
+    "xmod",
+)  # fmt: skip
 # Tokenizers without a limit say 10^30 (transformers, VERY_LARGE_INTEGER).
 NO_LIMIT = 10**9
 _logging: Any = importlib.import_module("transformers.utils.logging")
@@ -57,18 +60,22 @@ def open_tokenizer(checkpoint: str, kind: Kind | None = None) -> Any:  # noqa: A
         raise ValueError(f"the tokenizer of {checkpoint} is not a fast one: it lacks offsets")
     if tokenizer.pad_token_id is None:
         raise ValueError(f"the tokenizer of {checkpoint} has no token for padding")
+    if getattr(open_config(checkpoint), "type_vocab_size", None) == 1:
+        # BERT's tokenizers give a second text another type, for which there are no weights here.
+        known = tokenizer.model_input_names
+        tokenizer.model_input_names = [name for name in known if name != "token_type_ids"]
     return tokenizer
 
 
-def max_tokens(checkpoint: str, tokenizer: Any) -> int:  # noqa: ANN401
-    """Return how many tokens an input of a checkpoint may have."""
+def max_tokens(checkpoint: str, tokenizer: Any, taken: int = 0) -> int:  # noqa: ANN401
+    """Return how many tokens an input of a checkpoint may have, where some positions are taken."""
     config = open_config(checkpoint)
     limits = [NO_LIMIT, tokenizer.model_max_length]
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None:
         # RoBERTa's kin count positions from the padding id + 1: fairseq, utils.make_positions
         is_shifted = "roberta" in config.model_type or config.model_type in _SHIFTED
-        limits.append(positions - (config.pad_token_id + 1 if is_shifted else 0))
+        limits.append(positions - taken - (config.pad_token_id + 1 if is_shifted else 0))
     return int(min(limits))
 
 

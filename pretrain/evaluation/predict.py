@@ -129,6 +129,11 @@ def _describe(directory: str) -> Saved:
     config = open_config(directory)
     names = config.architectures or ["none"]
     kind = next((kind for end, kind in _KINDS.items() if names[0].endswith(end)), None)
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        raise ValueError(
+            f"{directory} may give a text several labels (its config.json has the problem_type "
+            "multi_label_classification), and `predict` gives one: take a model of single labels"
+        )
     if kind is None:
         raise ValueError(
             f"{directory} holds {names[0]}, which has no head for a task: fine-tune it with "
@@ -172,7 +177,7 @@ def _splits(task: Task, name: str, layout: str, source: tuple[BinaryIO, int]) ->
         if layout == "text":
             yield _plain(task, name, lines, start)
         else:
-            columns = {role: _names(task, role) for role in _roles(task, lines[0])}
+            columns = {role: _names(task, role) for role in _roles(task)}
             changes = {"format": "jsonl", "columns": columns, "encoding": "utf-8"}
             given = task.model_copy(update=changes)
             records = json_records(given, name, b"".join(lines), start + 1)
@@ -180,10 +185,9 @@ def _splits(task: Task, name: str, layout: str, source: tuple[BinaryIO, int]) ->
         start += len(lines)
 
 
-def _roles(task: Task, line: bytes) -> list[str]:
-    """Return what lines of JSON have to have: a pair only where the task has pairs."""
-    has_pair = "pair" in task.columns or (not task.columns and b'"pair"' in line)
-    return [role for role in _ROLES if has_pair or role != "pair"]
+def _roles(task: Task) -> list[str]:
+    """Return what lines of JSON have to have; a pair, if the task does not, they may have."""
+    return [role for role in _ROLES if role != "pair" or role in task.columns]
 
 
 def _names(task: Task, role: str) -> Column:

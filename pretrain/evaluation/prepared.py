@@ -66,9 +66,13 @@ def read(task: Task) -> TaskData:
     return _read(task.model_dump_json(), _states(task))
 
 
-def prepare(task: Task, checkpoint: str) -> Prepared:
-    """Read and tokenize a task for a checkpoint, once in a process."""
-    return _prepare(task.model_dump_json(), _states(task), str(Path(checkpoint).absolute()))
+def prepare(task: Task, checkpoint: str, taken: int = 0) -> Prepared:
+    """Read and tokenize a task for a checkpoint, once in a process.
+
+    Of the checkpoint's positions so many are `taken` by an adapter.
+    """
+    whole = str(Path(checkpoint).absolute())
+    return _prepare(task.model_dump_json(), _states(task), whole, taken)
 
 
 def task_identity(task: Task) -> dict[str, Any]:
@@ -112,11 +116,13 @@ def _read(task: str, states: tuple[tuple[str, int, int], ...]) -> TaskData:
 
 
 @lru_cache(maxsize=2)
-def _prepare(task: str, states: tuple[tuple[str, int, int], ...], checkpoint: str) -> Prepared:
+def _prepare(
+    task: str, states: tuple[tuple[str, int, int], ...], checkpoint: str, taken: int
+) -> Prepared:
     data = _read(task, states)
     given = Task.model_validate_json(task)
     tokenizer = open_tokenizer(checkpoint, given.kind)
-    longest = min(given.max_length, max_tokens(checkpoint, tokenizer))
+    longest = min(given.max_length, max_tokens(checkpoint, tokenizer, taken))
     fitting = given.model_copy(update={"max_length": longest})
     encoded = {
         name: encode(fitting, data.labels, split.examples, tokenizer)

@@ -36,7 +36,7 @@ from pretrain.tensors import read_tensors, write_tensors
 logger = logging.getLogger(__name__)
 
 # Raised by hand whenever reading, encoding, training, decoding or scoring gives other results.
-VERSION = 1
+VERSION = 2
 _LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "numpy")
 _RESULT, _WEIGHTS = "result.json", "weights.safetensors"
 _FINGERPRINT_DIGITS = 32  # of a SHA-256, half of it: collisions are beyond chance
@@ -201,12 +201,18 @@ def trained_models(run: Run, out: str) -> tuple[tuple[nn.Module, ...], tuple[Pre
     results = perform(run, out, with_weights=True)
     if results[0].checksum is None:
         raise ValueError(f"a run on {results[0].task} diverged, it has no weights to save")
-    parts = tuple(prepare(task, run.checkpoint) for task in run.tasks)
+    parts = _prepared(run)
     with alone(run.settings.threads):
         models = make_models(run, [part.data.labels for part in parts])
         path = Path(out) / fingerprint(run) / _WEIGHTS
         _put(models, read_tensors(str(path), results[0].checksum))
     return models, parts
+
+
+def _prepared(run: Run) -> tuple[Prepared, ...]:
+    adapter = run.settings.adapter
+    taken = adapter.positions if adapter else 0
+    return tuple(prepare(task, run.checkpoint, taken) for task in run.tasks)
 
 
 def drop_weights(run: Run, out: str) -> None:
@@ -215,7 +221,7 @@ def drop_weights(run: Run, out: str) -> None:
 
 
 def _perform(run: Run, directory: str) -> tuple[Result, ...]:
-    parts = tuple(prepare(task, run.checkpoint) for task in run.tasks)
+    parts = _prepared(run)
     models = make_models(run, [part.data.labels for part in parts])
     job = Job(models, parts, run.hyperparameters, run.seed, _device(), directory)
     progress, best = learn(job)

@@ -29,13 +29,15 @@ class Interval(NamedTuple):
 
 
 def mean_interval(values: Sequence[float], confidence: float) -> Interval:
-    """Give the mean of at least two values with its interval.
+    """Give the mean of at least two values with its interval; no numbers where one is infinite.
 
     1, 2, 3 at 95 % -> 2 - 4.303 / sqrt(3) to 2 + 4.303 / sqrt(3)
     """
     count = len(values)
     if count < 2:
         raise ValueError(f"an interval needs two values or more, found {count}")
+    if not all(map(math.isfinite, values)):  # a run that diverged has no score to compare
+        return Interval(math.nan, math.nan, math.nan)
     mean = math.fsum(values) / count
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
     reach = float(special.stdtrit(count - 1, (1 + confidence) / 2)) * math.sqrt(variance / count)
