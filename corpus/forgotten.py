@@ -8,16 +8,19 @@ alone, not the same text elsewhere.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import orjson
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from corpus.files import TEMPORARY_SUFFIX, join, list_names, read_bytes
 
 _DIRECTORY, _SUFFIX = "forgotten", ".json"
-# The columns of a document table by which `Forgotten.covers` judges.
+# The columns of a document table by which `Forgotten.which` judges.
 COVERED_BY = ("id", "source", "url", "text_hash")
 
 
@@ -31,15 +34,21 @@ class Forgotten(BaseModel):
     url_prefixes: frozenset[str] = frozenset()
     sources: frozenset[str] = frozenset()
 
-    def covers(self, document: Mapping[str, Any]) -> bool:
-        """Tell whether a document (a row of the document table) stays out."""
-        url = document["url"]
-        return (
-            document["source"] in self.sources
-            or (bool(self.ids) and hash_id(document["id"]) in self.ids)
-            or (url is not None and any(map(url.startswith, self.url_prefixes)))
-            or document["text_hash"].hex() in self.texts
-        )
+    def which(self, documents: pa.Table) -> npt.NDArray[np.bool_]:
+        """Tell which documents of a table with the columns `COVERED_BY` stay out: [rows]."""
+        prefixes = tuple(self.url_prefixes)
+        tests: dict[str, tuple[bool, Callable[[Any], bool]]] = {
+            "source": (bool(self.sources), lambda source: source in self.sources),
+            "id": (bool(self.ids), lambda identity: hash_id(identity) in self.ids),
+            "url": (bool(prefixes), lambda url: url is not None and url.startswith(prefixes)),
+            "text_hash": (bool(self.texts), lambda digest: digest.hex() in self.texts),
+        }
+        found = np.zeros(documents.num_rows, np.bool_)
+        for column, (is_needed, test) in tests.items():
+            if is_needed:
+                values = documents[column].to_pylist()
+                found |= np.fromiter(map(test, values), np.bool_, len(values))
+        return found
 
     def union(self, other: "Forgotten") -> "Forgotten":
         """Return what is on either list."""

@@ -193,11 +193,10 @@ class Cleaner(NamedTuple):
     def _without_forgotten(self, part: Rows, documents: pa.Table) -> pa.Table:
         if self.forgotten.is_empty:
             return documents
+        goes = self.forgotten.which(documents)
         columns = ["id", "source", "url", "text_hash", "snapshot", "file", "position"]
-        rows = documents.select(columns).to_pylist()
-        stays = [not self.forgotten.covers(row) for row in rows]
-        part.drops += [forgotten_row(rows[n]) for n, each in enumerate(stays) if not each]
-        return documents.filter(pa.array(stays, pa.bool_()))
+        part.drops += map(forgotten_row, documents.select(columns).filter(goes).to_pylist())
+        return documents.filter(~goes)
 
 
 def batches(records: Iterable[Read]) -> Iterator[list[Read]]:

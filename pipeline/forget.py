@@ -136,8 +136,9 @@ def make_list(store: str, parent: Snapshot, request: Request) -> Forgotten:
         url_prefixes=frozenset(request.url_prefixes),
     )
     texts: set[str] = set()
-    for _, rows in read_identities(parent, parent.tree(store)):
-        texts |= {row["text_hash"].hex() for row in rows if named.covers(row)}
+    for _, documents in read_identities(parent, parent.tree(store)):
+        hashes = documents.filter(named.which(documents))["text_hash"]
+        texts |= {digest.hex() for digest in hashes.to_pylist()}
     return Forgotten(
         ids=named.ids,
         texts=frozenset(texts),
@@ -259,9 +260,11 @@ def _tell_uncovered(store: str, request: Request) -> Iterator[str]:
     ids, prefixes = dict.fromkeys(request.ids), dict.fromkeys(request.url_prefixes)
     asked = len(ids), len(prefixes)
     for path in _identity_tables(store):
-        for row in read_table(path, columns=["id", "url"]).to_pylist():
-            ids.pop(row["id"], None)
-            for prefix in [each for each in prefixes if (row["url"] or "").startswith(each)]:
+        documents = read_table(path, columns=["id", "url"])
+        for identity in documents["id"].to_pylist() if ids else ():
+            ids.pop(identity, None)
+        for url in documents["url"].drop_null().to_pylist() if prefixes else ():
+            for prefix in [each for each in prefixes if url.startswith(each)]:
                 del prefixes[prefix]
     hint = "" if all("/" in each for each in ids) else "; ids read SOURCE/KEY"
     if ids:
@@ -297,8 +300,8 @@ def _first(names: Collection[str]) -> str:
 def _tell_spared(store: str, snapshot: Snapshot, request: Request) -> Iterator[str]:
     """Name a document for every prefix whose host another URL writes in other letters."""
     wanted = {_with_plain_host(prefix): prefix for prefix in request.url_prefixes}
-    for _, rows in read_identities(snapshot, snapshot.tree(store)) if wanted else ():
-        for url in (row["url"] for row in rows if row["url"] is not None):
+    for _, documents in read_identities(snapshot, snapshot.tree(store)) if wanted else ():
+        for url in documents["url"].drop_null().to_pylist():
             plain = _with_plain_host(url)
             for prefix in [each for each in wanted if plain.startswith(each)]:
                 yield (

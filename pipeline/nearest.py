@@ -216,8 +216,7 @@ def without_forgotten(nearest: pa.Table, forgotten: Forgotten) -> pa.Table:
     """Return the documents of a table that were not taken down."""
     if forgotten.is_empty:
         return nearest
-    rows = nearest.drop_columns(["text"]).to_pylist()
-    return nearest.filter(pa.array([not forgotten.covers(row) for row in rows], pa.bool_()))
+    return nearest.filter(~forgotten.which(nearest))
 
 
 def merge_places(parts: Iterable[Mapping[str, Any]]) -> Places:

@@ -110,12 +110,12 @@ def _covered_in(
     view: Store, part: str, forgotten: Forgotten
 ) -> Iterator[tuple[dict[str, str], bool]]:
     columns = [*COVERED_BY, "snapshot"]
-    rows = read_table(view.tree.find(f"clean/{part}.parquet"), columns=columns).to_pylist()
-    covered = [n for n, row in enumerate(rows) if forgotten.covers(row)]
-    if covered:
-        kept = kept_mask(view.tree, part, len(rows))
-        names = ("id", "source", "snapshot")
-        yield from (({name: rows[n][name] for name in names}, bool(kept[n])) for n in covered)
+    documents = read_table(view.tree.find(f"clean/{part}.parquet"), columns=columns)
+    covered = forgotten.which(documents)
+    if covered.any():
+        kept = kept_mask(view.tree, part, documents.num_rows)[covered]
+        rows = documents.select(["id", "source", "snapshot"]).filter(covered).to_pylist()
+        yield from zip(rows, kept.tolist(), strict=True)
 
 
 def purge(store: str) -> list[str]:
@@ -222,4 +222,5 @@ def _covered(path: str, forgotten: Forgotten) -> Iterator[dict[str, Any]]:
     """Give the documents of a table that are on the list; one that is not there has none."""
     if exists(path):
         columns = [*COVERED_BY, "snapshot", "file"]
-        yield from filter(forgotten.covers, read_table(path, columns=columns).to_pylist())
+        documents = read_table(path, columns=columns)
+        yield from documents.filter(forgotten.which(documents)).to_pylist()

@@ -175,7 +175,7 @@ def count_shards(snapshot: Snapshot) -> dict[tuple[str, str, str], int]:
     return counts
 
 
-def read_identities(snapshot: Snapshot, tree: Tree) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def read_identities(snapshot: Snapshot, tree: Tree) -> Iterator[tuple[str, pa.Table]]:
     """Give each part with what tells whether its documents are on a list.
 
     Among them are those that a rule dropped and whose excerpt is kept.
@@ -185,13 +185,13 @@ def read_identities(snapshot: Snapshot, tree: Tree) -> Iterator[tuple[str, list[
         names, excerpts = [f"clean/{part.name}.parquet"], nearest_path(part.name)
         names += [excerpts] if excerpts in listed else []
         tables = [read_table(tree.find(name), columns=[*COVERED_BY]) for name in names]
-        yield part.name, [row for table in tables for row in table.to_pylist()]
+        yield part.name, pa.concat_tables(tables)
 
 
 def find_affected(snapshot: Snapshot, tree: Tree, forgotten: Forgotten) -> list[str]:
     """Return the names of the parts that hold a document of the list."""
     parts = read_identities(snapshot, tree)
-    return [name for name, rows in parts if any(map(forgotten.covers, rows))]
+    return [name for name, documents in parts if forgotten.which(documents).any()]
 
 
 def _take_out(job: Job, affected: Sequence[str], stages: Stages) -> Snapshot:
@@ -246,12 +246,11 @@ def _written(records: Mapping[str, Record]) -> list[str]:
 def forget_part(tree: Tree, _task: str, name: str, config: Dedup, forgotten: Forgotten) -> Output:
     """Write a part again without the documents of the list, each with its drop row."""
     documents = read_table(tree.find(f"clean/{name}.parquet"))
-    rows = documents.drop_columns(["text", "meta"]).to_pylist()
-    goes = np.array([forgotten.covers(row) for row in rows], np.bool_)
-    removed = [row for row, gone in zip(rows, goes, strict=True) if gone]
+    goes = forgotten.which(documents)
+    removed = documents.drop_columns(["text", "meta"]).filter(goes).to_pylist()
     before = read_table(tree.find(f"dropped/{name}.parquet")).to_pylist()
     drops = drops_table([*before, *map(forgotten_row, removed)])
-    paths = write_part(tree, name, documents.filter(pa.array(~goes)), drops, config)
+    paths = write_part(tree, name, documents.filter(~goes), drops, config)
     excerpts = tree.find(nearest_path(name))
     if exists(excerpts):  # written even if none is left, in the place of those before
         write_table(

@@ -25,6 +25,7 @@ from chain_helpers import (
     tables,
     verdicts,
 )
+from forgotten_helpers import covers
 
 from corpus.files import create, list_names
 from corpus.forgotten import read_forgotten
@@ -94,7 +95,7 @@ def check_purged(store: str) -> None:
         if not is_withdrawn(store, label):
             snapshot = open_snapshot(store, label)
             needed |= {f"{each.home}/{each.path}" for each in snapshot.all_files}
-            assert not any(map(forgotten.covers, tables(store, snapshot, "clean")))
+            assert not any(covers(forgotten, row) for row in tables(store, snapshot, "clean"))
     there = set(list_names(f"{store}/snapshots"))
     texts = {name for name in there if name.split("/")[1] in ("clean", "index", "tokens", "shards")}
     assert texts == texts & needed

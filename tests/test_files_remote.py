@@ -86,7 +86,7 @@ def test_a_network_that_fails_is_no_damage_of_our_files(
 ) -> None:
     """Whoever is told of damage deletes a snapshot, or does not try again."""
     path = failing(monkeypatch, PayloadError("reset by peer"))
-    with pytest.raises(RemoteError, match="failing://bucket/x could not be read .*reset by peer"):
+    with pytest.raises(RemoteError, match=r"failing://bucket/x could not be read .*reset by peer"):
         read(path)
 
 

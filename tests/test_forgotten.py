@@ -4,7 +4,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from forgotten_helpers import SCHEMA, covers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +24,7 @@ def document(**values: Any) -> dict[str, Any]:  # noqa: ANN401 - columns differ 
 def test_nothing_is_covered_by_an_empty_list() -> None:
     nothing = Forgotten()
     assert nothing.is_empty
-    assert not nothing.covers(document(url="https://example.org/a"))
+    assert not covers(nothing, document(url="https://example.org/a"))
 
 
 @pytest.mark.parametrize(
@@ -60,12 +62,12 @@ def test_what_is_covered(
     listed: Forgotten, covered: dict[str, Any], not_covered: dict[str, Any]
 ) -> None:
     assert not listed.is_empty
-    assert not listed.covers(not_covered)
-    assert listed.covers(covered)
+    assert not covers(listed, not_covered)
+    assert covers(listed, covered)
 
 
 def test_an_id_is_listed_by_its_hash_only() -> None:
-    assert not Forgotten(ids=frozenset({"books/1"})).covers(document())
+    assert not covers(Forgotten(ids=frozenset({"books/1"})), document())
 
 
 @given(lists, lists, st.text(max_size=3), st.text(max_size=3))
@@ -73,7 +75,16 @@ def test_a_union_covers_what_one_of_the_lists_does(
     one: Forgotten, other: Forgotten, source: str, url: str
 ) -> None:
     row = document(source=source, url=url)
-    assert one.union(other).covers(row) == (one.covers(row) or other.covers(row))
+    assert covers(one.union(other), row) == (covers(one, row) or covers(other, row))
+
+
+@given(lists, st.lists(st.tuples(names, st.none() | st.text(max_size=3)), max_size=5))
+def test_every_document_of_a_table_is_judged_alone(
+    listed: Forgotten, given_rows: list[tuple[frozenset[str], str | None]]
+) -> None:
+    rows = [document(id="".join(sorted(each)), url=url) for each, url in given_rows]
+    found = listed.which(pa.Table.from_pylist(rows, schema=SCHEMA))
+    assert found.tolist() == [covers(listed, row) for row in rows]
 
 
 @given(st.lists(lists, max_size=4), st.randoms())
