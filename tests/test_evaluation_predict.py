@@ -10,7 +10,7 @@ import orjson
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForMultipleChoice, AutoModelForSequenceClassification
 from tuning_helpers import write_checkpoint, write_task
 
 from pretrain.evaluation.drawing import Curve, chart, confusion, table, text
@@ -182,6 +182,18 @@ def test_a_model_of_others_takes_texts_and_pairs(
     found = [orjson.loads(line) for line in predict_files(str(theirs), [str(lines)], None, at_once)]
     assert [line["id"] for line in found] == ["lines.jsonl:1", "lines.jsonl:2", "lines.jsonl:3"]
     assert found[1]["probabilities"] != found[2]["probabilities"]
+
+
+def test_a_model_of_others_chooses_among_any_options(checkpoint: str, tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        AutoModelForMultipleChoice.from_pretrained(checkpoint).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((Path(checkpoint) / name).read_bytes())
+    asked = [{"context": "rain", "question": "?", "options": ["a"] * n} for n in (2, 5, 1, 3, 2)]
+    lines = tmp_path / "lines.jsonl"
+    lines.write_bytes(b"".join(orjson.dumps(each) + b"\n" for each in asked))
+    found = [line["probabilities"] for line in predict(tmp_path, lines)]
+    assert found == [pytest.approx([1 / n] * n) for n in (2, 5, 3, 2)]
 
 
 def test_a_model_of_several_labels_a_text_is_refused(checkpoint: str, tmp_path: Path) -> None:

@@ -382,7 +382,7 @@ def _choice(task: Task, name: str, values: dict[str, Any], labelled: bool) -> Ch
         raise Unusable("question is no text")
     if not isinstance(options, list) or not all(isinstance(each, str) for each in options):
         raise Unusable("options is no list of texts")
-    if len(options) != task.options:
+    if len(options) != task.options and (labelled or len(options) < 2):
         raise Unusable(f"other than {task.options} options")
     label = _option(values.get("label"), len(options)) if labelled else None
     return ChoiceExample(name, context, question, tuple(options), label)

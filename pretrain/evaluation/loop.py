@@ -307,10 +307,15 @@ def logits_of(
 
 
 def _passes(features: Sequence[Feature]) -> Iterator[list[int]]:
-    """Cut features, longest first, where a pass would hold too many tokens."""
-    order = sorted(range(len(features)), key=lambda at: -features[at].length)
+    """Cut features, most options and longest first, where a pass would hold too many tokens.
+
+    All of a pass have as many options.
+    """
+    rows = [len(feature.input_ids) for feature in features]
+    order = sorted(range(len(features)), key=lambda at: (-rows[at], -features[at].length))
     while order:
-        longest = features[order[0]]
-        count = max(1, _TOKENS_A_PASS // (longest.length * len(longest.input_ids)))
-        yield order[:count]
-        order = order[count:]
+        first = order[0]
+        count = max(1, _TOKENS_A_PASS // (features[first].length * rows[first]))
+        alike = [at for at in order[:count] if rows[at] == rows[first]]
+        yield alike
+        order = order[len(alike) :]
