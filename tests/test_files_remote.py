@@ -24,8 +24,8 @@ from corpus.files import (
     write_bytes,
 )
 from corpus.shards import Shard
-from pipeline.index import open_arrow
 from pipeline.parquet import read_table
+from pipeline.stretch import open_arrow
 
 
 class PayloadError(Exception):
@@ -86,7 +86,7 @@ def test_a_network_that_fails_is_no_damage_of_our_files(
 ) -> None:
     """Whoever is told of damage deletes a snapshot, or does not try again."""
     path = failing(monkeypatch, PayloadError("reset by peer"))
-    with pytest.raises(RemoteError, match="failing://bucket/x could not be read .*reset by peer"):
+    with pytest.raises(RemoteError, match=r"failing://bucket/x could not be read .*reset by peer"):
         read(path)
 
 
