@@ -50,6 +50,9 @@ def table_of(rows: int) -> pa.Table:
                 [[n % 2 > 0 for n in each] for each in lists], pa.large_list(pa.bool_())
             ),
             "maybe": pa.array([n if n % 3 else None for n in range(rows)], pa.int32()),
+            "digest": pa.array(
+                [n.to_bytes(16, "big") if n % 5 else None for n in range(rows)], pa.binary(16)
+            ),
         }
     )
 
