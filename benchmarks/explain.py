@@ -48,10 +48,10 @@ from pipeline.dedup import write_duplicates
 from pipeline.encode import tokens_schema
 from pipeline.explain import explain, open_store
 from pipeline.formats import Documents, lay_documents, write_rows
-from pipeline.index import open_arrow
 from pipeline.jobs import describe_file
 from pipeline.kernels import GOLDEN
 from pipeline.signatures import write_arrow
+from pipeline.stretch import open_arrow
 
 LABEL, SOURCE = "first", "web"
 PER_PART = 100_000

@@ -208,6 +208,13 @@ def read_bytes(path: str) -> bytes:
         return stream.read()
 
 
+def read_range(path: str, start: int, stop: int) -> bytes:
+    """Read the bytes [start, stop) of a file."""
+    with remote_reads(path):
+        fs, name = filesystem(path)
+        return bytes(fs.cat_file(name, start=start, end=stop))
+
+
 def checksum(path: str, start: int = 0, stop: int | None = None) -> str:
     """Return the SHA-256 of a file, or of its bytes [start, stop), in hexadecimal."""
     digest = hashlib.sha256()

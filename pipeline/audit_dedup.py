@@ -39,13 +39,13 @@ from pipeline.index import (
     column_values,
     distinct,
     find_buckets,
-    open_arrow,
 )
 from pipeline.keys import SET_BAND
 from pipeline.order import find_alike
 from pipeline.pairs import Candidates, blocks_of_text, compare, find_candidates, read_texts
 from pipeline.parquet import read_columns, read_table
 from pipeline.signatures import reference_shingles, sign, write_index
+from pipeline.stretch import open_arrow
 from pipeline.witnesses import hash_places
 
 _DROP_NAMES = [name for name in DUPLICATE_SCHEMA.names if name != "row"]

@@ -32,18 +32,11 @@ from pipeline.dedup import (
     read_nodes,
     write_duplicates,
 )
-from pipeline.index import (
-    ROW_BITS,
-    Corpus,
-    KeySearch,
-    UInt64s,
-    column_values,
-    find_buckets,
-    open_arrow,
-)
+from pipeline.index import ROW_BITS, Corpus, KeySearch, UInt64s, column_values, find_buckets
 from pipeline.jobs import Output
 from pipeline.pairs import compare
 from pipeline.parquet import read_table
+from pipeline.stretch import open_arrow
 from pipeline.witnesses import Place, Witnesses, hash_places, read_witnesses, rows_after
 
 # The documents that were taken out of a part, by their row before.

@@ -21,8 +21,17 @@ import pyarrow as pa
 
 from corpus.files import writing
 from corpus.snapshots import Tree
-from pipeline.index import ROW_BITS, Corpus, Int64s, UInt64s, column_values, open_arrow, open_index
+from pipeline.index import (
+    ROW_BITS,
+    Corpus,
+    Int64s,
+    UInt64s,
+    column_values,
+    index_path,
+    look_at,
+)
 from pipeline.jobs import Output
+from pipeline.stretch import Stretched, open_arrow
 
 # Documents with an edge that one task judges, at the default of `memory_bytes`; they take some 550
 # bytes each there, their pairs and strings included (2.46 million: 1.67 GiB, measured with
@@ -44,7 +53,7 @@ class Found(NamedTuple):
 
 def deal_components(tree: Tree, name: str, corpus: Corpus, found: Found, limit: int) -> Output:
     """Deal the documents that have an edge to shares of at most `limit`, whole components each."""
-    rows = [len(open_index(tree, part)) for part in corpus.parts]
+    rows = look_at(tree, lambda part: len(Stretched(index_path(tree, part)).table), corpus.parts)
     bases = np.append(0, np.cumsum(rows)).astype(np.int64)
     path = f"work/deal/{name}.arrow"
     with ExitStack() as stack:

@@ -32,7 +32,6 @@ from pipeline.index import (
     Int64s,
     UInt64s,
     column_values,
-    open_arrow,
     open_index,
     rows_by_part,
 )
@@ -40,6 +39,7 @@ from pipeline.jobs import Output
 from pipeline.order import Ordered, gather_large, make_graph, order_documents, read_work
 from pipeline.parquet import write_table
 from pipeline.preference import scope_of
+from pipeline.stretch import open_arrow
 from pipeline.walk import Verdicts, walk
 
 # Raised by hand when a verdict or a witness changes.

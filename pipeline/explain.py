@@ -20,19 +20,12 @@ from corpus.recipe import Recipe
 from corpus.shards import REORDERED, Shard
 from corpus.snapshots import Part, ShardEntry, Snapshot, Tree, open_snapshot, tokenizer_root
 from corpus.tokenizer import open_tokenizer
-from pipeline.index import (
-    Corpus,
-    Int64s,
-    KeySearch,
-    array_values,
-    column_values,
-    open_arrow,
-    open_index,
-)
+from pipeline.index import Corpus, Int64s, KeySearch, array_values, column_values, open_index
 from pipeline.keys import ID_BAND, salt_of
 from pipeline.parquet import read_row, rows_where
 from pipeline.preference import scope_of
 from pipeline.rows import row_texts
+from pipeline.stretch import open_arrow
 from pipeline.tallies import funnel
 
 _EXCERPT_CHARACTERS = 400
@@ -117,7 +110,9 @@ def _documents(store: Store, identity: str) -> Iterator[tuple[str, dict[str, Any
     key = np.uint64(int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big"))
     for part in _parts_of(store, identity):
         salt = salt_of(scope_of(part.snapshot, part.source, config))
-        keys = KeySearch(store.tree, Corpus((part,), 0)).matching(0, np.array([key ^ salt]))
+        wanted = key ^ salt
+        search = KeySearch(store.tree, Corpus((part,), 0), (int(wanted), int(wanted) + 1))
+        keys = search.matching(0, np.array([wanted]))
         for row in keys.document[keys.band == ID_BAND].tolist():
             if open_index(store.tree, part)["id"][row].as_py() == identity:
                 yield part.name, read_row(store.tree.find(f"clean/{part.name}.parquet"), row)

@@ -9,29 +9,41 @@ It holds one round of new keys at a time. It compares nothing: which documents o
 is for `pairs` to find.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from math import isqrt
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from corpus.files import RemoteError, is_remote, read_bytes
+from corpus.files import is_remote
 from corpus.recipe import MEMORY_BYTES
 from corpus.snapshots import Part, Tree
-from pipeline.keys import INDEX_SCHEMA
+from pipeline.keys import INDEX_SCHEMA, KEY_SCHEMA
 from pipeline.parquet import read_columns
+from pipeline.stretch import Stretched, open_arrow
 
 # New keys that a round of grouping holds at most, at the default of `memory_bytes`. Measured with
 # benchmarks.scale: a worker takes 2.3 GiB where rounds hold 5.5 million, of 10 million documents,
 # mapped files included.
 _KEYS_PER_ROUND = 4_000_000
 
+# Files of keys that a search keeps open: a process of Linux has 65,530 maps by default, and a file
+# takes one. Those beyond are opened again. A guess.
+_MOST_OPEN = 16_384
+# Parts of a bucket that are looked at side by side, as most of the time is waiting. Guess.
+_READS_AT_A_TIME = 16
+
 # A document is (part number, row) packed into one integer, part first.
 ROW_BITS = 32
 
 Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
+Item = TypeVar("Item")
+Seen = TypeVar("Seen")
 
 
 def within(memory_bytes: int, at_default: int) -> int:
@@ -56,22 +68,14 @@ class Corpus(NamedTuple):
         return self.parts[self.settled :]
 
 
-def open_arrow(path: str) -> pa.Table:
-    """Open one of our Arrow files, mapped where it is local; `ValueError` names a damaged one."""
-    try:
-        source = pa.BufferReader(read_bytes(path)) if is_remote(path) else pa.memory_map(path)
-        return pa.ipc.open_file(source).read_all()
-    except RemoteError:  # a network that fails says nothing about the file
-        raise
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): delete its snapshot's directory and refresh again"
-        ) from error
+def index_path(tree: Tree, part: Part) -> str:
+    """Return where the documents of a part's index lie."""
+    return tree.find(f"index/{part.name}.documents.arrow")
 
 
 def open_index(tree: Tree, part: Part) -> pa.Table:
     """Open the documents of a part's index."""
-    return open_arrow(tree.find(f"index/{part.name}.documents.arrow"))
+    return open_arrow(index_path(tree, part))
 
 
 def column_values(table: pa.Table, name: str) -> npt.NDArray[Any]:
@@ -116,15 +120,67 @@ class Buckets(NamedTuple):
         return Buckets(self.number[chosen], self.band[chosen], self.document[chosen])
 
 
-class KeySearch:
-    """The sorted keys of all parts, mapped; what is held at a time is one round of new ones."""
+def look_at(tree: Tree, look: Callable[[Item], Seen], items: Iterable[Item]) -> list[Seen]:
+    """Look at parts one by one, or where they are remote, some at a time."""
+    if not is_remote(tree.root):
+        return [look(each) for each in items]
+    with ThreadPoolExecutor(_READS_AT_A_TIME) as pool:
+        return list(pool.map(look, items))
 
-    def __init__(self, tree: Tree, corpus: Corpus) -> None:
-        """Map the index of every part."""
+
+class Entries(NamedTuple):
+    """What the file of a part's keys holds, in order of the keys: each one's band and row."""
+
+    key: UInt64s
+    band: npt.NDArray[np.uint8]
+    row: npt.NDArray[np.uint32]
+
+
+def _open_part(tree: Tree, corpus: Corpus, span: tuple[int, int], number: int) -> Entries:
+    """Open the keys of a part: a local file, mapped, or of a remote one those of a span."""
+    path = tree.find(f"index/{corpus.parts[number].name}.keys.arrow")
+    file = Stretched(path)
+    table = file.table
+    if not is_remote(path):
+        return Entries(*(column_values(table, name) for name in KEY_SCHEMA.names))
+    start, stop = _rows_between(file, *span)
+    file.need(["band", "row"], start, stop)
+    # Copies, so that what was read around them goes.
+    return Entries(*(column_values(table, n)[start:stop].copy() for n in KEY_SCHEMA.names))
+
+
+def _rows_between(file: Stretched, low: int, high: int) -> tuple[int, int]:
+    """Find the rows with keys of [low, high): looked for where evenly spread keys would lie."""
+    rows = len(file.table)
+    keys = column_values(file.table, "key")
+    slack = 64 + 4 * isqrt(rows)
+    while True:
+        start = max(0, low * rows // 2**64 - slack)
+        stop = min(rows, high * rows // 2**64 + slack)
+        file.need(["key"], start, stop)
+        begins = start == 0 or keys[start] < low
+        if begins and (stop == rows or keys[stop - 1] >= high):
+            break
+        slack *= 8
+    found = keys[start:stop]
+    last = len(found) if high == 2**64 else int(np.searchsorted(found, np.uint64(high)))
+    return start + int(np.searchsorted(found, np.uint64(low))), start + last
+
+
+class KeySearch:
+    """The sorted keys of all parts; what is held at a time is one round of new ones.
+
+    Local files are mapped when they are first looked at. Of remote ones the span of the search is
+    read and held, of settled parts what a round asks for.
+    """
+
+    def __init__(self, tree: Tree, corpus: Corpus, span: tuple[int, int] = (0, 2**64)) -> None:
+        """Prepare to search keys of [low, high), all by default."""
         self._tree = tree
         self._corpus = corpus
-        self._tables = [open_arrow(tree.find(f"index/{p.name}.keys.arrow")) for p in corpus.parts]
-        self._keys = [column_values(table, "key") for table in self._tables]
+        # Of `self` the cache knows nothing: what it holds goes with the search.
+        self._open = partial(_open_part, tree, corpus)
+        self._entries = lru_cache(_MOST_OPEN)(partial(self._open, span))
         self._dropped: dict[int, Int64s] = {}
 
     def rounds(
@@ -142,47 +198,55 @@ class KeySearch:
     def read(self, low: int, high: int) -> Keys:
         """Read the new keys of [low, high), and those of settled survivors that are equal."""
         settled = self._corpus.settled
-        found = [
-            self._take(number, *self._span(number, low, high))
-            for number in range(settled, len(self._keys))
-        ]
+        new = range(settled, len(self._corpus.parts))
+        found = look_at(self._tree, lambda number: self._between(number, low, high), new)
         wanted = distinct(np.concatenate([np.empty(0, np.uint64), *(each.key for each in found)]))
         if len(wanted):
-            found += [self.survivors(self.matching(number, wanted)) for number in range(settled)]
+            found += look_at(
+                self._tree,
+                lambda number: self.survivors(self.matching(number, wanted)),
+                range(settled),
+            )
         return _sorted(found)
 
     def matching(self, number: int, wanted: UInt64s) -> Keys:
         """Return the entries of a part that have one of these keys, given in order."""
-        keys = self._keys[number]
+        entries = self._entries_for(number, wanted)
+        keys = entries.key
         start = np.searchsorted(keys, wanted, side="left")
         count = np.searchsorted(keys, wanted, side="right") - start
         rows = np.repeat(start - np.cumsum(count) + count, count) + np.arange(count.sum())
-        return self._take(number, rows.astype(np.int64))
+        return _keys_of(entries, number, rows.astype(np.int64))
 
     def having(self, wanted: UInt64s) -> Keys:
         """Return the entries of all parts that have one of these keys, in order."""
-        return _sorted([self.matching(number, wanted) for number in range(len(self._keys))])
+        every = range(len(self._corpus.parts))
+        return _sorted(look_at(self._tree, lambda number: self.matching(number, wanted), every))
 
     def of_rows(self, number: int, rows: Int64s) -> Keys:
         """Return all entries of some documents of a part."""
-        owner = column_values(self._tables[number], "row")
-        return self._take(number, np.flatnonzero(np.isin(owner, rows)))
+        entries = self._entries(number)
+        return _keys_of(entries, number, np.flatnonzero(np.isin(entries.row, rows)))
+
+    def _entries_for(self, number: int, wanted: UInt64s) -> Entries:
+        is_held = number >= self._corpus.settled or not is_remote(self._tree.root)
+        if is_held or not len(wanted):
+            return self._entries(number)
+        return self._open((int(wanted[0]), int(wanted[-1]) + 1), number)
 
     def _count_new(self, low: int, high: int) -> int:
-        spans = [self._span(n, low, high) for n in range(self._corpus.settled, len(self._keys))]
-        return sum(span.stop - span.start for (span,) in spans)
+        new = range(self._corpus.settled, len(self._corpus.parts))
+        spans = look_at(self._tree, lambda number: self._span(number, low, high), new)
+        return sum(span.stop - span.start for span in spans)
 
-    def _span(self, number: int, low: int, high: int) -> tuple[slice]:
-        keys = self._keys[number]
+    def _between(self, number: int, low: int, high: int) -> Keys:
+        return _keys_of(self._entries(number), number, self._span(number, low, high))
+
+    def _span(self, number: int, low: int, high: int) -> slice:
+        keys = self._entries(number).key
         start = int(np.searchsorted(keys, np.uint64(low)))
         stop = len(keys) if high == 2**64 else int(np.searchsorted(keys, np.uint64(high)))
-        return (slice(start, stop),)
-
-    def _take(self, number: int, rows: slice | Int64s) -> Keys:
-        table = self._tables[number]
-        document = column_values(table, "row")[rows].astype(np.uint64)
-        document |= np.uint64(number << ROW_BITS)
-        return Keys(self._keys[number][rows], column_values(table, "band")[rows], document)
+        return slice(start, stop)
 
     def survivors(self, keys: Keys) -> Keys:
         """Leave out the entries of documents that were dropped."""
@@ -200,6 +264,12 @@ class KeySearch:
             path = self._tree.find(f"duplicates/{self._corpus.parts[number].name}.parquet")
             self._dropped[number] = column_values(read_columns(path, ["row"]), "row")
         return self._dropped[number]
+
+
+def _keys_of(entries: Entries, number: int, rows: slice | Int64s) -> Keys:
+    """Copy some entries of a part, each with its document."""
+    document = entries.row[rows].astype(np.uint64) | np.uint64(number << ROW_BITS)
+    return Keys(np.array(entries.key[rows]), np.array(entries.band[rows]), document)
 
 
 def _sorted(found: Sequence[Keys]) -> Keys:
@@ -244,10 +314,15 @@ def rows_by_part(documents: UInt64s) -> Iterator[tuple[int, Int64s]]:
 
 def read_column(tree: Tree, corpus: Corpus, documents: UInt64s, name: str) -> pa.ChunkedArray:
     """Read a column of the index for distinct documents given in order."""
+
+    def read(asked: tuple[int, Int64s]) -> pa.ChunkedArray:
+        number, rows = asked
+        file = Stretched(index_path(tree, corpus.parts[number]))
+        file.need([name], int(rows[0]), int(rows[-1]) + 1)
+        return file.table[name].take(pa.array(rows))
+
+    found = look_at(tree, read, rows_by_part(documents))
     type_ = INDEX_SCHEMA.field(name).type
-    found = [pa.chunked_array([], type_)]
-    for number, rows in rows_by_part(documents):
-        found.append(open_index(tree, corpus.parts[number])[name].take(pa.array(rows)))
     return pa.chunked_array([chunk for column in found for chunk in column.chunks], type_)
 
 

@@ -129,7 +129,7 @@ class Stages:
             connect(ray, self.workers, _OBJECT_STORE_BYTES, log_to_driver=False)
             self._started_ray = True
         limit = self._workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        remote = ray.remote(num_cpus=1, max_retries=3)(_run_given)
+        remote = ray.remote(num_cpus=1, max_retries=3)(run_task)
         waiting = list(reversed(missing))
         running: dict[Any, str] = {}
         tree = ray.put(self.tree)  # once, as it may list many files
@@ -160,15 +160,13 @@ def _put_shared(ray: Any, tasks: Sequence[Task]) -> dict[int, Any]:  # noqa: ANN
     return {key: ray.put(each) for key, each in shared.items() if given[key] > 1}
 
 
-def _run_given(tree: Tree, stage: str, task: Task, *arguments: Any) -> None:  # noqa: ANN401 - any
-    """Do one task, whose arguments come beside it; this is what runs in a worker."""
-    run_task(tree, stage, task._replace(arguments=arguments))
+def run_task(tree: Tree, stage: str, task: Task, *beside: Any) -> None:  # noqa: ANN401 - any
+    """Do one task and commit its record; this is what runs in a worker.
 
-
-def run_task(tree: Tree, stage: str, task: Task) -> None:
-    """Do one task and commit its record."""
+    `beside` are its arguments, where they were taken out of it to be sent by reference.
+    """
     start = time.perf_counter()
-    output = task.function(tree, task.name, *task.arguments)
+    output = task.function(tree, task.name, *task.arguments, *beside)
     record = {
         "files": [describe_file(tree.root, path) for path in output.paths],
         "counts": output.counts,

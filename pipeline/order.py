@@ -29,11 +29,11 @@ from pipeline.index import (
     distinct,
     hash_words,
     number_equal,
-    open_arrow,
     read_column,
 )
 from pipeline.pairs import blocks_of_text, read_tokens, similarity_total
 from pipeline.preference import scope_of
+from pipeline.stretch import open_arrow
 from pipeline.walk import Graph, Int32s, Large, adjacency, chunks_of, walk
 
 Float64s = npt.NDArray[np.float64]

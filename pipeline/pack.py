@@ -19,6 +19,7 @@ from corpus.recipe import Pack
 from corpus.shards import TokenIds, shard_schema, token_dtype, write_blocks
 from corpus.snapshots import Tree
 from pipeline.formats import Documents, lay_documents, write_rows
+from pipeline.index import look_at
 from pipeline.jobs import Output
 from pipeline.kernels import Int64s, UInt64s
 from pipeline.plans import offsets_of, open_range
@@ -29,7 +30,7 @@ VERSION = 1
 
 def read_documents(tree: Tree, parts: Sequence[str], low: int, high: int) -> Documents:
     """Read the documents of a hash range in packing order."""
-    ranges = [_read_range(tree, part, low, high) for part in parts]
+    ranges = look_at(tree, lambda part: _read_range(tree, part, low, high), parts)
     order = _packing_order(ranges)
     lengths = np.concatenate([_NONE, *(np.diff(each.token_offsets) for each in ranges)])
     counts = np.concatenate([_NONE, *(np.diff(each.sentence_offsets) for each in ranges)])
@@ -75,9 +76,10 @@ def _read_range(tree: Tree, part: str, low: int, high: int) -> _Range:
         values = pa.array([], table[name].type.value_type)
         if stop > start:
             values = table[name].chunk(0).values.slice(offsets[0], offsets[-1] - offsets[0])
-        arrays.append((values.to_numpy(zero_copy_only=False), offsets - offsets[0]))
+        arrays.append((np.array(values.to_numpy(zero_copy_only=False)), offsets - offsets[0]))
     (ids, token_offsets), (words, _), (sentences, sentence_offsets) = arrays
-    rows = table.slice(start, stop - start)
+    # Copies, so that of all parts no file is held: a process may map some 65,000 of them.
+    rows = table.select(["hash", "id"]).take(pa.array(np.arange(start, stop)))
     return _Range(
         rows["hash"].to_numpy(), rows["id"], ids, words, token_offsets, sentences, sentence_offsets
     )

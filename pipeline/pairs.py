@@ -42,7 +42,6 @@ from pipeline.index import (
     find_buckets,
     hash_words,
     number_equal,
-    open_arrow,
     read_column,
     rows_by_part,
     within,
@@ -52,6 +51,7 @@ from pipeline.kernels import UInt32s
 from pipeline.keys import SET_BAND
 from pipeline.parquet import read_rows
 from pipeline.signatures import shingle_sets, sign, write_arrow
+from pipeline.stretch import open_arrow
 
 # Raised by hand when the edges of a corpus change.
 VERSION = 2
@@ -99,7 +99,6 @@ def group_partition(
 ) -> Output:
     """Find the candidate pairs and the members of shared values in one range of the key space."""
     partition, partitions = share
-    search = KeySearch(tree, corpus)
     schemas = {
         f"work/group/{name}.members.arrow": MEMBER_SCHEMA,
         f"work/group/{name}.pairs.arrow": PAIR_SCHEMA,
@@ -107,6 +106,7 @@ def group_partition(
     }
     counts = {"members": 0, "pairs": 0, "large_buckets": 0, "large_members": 0}
     low, high = partition * 2**64 // partitions, (partition + 1) * 2**64 // partitions
+    search = KeySearch(tree, corpus, (low, high))
     with _writing_tables(tree, schemas) as (of_members, of_pairs, of_large):
         for span in search.rounds(low, high, memory_bytes):
             buckets = find_buckets(search.read(*span), corpus.first_new)

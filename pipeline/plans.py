@@ -3,7 +3,8 @@
 Which documents those are is arithmetic (corpus/membership.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,11 @@ import pyarrow as pa
 from corpus.membership import SPLITS, ShardPlan, cut_split, find_range, split_range
 from corpus.recipe import Pack
 from corpus.snapshots import Tree
-from pipeline.index import Int64s, open_arrow
+from pipeline.index import Int64s, UInt64s
+from pipeline.stretch import Stretched
+
+# Parts that are counted side by side: in a bucket most of it is waiting. Guess.
+_READS_AT_A_TIME = 32
 
 
 def plan_shards(
@@ -19,32 +24,51 @@ def plan_shards(
 ) -> list[ShardPlan]:
     """Cut every (source, split) of a delivery into shards of about the wished size."""
     plans = []
+    ranges = [split_range(split, config.validation_fraction) for split in SPLITS]
     for source in sorted(parts_by_source):
-        for split in SPLITS:
-            low, high = split_range(split, config.validation_fraction)
+        with ThreadPoolExecutor(_READS_AT_A_TIME) as pool:
+            parts = parts_by_source[source]
+            counted = list(pool.map(lambda part: _count_ranges(tree, part, ranges), parts))
+        for number, split in enumerate(SPLITS):
+            low, high = ranges[number]
             if low == high:
                 continue
-            tokens, documents = _count_range(tree, parts_by_source[source], low, high)
+            tokens, documents = (sum(part[number][n] for part in counted) for n in range(2))
             shards = min(documents, -(-tokens * token_bytes // config.shard_size_bytes))
             # One at least: a take-down may bring back a document where there was none.
             plans += cut_split((snapshot, source, split), max(1, shards), config)
     return plans
 
 
-def _count_range(tree: Tree, parts: Sequence[str], low: int, high: int) -> tuple[int, int]:
-    tokens = documents = 0
-    for part in parts:
-        table, start, stop = open_range(tree, part, low, high)
-        offsets = offsets_of(table["token_ids"], start, stop)
-        documents += stop - start
-        tokens += int(offsets[-1] - offsets[0])
-    return tokens, documents
+def _count_ranges(
+    tree: Tree, part: str, ranges: Iterable[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Count the tokens and documents that a part has in some ranges of hashes."""
+    counts = []
+    file, hashes = _open_tokens(tree, part)
+    for low, high in ranges:
+        start, stop = find_range(hashes, low, high)
+        file.need_offsets("token_ids", start, stop)
+        offsets = offsets_of(file.table["token_ids"], start, stop)
+        counts.append((int(offsets[-1] - offsets[0]), stop - start))
+    return counts
+
+
+def _open_tokens(tree: Tree, part: str) -> tuple[Stretched, UInt64s]:
+    file = Stretched(tree.find(f"tokens/{part}.arrow"))
+    file.need(["hash"], 0, len(file.table))
+    return file, file.table["hash"].to_numpy()
 
 
 def open_range(tree: Tree, part: str, low: int, high: int) -> tuple[pa.Table, int, int]:
-    """Open the tokens of a part; return them with the first row of a hash range and its end."""
-    table = open_arrow(tree.find(f"tokens/{part}.arrow"))
-    return table, *find_range(table["hash"].to_numpy(), low, high)
+    """Open the tokens of a part; return them with the first row of a hash range and its end.
+
+    Of a remote file the rows of the range are there, and the hashes.
+    """
+    file, hashes = _open_tokens(tree, part)
+    start, stop = find_range(hashes, low, high)
+    file.need(file.table.column_names, start, stop)
+    return file.table, start, stop
 
 
 def offsets_of(column: pa.ChunkedArray, start: int, stop: int) -> Int64s:

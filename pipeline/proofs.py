@@ -45,9 +45,9 @@ from pipeline.clean import Cleaner, Origin
 from pipeline.cuts import Read, join_inputs, of_file
 from pipeline.encode import Encoder, encode_documents
 from pipeline.explain import Store, shard_documents
-from pipeline.index import open_arrow
 from pipeline.parquet import read_table
 from pipeline.rows import document_tokens, find_broken_rows
+from pipeline.stretch import open_arrow
 from pipeline.takedown import find_affected
 
 logger = logging.getLogger(__name__)

@@ -34,11 +34,12 @@ from corpus.recipe import Recipe
 from corpus.snapshots import Snapshot, Tree, open_snapshot
 from pipeline.boilerplate import VERSION, Boilerplate, hash_lines
 from pipeline.clean import kept_mask
-from pipeline.index import column_values, open_arrow
+from pipeline.index import column_values
 from pipeline.jobs import Output, Stages, Task
 from pipeline.kernels import Int64s, UInt64s
 from pipeline.signatures import write_arrow
 from pipeline.spans import bytes_of
+from pipeline.stretch import open_arrow
 
 # Entries of all runs that one merging task holds: 16 bytes each and as much to sort. Guess.
 _ENTRIES_A_MERGE = 2**24

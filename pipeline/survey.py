@@ -157,7 +157,8 @@ def _tell_languages(paths: list[str], config: Languages) -> Iterator[str]:
     table = pa.concat_tables(tables)
     # Where none was found the record's own label stands, but the verdict goes by what was found.
     found = pa.compute.if_else(pa.compute.equal(table[SCORE], 0), UNDETERMINED, table["language"])
-    coded = found.combine_chunks().dictionary_encode()
+    # Coded first: of a billion labels the letters are too many for one array.
+    coded = found.dictionary_encode().combine_chunks()
     labels, codes = coded.dictionary.to_pylist(), coded.indices.to_numpy()
     scores = table[SCORE].to_numpy()
     counts = np.bincount(codes, minlength=len(labels)).tolist()

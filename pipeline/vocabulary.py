@@ -32,11 +32,12 @@ from corpus.tokenizer import (
 )
 from pipeline.bpe import learn_merges
 from pipeline.clean import kept_mask
-from pipeline.index import column_values, open_arrow
+from pipeline.index import column_values
 from pipeline.jobs import Output
 from pipeline.parquet import read_table
 from pipeline.signatures import write_arrow
 from pipeline.spans import bytes_of
+from pipeline.stretch import open_arrow
 from pipeline.word_counts import Counted, Words
 
 # Raised by hand when the same text gives another tokenizer.

@@ -16,10 +16,11 @@ from corpus.snapshots import Tree
 from pipeline import audit_dedup, pairs
 from pipeline.audit_dedup import check_duplicates, check_index, check_survivors
 from pipeline.explain import Store, open_store
-from pipeline.index import Corpus, UInt64s, open_arrow
+from pipeline.index import Corpus, UInt64s
 from pipeline.pairs import read_texts
 from pipeline.proofs import audit
 from pipeline.signatures import write_arrow
+from pipeline.stretch import open_arrow
 
 CONFIG = {"threshold": 0.4, "bands": 12, "rows": 2, "ngram": 1, "partitions": 1}
 LONG = "a text of its own that nobody else has ever written or read before today"

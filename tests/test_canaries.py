@@ -37,7 +37,7 @@ from pipeline.canaries import (
     to_json,
     two_sided_tails,
 )
-from pipeline.index import column_values, open_arrow
+from pipeline.index import column_values
 from pipeline.kernels import UInt8s, UInt32s, UInt64s
 from pipeline.keys import INDEX_SCHEMA, KEY_SCHEMA
 from pipeline.pairs import group_partition
@@ -46,6 +46,7 @@ from pipeline.signatures import (
     reference_shingles,
     write_arrow,
 )
+from pipeline.stretch import open_arrow
 
 DEFAULT = Dedup()
 CONFIGS = [

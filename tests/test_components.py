@@ -22,8 +22,9 @@ from corpus.snapshots import Tree
 from pipeline import components, pairs
 from pipeline.components import Found, deal_components, documents_of_share
 from pipeline.dedup import judge_share, resolve_parts
-from pipeline.index import Corpus, Keys, KeySearch, open_arrow, within
+from pipeline.index import Corpus, Keys, KeySearch, within
 from pipeline.pairs import group_partition, verify_share
+from pipeline.stretch import open_arrow
 
 CONFIG = Dedup(bands=6, rows=2, ngram=2, threshold=0.4, partitions=2)
 

@@ -28,11 +28,11 @@ from pipeline.encode import (
     encode_part,
     tokens_schema,
 )
-from pipeline.index import open_arrow
 from pipeline.normalize import normalize_text
 from pipeline.parquet import read_table
 from pipeline.reference import words_of
 from pipeline.split import split_sentences
+from pipeline.stretch import open_arrow
 
 # Merges over every boundary that a cut could harm: spaces, newlines, full stops.
 MERGES = [

@@ -25,11 +25,11 @@ from pipeline.explain import (
     show_row,
 )
 from pipeline.forget import Request, forget
-from pipeline.index import open_arrow
 from pipeline.proofs import audit
 from pipeline.refresh import refresh
 from pipeline.rows import document_rows, row_texts
 from pipeline.signatures import write_arrow
+from pipeline.stretch import open_arrow
 
 
 class Made(NamedTuple):

@@ -24,8 +24,8 @@ from corpus.files import (
     write_bytes,
 )
 from corpus.shards import Shard
-from pipeline.index import open_arrow
 from pipeline.parquet import read_table
+from pipeline.stretch import open_arrow
 
 
 class PayloadError(Exception):

@@ -14,19 +14,12 @@ from corpus.recipe import Dedup
 from corpus.snapshots import Tree
 from pipeline import index, pairs
 from pipeline.clean import kept_mask
-from pipeline.index import (
-    ROW_BITS,
-    Corpus,
-    KeySearch,
-    column_values,
-    find_buckets,
-    open_arrow,
-    rows_by_part,
-)
+from pipeline.index import ROW_BITS, Corpus, KeySearch, column_values, find_buckets, rows_by_part
 from pipeline.keys import SET_BAND
 from pipeline.pairs import MEMBER_SCHEMA, PAIR_SCHEMA, group_partition, verify_share
 from pipeline.parquet import read_rows, write_table
 from pipeline.signatures import write_arrow
+from pipeline.stretch import open_arrow
 
 CONFIG = Dedup(bands=4, rows=1, ngram=2, threshold=0.5, partitions=4)
 

@@ -22,9 +22,9 @@ from corpus.files import checksum
 from corpus.snapshots import Snapshot, tokenizer_root
 from corpus.tokenizer import EOS_ID, stored_tokenizer
 from pipeline.explain import Store, explain, open_store, show, show_row
-from pipeline.index import open_arrow
 from pipeline.proofs import audit
 from pipeline.signatures import write_arrow
+from pipeline.stretch import open_arrow
 
 pytestmark = pytest.mark.slow
 

@@ -21,9 +21,10 @@ from corpus.recipe import Recipe, Source, Tokenizer
 from corpus.snapshots import Tree, open_snapshot
 from pipeline import repeats
 from pipeline.boilerplate import Boilerplate, list_lines
-from pipeline.index import column_values, open_arrow
+from pipeline.index import column_values
 from pipeline.refresh import refresh
 from pipeline.repeats import boilerplate, count_part, merge, spell_part
+from pipeline.stretch import open_arrow
 
 
 def write_parts(root: str, parts: Sequence[Sequence[tuple[str, bool]]]) -> Tree:

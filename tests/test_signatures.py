@@ -15,7 +15,6 @@ from corpus.documents import text_hash
 from corpus.recipe import Dedup
 from corpus.snapshots import Tree
 from pipeline import signatures
-from pipeline.index import open_arrow
 from pipeline.keys import EXACT_BAND, ID_BAND, INDEX_SCHEMA, SET_BAND
 from pipeline.signatures import (
     character_class,
@@ -25,6 +24,7 @@ from pipeline.signatures import (
     set_hash,
     sign,
 )
+from pipeline.stretch import open_arrow
 
 SMALL = Dedup(bands=4, rows=2, ngram=2)
 DEFAULT = Dedup()

@@ -20,10 +20,10 @@ from corpus.recipe import Tokenizer as TokenizerConfig
 from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import Tokenizer, byte_alphabet, open_tokenizer, split_words
 from pipeline.clean import kept_mask
-from pipeline.index import open_arrow
 from pipeline.jobs import Output
 from pipeline.parquet import read_table
 from pipeline.refresh import refresh
+from pipeline.stretch import open_arrow
 from pipeline.vocabulary import (
     SAMPLE_RANGE,
     SHARE_BYTES,
