@@ -4,8 +4,8 @@ Every draw is splitmix64 at a counter of the row's key, so no state goes from ro
 positions is a string of bits. What each way of masking means is told in masking.py; a plain version
 of all of them, which this one equals bit by bit, is tests/mask_reference.py.
 
-Cost a row of 512 on one core of an AMD EPYC with AVX2 (benchmarks/masking.py, other work beside it,
-2026-11): fixed 1.0 microseconds, Bernoulli 1.3, spans 3.6, whole words 4.4.
+Cost a row of 512 on one core of an AMD EPYC with AVX2 (benchmarks/masking.py, 2026-11): fixed 0.62
+microseconds, Bernoulli 0.72, spans 2.0, whole words 1.6.
 """
 
 import numba
