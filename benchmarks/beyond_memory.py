@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +25,9 @@ import orjson
 import yaml
 import zstandard
 
-from corpus.archives import InputFile
-from corpus.readers import read_records
-from corpus.records import Record
+from benchmarks.small_files import texts_of
 
-_RECORD_BYTES, _FILE_BYTES = 2**25, 250 * 10**6
+_FILE_BYTES = 250 * 10**6
 _TWIN_EACH, _CHANGED_WORDS = 20, 3
 _V1, _V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
 
@@ -38,12 +35,9 @@ _V1, _V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
 def sentences_of(paths: list[str]) -> list[str]:
     """Return the sentences of documents, of at least four words each."""
     found: list[str] = []
-    for path in paths:
-        with closing(InputFile(path)) as file:
-            for record in read_records(file, "jsonl", _RECORD_BYTES):
-                if isinstance(record, Record):
-                    parts = re.split(r"(?<=[.!?])\s+", record.text)
-                    found += [" ".join(part.split()) for part in parts if part.count(" ") > 3]
+    for text in texts_of(paths):
+        parts = re.split(r"(?<=[.!?])\s+", text)
+        found += [" ".join(part.split()) for part in parts if part.count(" ") > 3]
     return found
 
 

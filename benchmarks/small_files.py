@@ -9,6 +9,7 @@ text in one file of JSON lines, whose ids differ.
 
 import argparse
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -26,13 +27,17 @@ from pipeline.refresh import refresh
 _CHARACTERS, _RECORD_BYTES = 3000, 2**25
 
 
-def write_files(folder: Path, given: list[str], count: int) -> None:
-    """Write so many files, the beginnings of texts, and of their next parts as long as needed."""
-    texts: list[str] = []
-    for path in given:
+def texts_of(paths: Iterable[str]) -> Iterator[str]:
+    """Give the texts of JSON lines."""
+    for path in paths:
         with closing(InputFile(path)) as file:
             records = read_records(file, "jsonl", _RECORD_BYTES)
-            texts += [each.text for each in records if isinstance(each, Record)]
+            yield from (each.text for each in records if isinstance(each, Record))
+
+
+def write_files(folder: Path, given: list[str], count: int) -> None:
+    """Write so many files, the beginnings of texts, and of their next parts as long as needed."""
+    texts = list(texts_of(given))
     pieces = (
         text[turn * _CHARACTERS : (turn + 1) * _CHARACTERS]
         for turn in range(max(map(len, texts)) // _CHARACTERS + 1)

@@ -4,7 +4,6 @@ Which documents those are is arithmetic (corpus/membership.py).
 """
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +11,8 @@ import pyarrow as pa
 from corpus.membership import SPLITS, ShardPlan, cut_split, find_range, split_range
 from corpus.recipe import Pack
 from corpus.snapshots import Tree
-from pipeline.index import Int64s, UInt64s
+from pipeline.index import Int64s, UInt64s, look_at
 from pipeline.stretch import Stretched
-
-# Parts that are counted side by side: in a bucket most of it is waiting. Guess.
-_READS_AT_A_TIME = 32
 
 
 def plan_shards(
@@ -26,9 +22,9 @@ def plan_shards(
     plans = []
     ranges = [split_range(split, config.validation_fraction) for split in SPLITS]
     for source in sorted(parts_by_source):
-        with ThreadPoolExecutor(_READS_AT_A_TIME) as pool:
-            parts = parts_by_source[source]
-            counted = list(pool.map(lambda part: _count_ranges(tree, part, ranges), parts))
+        counted = look_at(
+            tree, lambda part: _count_ranges(tree, part, ranges), parts_by_source[source]
+        )
         for number, split in enumerate(SPLITS):
             low, high = ranges[number]
             if low == high:

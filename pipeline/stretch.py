@@ -6,7 +6,8 @@ what is written takes memory. Rows are there once they were asked for; to look a
 zeros. It costs a request for the size, two for both ends, and one a column and stretch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,19 +21,21 @@ _END_BYTES = 16 * 2**10
 
 def open_arrow(path: str) -> pa.Table:
     """Open one of our Arrow files, mapped where it is local; `ValueError` names a damaged one."""
-    try:
+    with _naming_damage(path):
         source = pa.BufferReader(read_bytes(path)) if is_remote(path) else pa.memory_map(path)
         return pa.ipc.open_file(source).read_all()
+
+
+@contextmanager
+def _naming_damage(path: str) -> Iterator[None]:
+    try:
+        yield
     except RemoteError:  # a network that fails says nothing about the file
         raise
     except (pa.ArrowInvalid, OSError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: str, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path} is damaged ({error}): delete its snapshot's directory and refresh again"
-    )
+        raise ValueError(
+            f"{path} is damaged ({error}): delete its snapshot's directory and refresh again"
+        ) from error
 
 
 class Stretched:
@@ -42,12 +45,8 @@ class Stretched:
         """Open a file; `ValueError` names a damaged one."""
         self._path = path
         self._is_whole = not is_remote(path)
-        try:
+        with _naming_damage(path):
             self.table = open_arrow(path) if self._is_whole else self._open_remote()
-        except RemoteError:
-            raise
-        except (pa.ArrowInvalid, OSError) as error:
-            raise _damaged(path, error) from error
 
     def need(self, names: Iterable[str], start: int, stop: int) -> None:
         """Read some rows of some columns, where they are not there."""

@@ -80,8 +80,14 @@ marked_bits: Any = intrinsic(_code_marked)
 _special_bits: Any = intrinsic(_code_special)
 
 
+@numba.njit(cache=True, nogil=True, forceinline=True)
+def lowest(count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Set the lowest `count` bits, all 64 where it is that or more."""
+    return (_ONE << np.uint64(count)) - _ONE if count < WIDTH else _ALL
+
+
 @numba.njit(cache=True, nogil=True, inline="always")
-def is_special(token, mask_id):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def _is_special(token, mask_id):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Whether a token is never masked: one of the first entries or <mask>."""
     return (np.uint32(token) <= _LAST_SPECIAL) | (token == mask_id)
 
@@ -91,11 +97,10 @@ def special_bits(row, start, length, mask_id):  # type: ignore[no-untyped-def]  
     """Say which of the 64 tokens from `start` on, `start` < `length`, are never masked."""
     left = length - start
     if start + WIDTH <= len(row):
-        found = np.uint64(_special_bits(row, start, mask_id))
-        return found if left >= WIDTH else found & ((_ONE << np.uint64(left)) - _ONE)
+        return np.uint64(_special_bits(row, start, mask_id)) & lowest(left)
     found = np.uint64(0)
     for at in range(left):
-        found |= np.uint64(is_special(row[start + at], mask_id)) << np.uint64(at)
+        found |= np.uint64(_is_special(row[start + at], mask_id)) << np.uint64(at)
     return found
 
 

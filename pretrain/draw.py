@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 from corpus.tokenizer import UNK_ID
-from pretrain.bits import WIDTH, begin_bits, marked_bits, special_bits, trailing_zeros
+from pretrain.bits import WIDTH, begin_bits, lowest, marked_bits, special_bits, trailing_zeros
 from pretrain.kernels import GOLDEN, mix
 
 MASKINGS = ("fixed", "bernoulli", "whole-word", "span")
@@ -96,9 +96,7 @@ def _choose_bernoulli(key, row, length, rule, bits):  # type: ignore[no-untyped-
             both = np.uint64((draw >> _HIGH_32) < parts)
             both |= np.uint64((draw & _LOW_32) < parts) << _ONE
             found |= both << np.uint64(2 * pair)
-        if places < WIDTH:
-            found &= (_ONE << np.uint64(places)) - _ONE
-        bits[word] = found & ~special_bits(row, start, length, mask_id)
+        bits[word] = found & lowest(places) & ~special_bits(row, start, length, mask_id)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -112,8 +110,7 @@ def _find_words(row, length, mask_id, begins, words):  # type: ignore[no-untyped
         starts &= ~specials
         after_special = specials >> _WORD_BITS
         left = starts | specials
-        if length - first < WIDTH:
-            left &= (_ONE << np.uint64(length - first)) - _ONE
+        left &= lowest(length - first)
         while left:
             at = np.uint64(first) + trailing_zeros(left)
             if is_open:
