@@ -70,7 +70,7 @@ def nanoseconds_a_score(length: int) -> list[tuple[str, float, float]]:
     """Time softmax with dropout and its gradient, ours and torch's, on scores in the cache."""
     scores = torch.randn(4, length, length)
     slopes, sums = torch.randn_like(scores), torch.zeros(4, length).numpy()
-    drop, scale, rows = draw_dropout(0.1), np.float32(0.125), (0, length)
+    drop, scale, rows = draw_dropout(0.1), np.float32(0.125), (0, length, length)
     ours: tuple[list[float], list[float]] = ([], [])
     theirs: tuple[list[float], list[float]] = ([], [])
     for _ in range(TIMES + 1):

@@ -69,7 +69,7 @@ def attend(
     query_THK, key_THK, value_THK = (part.flatten(0, 1) for part in parts)
     bounds = reach.bounds_N
     if dropout > 0 and is_fused(query_BSHK):
-        out_THK = attend_spans(query_THK, key_THK, value_THK, _spans(reach, rows, length), dropout)
+        out_THK = _attend_fused((query_THK, key_THK, value_THK), reach, rows, dropout)
     elif bounds is not None and _has_kernel(query_BSHK):
         out_THK = _attend_cut((query_THK, key_THK, value_THK), bounds, length, dropout)
     elif bounds is not None and reach.keys_B11S is None:
@@ -77,6 +77,13 @@ def attend(
     else:
         return _attend_rows(*parts, reach.keys_B11S, dropout)
     return out_THK.view(rows, length, *out_THK.shape[1:])
+
+
+@_disable_dynamo
+def _attend_fused(
+    parts: tuple[Tensor, Tensor, Tensor], reach: Reach, rows: int, dropout: float
+) -> Tensor:
+    return attend_spans(*parts, _spans(reach, rows, len(parts[0]) // rows), dropout)
 
 
 def _spans(reach: Reach, rows: int, length: int) -> Spans:

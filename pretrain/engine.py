@@ -105,6 +105,8 @@ class Engine:
                 dist_init_required=False,
             )
         add_gradients_at_once(self._engine.optimizer)
+        # Torch's compiler looks at all attributes of what enters a part of the model (2.13).
+        warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf")
         # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 deprecates.
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
         self._tools = importlib.import_module("deepspeed.utils")

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from mask_reference import splitmix64
 from numpy.typing import NDArray
 from stage_helpers import unhurried
+from torch import Tensor
 
 from pretrain.loops import Drop, cross_entropy, drop_out, exponential, softmax, softmax_gradient
 
 Floats = NDArray[np.float32]
 GOLDEN = 0x9E3779B97F4A7C15
+SEEDED = torch.Generator().manual_seed(1)
 
 
 def drop_of(probability: float, seed: int = 7) -> Drop:
@@ -37,7 +39,7 @@ def kept(drop: Drop, rows: int, columns: int, first: int = 0) -> NDArray[np.bool
 def test_exponentials_are_right_to_the_last_bits() -> None:
     x = np.linspace(-87, 0, 200_001).astype(np.float32)
     scores, logs = np.stack([x, x])[None, :, :20], np.empty((1, 2), np.float32)
-    softmax(scores, logs, NONE, (0, 2), np.float32(1))  # compiled for a caller first
+    softmax(scores, logs, NONE, (0, 2, 20), np.float32(1))  # compiled for a caller first
     found = np.array([exponential(each) for each in x])
     expected = np.exp(x.astype(np.float64))
     assert np.abs(found / expected - 1).max() < 2.0**-23
@@ -51,7 +53,7 @@ def test_softmax_is_that_of_torch(columns: int, middle: float, spread: float, se
     scores = np.random.default_rng(seed).normal(middle, spread, (2, 3, columns))
     found, logs = scores.astype(np.float32), np.empty((2, 3), np.float32)
     expected = torch.from_numpy(found.copy()).double() * 0.5
-    softmax(found, logs, NONE, (0, 3), np.float32(0.5))
+    softmax(found, logs, NONE, (0, 3, columns), np.float32(0.5))
     assert np.allclose(found, expected.softmax(-1), atol=1e-6)
     assert np.allclose(logs, expected.logsumexp(-1), rtol=1e-5, atol=1e-5)
 
@@ -60,7 +62,7 @@ def test_softmax_is_that_of_torch(columns: int, middle: float, spread: float, se
 def test_what_is_no_number_stays_none_in_its_row(bad: float) -> None:
     scores, logs = np.ones((1, 3, 20), np.float32), np.empty((1, 3), np.float32)
     scores[0, 1, 5] = bad
-    softmax(scores, logs, drop_of(0.1), (0, 3), np.float32(1))
+    softmax(scores, logs, drop_of(0.1), (0, 3, 20), np.float32(1))
     assert np.isnan(scores[0, 1]).any()
     assert np.isnan(logs[0, 1])
     assert np.isfinite(scores[0, [0, 2]]).all()
@@ -123,7 +125,7 @@ def test_dropouts_have_their_rate_and_no_pattern(probability: float) -> None:
 def test_dropout_in_attention_is_that_of_its_rows() -> None:
     scores, logs = np.zeros((3, 4, 50), np.float32), np.empty((3, 4), np.float32)
     drop = drop_of(0.4)
-    softmax(scores, logs, drop, (100, 1000), np.float32(1))
+    softmax(scores, logs, drop, (100, 1000, 50), np.float32(1))
     for head in range(3):
         expected = kept(drop, 4, 50, first=100 + 1000 * head)
         assert ((scores[head] > 0) == expected).all()
@@ -135,7 +137,7 @@ def test_the_gradient_of_softmax_is_that_of_torch(probability: float) -> None:
     random, drop, scale = np.random.default_rng(0), drop_of(probability), np.float32(0.3)
     scores, slopes = (random.normal(0, 3, (2, 5, 33)).astype(np.float32) for _ in range(2))
     logs, forward = np.empty((2, 5), np.float32), scores.copy()
-    softmax(forward, logs, drop, (8, 5), scale)
+    softmax(forward, logs, drop, (8, 5, 33), scale)
 
     x = torch.from_numpy(scores.copy()).double().requires_grad_()
     mask = kept(drop, 10, 33, first=8).reshape(2, 5, 33)
@@ -143,7 +145,7 @@ def test_the_gradient_of_softmax_is_that_of_torch(probability: float) -> None:
     torch.autograd.backward(out, torch.from_numpy(slopes).double())
     sums = (logs, (forward * slopes).sum(-1))
     again, gradient = scores.copy(), slopes.copy()
-    softmax_gradient(again, gradient, sums, drop, (8, 5), scale)
+    softmax_gradient(again, gradient, sums, drop, (8, 5, 33), scale)
     assert x.grad is not None
     assert np.allclose(again, forward, atol=1e-6)
     assert np.allclose(forward, out.detach(), atol=1e-6)
@@ -168,3 +170,75 @@ def test_losses_and_gradients_are_those_of_torch(entries: int, spread: float, se
     assert x.grad is not None
     assert np.allclose(logits, x.grad, atol=1e-6)
     assert not logits[2].any()
+
+
+def halves_of(x: Tensor) -> NDArray[np.uint16]:
+    """The bits of numbers as bfloat16."""
+    found: NDArray[np.uint16] = x.bfloat16().view(torch.uint16).numpy()
+    return found
+
+
+def floats_of(bits: NDArray[np.uint16]) -> Tensor:
+    """Numbers by their bits as bfloat16."""
+    return torch.from_numpy(bits).view(torch.bfloat16).float()
+
+
+def is_rounded(half: NDArray[np.uint16], whole: Floats) -> bool:
+    """Tell whether numbers are those in bfloat16, but for the last bits of what was rounded."""
+    return np.allclose(floats_of(half), whole, rtol=2.0**-8 * 1.001, atol=1e-6)
+
+
+def test_bfloat16_is_read_and_rounded_as_torch_does() -> None:
+    every = torch.arange(2**16).to(torch.uint16).view(torch.bfloat16).float()
+    source = halves_of(every.view(64, 1024))
+    target = np.empty_like(source)
+    drop_out(source, target, NONE, 0)
+    assert torch.equal(floats_of(target).flatten().nan_to_num(7.5), every.nan_to_num(7.5))
+    drop_out(source, target, Drop(np.uint32(0), np.float32(1 / 0.9), np.uint64(0)), 0)
+    expected = (every * float(np.float32(1 / 0.9))).bfloat16().float()
+    # Torch rounds the product to 32 bits first, too.
+    assert torch.equal(floats_of(target).flatten().nan_to_num(7.5), expected.nan_to_num(7.5))
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3])
+def test_bfloat16_is_worked_on_as_float32(probability: float) -> None:
+    """And what lies beyond the queries and keys is left as it is."""
+    drop, scale, rows = drop_of(probability), np.float32(0.3), (8, 5, 33)
+    scores, slopes = (torch.randn(2, 7, 40, generator=SEEDED) for _ in range(2))
+    halves = [halves_of(each) for each in (scores, slopes)]
+    floats = [floats_of(each).numpy() for each in halves]
+    logs, half_logs = (np.empty((2, 5), np.float32) for _ in range(2))
+    forward, half_forward = floats[0].copy(), halves[0].copy()
+    softmax(forward, logs, drop, rows, scale)
+    softmax(half_forward, half_logs, drop, rows, scale)
+    assert np.allclose(logs, half_logs, rtol=1e-6)
+    assert is_rounded(half_forward[:, :5, :33], forward[:, :5, :33])
+    assert (half_forward[:, 5:] == halves[0][:, 5:]).all()
+    assert (half_forward[:, :, 33:] == halves[0][:, :, 33:]).all()
+
+    softmax_gradient(*floats, (logs, logs), drop, rows, scale)
+    softmax_gradient(*halves, (logs, logs), drop, rows, scale)
+    for half, whole in zip(halves, floats, strict=True):
+        assert is_rounded(half, whole)
+
+
+def test_a_loss_of_bfloat16_is_that_of_float32() -> None:
+    half = halves_of(torch.randn(3, 50, generator=SEEDED))
+    whole = floats_of(half).numpy()
+    bias, labels = np.linspace(-1, 1, 50).astype(np.float32), np.array([4, -100, 49])
+    losses, half_losses = np.empty(3, np.float32), np.empty(3, np.float32)
+    cross_entropy(whole, bias, labels, losses)
+    cross_entropy(half, bias, labels, half_losses)
+    assert np.allclose(losses, half_losses, rtol=1e-6)
+    assert is_rounded(half, whole)
+    assert not half[1].any()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.nan])
+def test_what_is_no_bfloat16_stays_none(bad: float) -> None:
+    half = halves_of(torch.full((1, 50), bad))
+    drop_out(half, half, drop_of(0.5), 0)
+    assert not floats_of(half).isfinite().any()
+    half = halves_of(torch.tensor([[[1.0, bad, 2.0]]]))
+    softmax(half, np.empty((1, 1), np.float32), NONE, (0, 1, 3), np.float32(1))
+    assert floats_of(half).isnan().any()
