@@ -12,9 +12,9 @@ after the other in this process, with as many threads as OMP_NUM_THREADS says:
 Rates are by the clock and by CPU seconds; the latter stand where other programs run beside.
 
 Same shapes, batch, optimizer, dropout and precision (fp32); the first steps are not counted. Tokens
-are real ones. With --fast ours is measured again with torch.compile, in fp32 and, where this CPU
-has instructions for it, in bf16; else the row says so. --profile lists the costliest operations of
-our step.
+are real ones. With --fast ours is measured again with torch.compile and, where this CPU has
+instructions for it, in bf16 with and without, beside the `Trainer` in bf16 (its `bf16=True`); else
+a row says so. --profile lists the costliest operations of our step.
 """
 
 import argparse
@@ -148,7 +148,7 @@ class _Clock(TrainerCallback):
             self.start = now()
 
 
-def trainer_rate(parsed: argparse.Namespace) -> Rates:
+def trainer_rate(parsed: argparse.Namespace, bf16: bool = False) -> Rates:
     """Train the same by the Trainer and return real tokens a second."""
     snapshot = open_snapshot(parsed.store)
     shape = model_shape(parsed.preset, snapshot)
@@ -185,6 +185,7 @@ def trainer_rate(parsed: argparse.Namespace) -> Rates:
             logging_strategy="no",
             disable_tqdm=True,
             use_cpu=True,
+            bf16=bf16,
         )
         collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
         trainer = Trainer(model, arguments, collator, rows, callbacks=[clock])
@@ -217,23 +218,26 @@ def main() -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     shape = f"{parsed.preset}, {parsed.batch} rows, {torch.get_num_threads()} threads"
     print(f"{shape}, {torch.backends.cpu.get_cpu_capability()}")
+    is_bf16 = parsed.fast and has_bf16(CPU)
     theirs = trainer_rate(parsed)
-    ours = our_rate(recipe(), parsed.profile)
-    lines = {"ours, fp32": ours, "Hugging Face, fp32": theirs}
+    lines = {"Hugging Face, fp32": theirs}
+    if is_bf16:
+        lines["Hugging Face, bf16"] = trainer_rate(parsed, bf16=True)
+    lines["ours, fp32"] = our_rate(recipe(), parsed.profile)
     if parsed.fast:
         lines["ours, fp32 + compile"] = our_rate(recipe(compile=True))
-    if parsed.fast and has_bf16(CPU):
-        lines["ours, bf16 + compile"] = our_rate(
-            recipe(precision="bf16", compile=True, zero_stage=1)
-        )
+    if is_bf16:
+        half = {"precision": "bf16", "zero_stage": 1}
+        lines["ours, bf16"] = our_rate(recipe(**half))
+        lines["ours, bf16 + compile"] = our_rate(recipe(**half, compile=True))
     print(f"{'':22} {'tokens/s':>10} {'ratio':>6} {'a CPU s':>10} {'ratio':>6}")
     for name, rates in lines.items():
         columns = (
             f"{one:10,.0f} {one / other:6.2f}" for one, other in zip(rates, theirs, strict=True)
         )
         print(f"{name:22} {' '.join(columns)}")
-    if parsed.fast and not has_bf16(CPU):
-        print("ours, bf16 + compile   not measured: this CPU has no instructions for bf16")
+    if parsed.fast and not is_bf16:
+        print("ours, bf16             not measured: this CPU has no instructions for bf16")
     return 0
 
 
