@@ -119,7 +119,7 @@ class Pretrain(Section):
         False, description="less memory for a third more work: only layer inputs are kept"
     )
     compile: bool = Field(
-        False, description="by torch.compile; needs a C++ compiler; fp32 on a CPU is slower with it"
+        False, description="by torch.compile; needs a C++ compiler; on a CPU it gains nothing"
     )
     vocabulary_multiple: int | None = Field(
         None, ge=1, description="logits are over a vocabulary rounded up to it; absent: 64 on a GPU"

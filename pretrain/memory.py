@@ -6,7 +6,7 @@ idea): its weight, its gradient in fp32 (with bf16 also the microbatch's own in 
 on a master weight in fp32, and two moments. Stage 1 shares out master weights and moments over the
 ranks, stage 2 gradients too, stage 3 weights too. Activations are what the backward pass finds
 again (Korthikanti et al. 2022, section 4, with our residual layout and without a score matrix, as
-attention is fused), and the logits with their gradient: as on a GPU. On a CPU in fp32 the logits
+attention is fused), and the logits with their gradient: as on a GPU. On a CPU the logits
 are made in pieces of 64 MB and dropouts kept as seeds, but the embedding's gradient is there twice
 (fused.py). The libraries' own buffers, an allocator's gaps, a padded copy of the vocabulary and the
 checkpoint on its way out are not in it.
