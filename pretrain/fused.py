@@ -378,7 +378,7 @@ def _sum_losses(
 
 
 def _add_product(sum_VD: Tensor, left_VR: Tensor, right_RD: Tensor) -> None:
-    """Add a product to a sum in fp32; that of bfloat16 is summed in fp32 and rounded once."""
+    """Add a product to a sum in fp32; of bfloat16 the product is rounded, the sum is not."""
     if left_VR.dtype == sum_VD.dtype:
         sum_VD.addmm_(left_VR, right_RD)
     else:
