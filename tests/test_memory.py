@@ -76,7 +76,12 @@ def test_a_share_that_does_not_divide_is_rounded_up() -> None:
 
 @pytest.mark.parametrize(("preset", "length"), [("tiny", 64), ("small", 128)])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_activations_are_what_autograd_keeps(preset: str, length: int, precision: str) -> None:
+@pytest.mark.parametrize("keeps_logits", [False, True])
+def test_activations_are_what_autograd_keeps(
+    preset: str, length: int, precision: str, keeps_logits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if keeps_logits:  # as on a GPU; on a CPU none are
+        monkeypatch.setattr("pretrain.model.is_fused", lambda x: False)
     shape = fit_preset(preset, 3000, length)
     config = Pretrain.model_validate({"precision": precision, "dropout": 0.0})
     model = MaskedLanguageModel(shape, 0.0, 0)
@@ -99,7 +104,7 @@ def test_activations_are_what_autograd_keeps(preset: str, length: int, precision
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     found = sum(storage.nbytes() for place, storage in kept.items() if place not in weights)
     counted = saved_bytes(shape, config, rows, slots)
-    if precision == "fp32":  # on a CPU no logits are kept
+    if not keeps_logits:
         counted -= rows * slots * shape.vocab_size * 4
     assert found == pytest.approx(counted, rel=0.05)
 
