@@ -16,7 +16,7 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from corpus.arguments import INTERRUPTED, at_least_one, parse
-from corpus.files import absolute
+from corpus.files import absolute, check_absolute_in_job
 from corpus.recipe import Recipe, load_recipe
 from corpus.snapshots import open_snapshot
 from pipeline.outcome import Outcome
@@ -125,6 +125,7 @@ def _add_viewers(commands: Any) -> None:  # noqa: ANN401 - argparse's own type i
     command.set_defaults(run=_explain)
     command = commands.add_parser("audit", help="recompute every proof; exit 1 where one fails")
     command.add_argument("store")
+    _add_workers(command)
     command.set_defaults(run=_audit)
     command = commands.add_parser("show", help="say what a store holds; decode a row")
     command.add_argument("store")
@@ -268,10 +269,13 @@ def _explain(parsed: argparse.Namespace) -> int:
 
 def _audit(parsed: argparse.Namespace) -> int:
     from pipeline.explain import open_store
+    from pipeline.jobs import Pool
     from pipeline.proofs import audit
 
-    store = open_store(parsed.store)
-    outcome = audit(store)
+    check_absolute_in_job("store", parsed.store)
+    store = open_store(absolute(parsed.store))
+    with Pool(parsed.workers) as pool:
+        outcome = audit(store, pool)
     for line in outcome.not_checked:
         print(f"not checked: {line}")
     for line in outcome.problems:

@@ -5,13 +5,14 @@ follows may rest on that index. Every duplicate is compared with its surviving w
 readable reference. All survivors that share a band are compared with each other, and none may be
 alike.
 
-It holds 17 bytes a document and 25 a duplicate of the corpus (some 60 each while they are sorted),
-one part while signing, a round of keys while it searches survivors, and of all texts a block at a
-time (see `pairs`).
+It holds 25 bytes a duplicate of the corpus and as many a witness, some 60 each while they are
+sorted; a task one part while signing, a round of keys while it searches survivors, and of all texts
+a block (see `pairs`).
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,57 +20,60 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corpus.documents import (
-    DUPLICATE_SCHEMA,
-    digest_rows,
-    digest_table,
-    format_digest,
-    text_hash,
-)
-from corpus.files import remove
+from corpus.documents import DIGEST_MODULUS, DUPLICATE_SCHEMA, digest_table, text_hash
 from corpus.recipe import Dedup
 from corpus.snapshots import Part, Tree
 from pipeline.dedup import METHODS, Node, read_nodes
 from pipeline.explain import Store
 from pipeline.index import (
     ROW_BITS,
-    Int64s,
+    Corpus,
     KeySearch,
     UInt64s,
     column_values,
     distinct,
     find_buckets,
+    rows_by_part,
 )
+from pipeline.jobs import HERE, Pool
 from pipeline.keys import SET_BAND
 from pipeline.order import find_alike
 from pipeline.pairs import Candidates, blocks_of_text, compare, find_candidates, read_texts
 from pipeline.parquet import read_columns, read_table
 from pipeline.signatures import reference_shingles, sign, write_index
 from pipeline.stretch import open_arrow
-from pipeline.witnesses import hash_places
+from pipeline.witnesses import hash_columns
 
+# The columns of duplicates that stand in their drop rows, and what they are called there.
 _DROP_NAMES = [name for name in DUPLICATE_SCHEMA.names if name != "row"]
+_RENAMED = {"method": "rule", "similarity": "value"}
+_DROP_COLUMNS = [_RENAMED.get(name, name) for name in _DROP_NAMES]
+# Where a document of a part is from.
+_PLACE = ("id", "file", "position")
 
 
-def check_index(store: Store) -> Iterator[str]:
-    """Sign every document again and compare with the stored index, part after part."""
-    with tempfile.TemporaryDirectory() as scratch:
-        for part in store.snapshot.part_list():
-            yield from _check_part(store, part.name, Tree(scratch))
+def check_index(store: Store, pool: Pool = HERE) -> Iterator[str]:
+    """Sign every document again and compare with the stored index."""
+    parts = store.snapshot.part_list()
+    for problems in pool.map("signatures", _check_part, parts, store.tree, store.recipe.dedup):
+        yield from problems
 
 
-def _check_part(store: Store, name: str, scratch: Tree) -> Iterator[str]:
-    documents = read_table(store.tree.find(f"clean/{name}.parquet"))
+def _check_part(part: Part, tree: Tree, config: Dedup) -> list[str]:
+    documents = read_table(tree.find(f"clean/{part.name}.parquet"))
     hashes = [text_hash(text) for text in documents["text"].to_pylist()]
     place = documents.schema.get_field_index("text_hash")
     field = documents.schema.field(place)
     again = documents.set_column(place, field, pa.array(hashes, field.type))
-    for path in write_index(scratch, name, again, store.recipe.dedup):
-        stored, made = open_arrow(store.tree.find(path)), open_arrow(scratch.own(path))
-        differs = _first_difference(stored, made)
-        if differs is not None:
-            yield f"{path}: its documents signed again give another {differs}"
-        remove(scratch.own(path))
+    problems = []
+    with tempfile.TemporaryDirectory() as directory:
+        scratch = Tree(directory)
+        for path in write_index(scratch, part.name, again, config):
+            stored, made = open_arrow(tree.find(path)), open_arrow(scratch.own(path))
+            differs = _first_difference(stored, made)
+            if differs is not None:
+                problems.append(f"{path}: its documents signed again give another {differs}")
+    return problems
 
 
 def _first_difference(stored: pa.Table, made: pa.Table) -> str | None:
@@ -81,8 +85,26 @@ def _first_difference(stored: pa.Table, made: pa.Table) -> str | None:
     return next((name for name in made.schema.names if stored[name] != made[name]), None)
 
 
-class _Places(NamedTuple):
-    """All documents by a hash of where each came from, and whether it was kept.
+class _Duplicates(NamedTuple):
+    """Duplicates in order, each with its witness, the number of the method and the similarity.
+
+    A witness is a hash of its place at first, and the document once that is found.
+    """
+
+    own: UInt64s
+    witness: UInt64s
+    method: npt.NDArray[np.uint8]
+    similarity: npt.NDArray[np.float64]
+
+    def where(self, chosen: Any) -> "_Duplicates":  # noqa: ANN401 - a slice or a mask
+        """Return some of them."""
+        return _Duplicates(
+            self.own[chosen], self.witness[chosen], self.method[chosen], self.similarity[chosen]
+        )
+
+
+class _Witnesses(NamedTuple):
+    """Documents by a hash of their places, in order of these, and whether each was kept.
 
     Two with one hash (one in 2^64) could show a sound store as wrong, never the reverse.
     """
@@ -91,157 +113,148 @@ class _Places(NamedTuple):
     documents: UInt64s
     kept: npt.NDArray[np.bool_]
 
-    def find(self, rows: list[dict[str, Any]], prefix: str) -> Int64s:
-        """Return where each of the documents that rows name stands here; -1: nowhere."""
-        if not len(self.hashes):
-            return np.full(len(rows), -1)
-        wanted = hash_places(
-            (row[f"{prefix}snapshot"], row[f"{prefix}id"], row[f"{prefix}file"],
-             row[f"{prefix}position"]) for row in rows
-        )  # fmt: skip
-        at = np.minimum(np.searchsorted(self.hashes, wanted), len(self.hashes) - 1)
-        return np.where(self.hashes[at] == wanted, at, -1)
+
+_Numbered = tuple[int, Part]  # a part with its place in the corpus
 
 
-def _read_places(store: Store) -> _Places:
-    found = [(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.bool_))]
-    for number, part in enumerate(store.corpus.parts):
-        path = store.tree.find(f"clean/{part.name}.parquet")
-        rows = read_columns(path, ["id", "file", "position"]).to_pylist()
-        hashes = hash_places(
-            (part.snapshot, row["id"], row["file"], row["position"]) for row in rows
-        )
-        documents = np.arange(len(rows), dtype=np.uint64) | np.uint64(number << ROW_BITS)
-        kept = np.ones(len(rows), np.bool_)
-        dropped = _dropped_rows(store, part)
-        kept[dropped[(dropped >= 0) & (dropped < len(rows))]] = False
-        found.append((hashes, documents, kept))
-    order = np.argsort(np.concatenate([each[0] for each in found]), kind="stable")
-    return _Places(
-        np.concatenate([each[0] for each in found])[order],
-        np.concatenate([each[1] for each in found])[order],
-        np.concatenate([each[2] for each in found])[order],
-    )
-
-
-def _dropped_rows(store: Store, part: Part) -> Int64s:
-    path = store.tree.find(f"duplicates/{part.name}.parquet")
-    rows: Int64s = column_values(read_columns(path, ["row"]), "row")
-    return rows
-
-
-class _Duplicates(NamedTuple):
-    """Duplicates in order, each with its witness, the number of the method and the similarity."""
-
-    own: UInt64s
-    witness: UInt64s
-    method: npt.NDArray[np.uint8]
-    similarity: npt.NDArray[np.float64]
-
-    def cut(self, start: int, stop: int) -> "_Duplicates":
-        """Return a run of them."""
-        span = slice(start, stop)
-        return _Duplicates(
-            self.own[span], self.witness[span], self.method[span], self.similarity[span]
-        )
-
-
-def check_duplicates(store: Store) -> Iterator[str]:
+def check_duplicates(store: Store, pool: Pool = HERE) -> Iterator[str]:
     """Check every duplicate against its witness, and that each has its drop row."""
-    places = _read_places(store)
-    expected = 0
-    sound = [_as_duplicates([], (np.empty(0, np.int64), np.empty(0, np.int64)), places)]
-    for number, part in enumerate(store.corpus.parts):
-        rows = read_table(store.tree.find(f"duplicates/{part.name}.parquet")).to_pylist()
-        expected += digest_rows([row[name] for name in _DROP_NAMES] for row in rows)
-        own, witness = places.find(rows, ""), places.find(rows, "witness_")
-        faults = [
-            _fault(row, number, places, (at, of))
-            for row, at, of in zip(rows, own.tolist(), witness.tolist(), strict=True)
-        ]
-        yield from (fault for fault in faults if fault is not None)
-        good = np.array([fault is None for fault in faults], np.bool_)
-        chosen = [row for row, fault in zip(rows, faults, strict=True) if fault is None]
-        sound.append(_as_duplicates(chosen, (own[good], witness[good]), places))
-    yield from _check_drop_rows(store, expected)
-    yield from _check_pairs(store, _joined(sound))
+    parts = list(enumerate(store.corpus.parts))
+    read = list(pool.map("duplicates", _read_duplicates, parts, store.tree))
+    for problems, _, _ in read:
+        yield from problems
+    if sum(balance for *_, balance in read) % DIGEST_MODULUS:
+        yield "the drop rows of deduplication are not the rows of its duplicates"
+    found = _joined([each for _, each, _ in read])
+    witnesses = _find_witnesses(store, distinct(found.witness), pool)
+    at = np.searchsorted(witnesses.hashes, found.witness)
+    is_there = np.isin(found.witness, witnesses.hashes)
+    survived = is_there.copy()
+    survived[is_there] = witnesses.kept[at[is_there]]
+    yield from _name(store, found.own[~is_there], "there is no such document")
+    yield from _name(store, found.own[is_there & ~survived], "its witness did not survive")
+    pairs = found.where(survived)._replace(witness=witnesses.documents[at[survived]])
+    given = store.tree, store.corpus
+    ends = pairs.own, pairs.witness
+    config = store.recipe.dedup
+    blocks = [
+        pairs.where(slice(*span)) for span in blocks_of_text(*given, ends, config.memory_bytes)
+    ]
+    for problems in pool.map("witnesses", _check_pairs, blocks, *given, config):
+        yield from problems
 
 
 def _joined(found: list[_Duplicates]) -> _Duplicates:
-    return _Duplicates(
-        np.concatenate([each.own for each in found]),
-        np.concatenate([each.witness for each in found]),
-        np.concatenate([each.method for each in found]),
-        np.concatenate([each.similarity for each in found]),
+    return _Duplicates(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
+
+
+def _read_duplicates(given: _Numbered, tree: Tree) -> tuple[list[str], _Duplicates, int]:
+    """Read the duplicates of a part, each with a hash of its witness's place.
+
+    Return what is wrong with the others, and the digest of all less that of their drop rows.
+    """
+    number, part = given
+    table = read_table(tree.find(f"duplicates/{part.name}.parquet"))
+    documents = read_columns(tree.find(f"clean/{part.name}.parquet"), _PLACE)
+    faults = [_fault(row, part, documents) for row in table.to_pylist()]
+    problems = [fault for fault in faults if fault is not None]
+    sound = table.filter(pa.array([fault is None for fault in faults], pa.bool_()))
+    duplicates = _Duplicates(
+        column_values(sound, "row").astype(np.uint64) | np.uint64(number << ROW_BITS),
+        _hash_places([sound[f"witness_{name}"] for name in ("snapshot", *_PLACE)]),
+        np.array([METHODS.index(each) for each in sound["method"].to_pylist()], np.uint8),
+        sound["similarity"].fill_null(np.nan).to_numpy(),
     )
+    balance = digest_table(table, _DROP_NAMES)
+    for drops in drop_tables(tree, part):
+        balance -= digest_table(drops.filter(pc.equal(drops["stage"], "dedup")), _DROP_COLUMNS)
+    return problems, duplicates, balance
 
 
-def _as_duplicates(
-    rows: list[dict[str, Any]], ends: tuple[Int64s, Int64s], places: _Places
-) -> _Duplicates:
-    similarity = [np.nan if row["similarity"] is None else row["similarity"] for row in rows]
-    return _Duplicates(
-        places.documents[ends[0]],
-        places.documents[ends[1]],
-        np.array([METHODS.index(row["method"]) for row in rows], np.uint8),
-        np.array(similarity, np.float64),
-    )
-
-
-def _fault(row: dict[str, Any], number: int, places: _Places, found: tuple[int, int]) -> str | None:
-    """Say what is wrong with a row of duplicates before any text is read."""
-    own, witness = found
-    what = (
-        f"{row['id']} ({row['file']}, record {row['position']}), duplicate of {row['witness_id']}"
-    )
-    document = number << ROW_BITS | row["row"]
-    if own < 0 or witness < 0 or int(places.documents[own]) != document:
-        return f"{what}: there is no such document"
-    if not places.kept[witness]:
-        return f"{what}: its witness did not survive"
+def _fault(row: dict[str, Any], part: Part, documents: pa.Table) -> str | None:
+    """Say what is wrong with a row of duplicates before any witness is looked for."""
+    at = row["row"]
+    there = documents.slice(at, 1).to_pylist() if 0 <= at < len(documents) else []
+    place = {name: row[name] for name in _PLACE}
+    if row["snapshot"] != part.snapshot or there != [place]:
+        return f"{_tell(row)}: there is no such document"
     if row["method"] not in METHODS:
-        return f"{what}: there is no method {row['method']}"
+        return f"{_tell(row)}: there is no method {row['method']}"
     return None
 
 
-def _check_drop_rows(store: Store, expected: int) -> Iterator[str]:
-    columns = [{"method": "rule", "similarity": "value"}.get(name, name) for name in _DROP_NAMES]
-    found = 0
-    for table in drop_tables(store):
-        found += digest_table(table.filter(pc.equal(table["stage"], "dedup")), columns)
-    if format_digest(found) != format_digest(expected):
-        yield "the drop rows of deduplication are not the rows of its duplicates"
+def _tell(row: Mapping[str, Any]) -> str:
+    return (
+        f"{row['id']} ({row['file']}, record {row['position']}), duplicate of {row['witness_id']}"
+    )
 
 
-def drop_tables(store: Store) -> Iterator[pa.Table]:
-    """Give the drop rows of every part, of its rules and of deduplication."""
-    for part in store.snapshot.parts:
-        for kind in ("", ".dedup"):
-            yield read_table(store.tree.find(f"dropped/{part.name}{kind}.parquet"))
+def _name(store: Store, documents: UInt64s, what: str) -> Iterator[str]:
+    """Give what is wrong with some duplicates."""
+    for number, rows in rows_by_part(documents):
+        path = store.tree.find(f"duplicates/{store.corpus.parts[number].name}.parquet")
+        asked = set(rows.tolist())
+        yield from (
+            f"{_tell(row)}: {what}" for row in read_table(path).to_pylist() if row["row"] in asked
+        )
+
+
+def _hash_places(columns: Sequence[pa.ChunkedArray]) -> UInt64s:
+    return hash_columns([each.cast(pa.string()) for each in columns])
+
+
+def _find_witnesses(store: Store, wanted: UInt64s, pool: Pool) -> _Witnesses:
+    """Find the documents whose places have these hashes."""
+    parts = list(enumerate(store.corpus.parts)) if len(wanted) else []
+    found = list(pool.map("places", _find_in_part, parts, store.tree, wanted))
+    hashes = np.concatenate([np.empty(0, np.uint64), *(each.hashes for each in found)])
+    order = np.argsort(hashes, kind="stable")
+    return _Witnesses(
+        hashes[order],
+        np.concatenate([np.empty(0, np.uint64), *(each.documents for each in found)])[order],
+        np.concatenate([np.empty(0, np.bool_), *(each.kept for each in found)])[order],
+    )
+
+
+def _find_in_part(given: _Numbered, tree: Tree, wanted: UInt64s) -> _Witnesses:
+    number, part = given
+    table = read_columns(tree.find(f"clean/{part.name}.parquet"), _PLACE)
+    snapshot = pa.chunked_array([pa.repeat(part.snapshot, len(table))])
+    hashes = _hash_places([snapshot, *(table[name] for name in _PLACE)])
+    at = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
+    rows = np.flatnonzero(wanted[at] == hashes)
+    path = tree.find(f"duplicates/{part.name}.parquet")
+    dropped = column_values(read_columns(path, ["row"]), "row")
+    documents = rows.astype(np.uint64) | np.uint64(number << ROW_BITS)
+    return _Witnesses(hashes[rows], documents, ~np.isin(rows, dropped))
+
+
+def drop_tables(tree: Tree, part: Part) -> Iterator[pa.Table]:
+    """Give the drop rows of a part, of its rules and of deduplication."""
+    for kind in ("", ".dedup"):
+        yield read_table(tree.find(f"dropped/{part.name}{kind}.parquet"))
 
 
 _Text = tuple[Node, str]  # a document and its text
 
 
-def _check_pairs(store: Store, duplicates: _Duplicates) -> Iterator[str]:
-    """Compare duplicates with their witnesses, a block of texts at a time."""
-    given = store.tree, store.corpus
-    config = store.recipe.dedup
-    ends = duplicates.own, duplicates.witness
-    for start, stop in blocks_of_text(*given, ends, config.memory_bytes):
-        block = duplicates.cut(start, stop)
-        documents = distinct(np.concatenate([block.own, block.witness]))
-        texts = dict(read_texts(*given, documents))
-        nodes = {
-            node.document: (node, texts[node.document])
-            for node in read_nodes(store.tree, config, store.corpus, documents)
-        }
-        for own, witness, method, similarity in zip(
-            *(each.tolist() for each in block), strict=True
-        ):
-            pair = nodes[own], nodes[witness]
-            for complaint in _check_pair(pair, (METHODS[method], similarity), config):
-                yield f"{_describe(pair)}: {complaint}"
+def _check_pairs(duplicates: _Duplicates, tree: Tree, corpus: Corpus, config: Dedup) -> list[str]:
+    """Compare duplicates with their witnesses by the texts of both."""
+    documents = distinct(np.concatenate([duplicates.own, duplicates.witness]))
+    texts = dict(read_texts(tree, corpus, documents))
+    nodes = {
+        node.document: (node, texts[node.document])
+        for node in read_nodes(tree, config, corpus, documents)
+    }
+    problems = []
+    columns = (column.tolist() for column in duplicates)
+    for own, witness, method, similarity in zip(*columns, strict=True):
+        pair = nodes[own], nodes[witness]
+        problems += [
+            f"{_describe(pair)}: {complaint}"
+            for complaint in _check_pair(pair, (METHODS[method], similarity), config)
+        ]
+    return problems
 
 
 def _describe(pair: tuple[_Text, _Text]) -> str:
@@ -279,30 +292,42 @@ def _similarity(text: str, other: str, config: Dedup) -> float:
     return len(one & two) / len(one | two)
 
 
-def check_survivors(store: Store) -> Iterator[str]:
+def check_survivors(store: Store, pool: Pool = HERE) -> Iterator[str]:
     """Show that no two survivors with one id, text or shingle set, or alike, share a band."""
-    corpus = store.corpus
-    search = KeySearch(store.tree, corpus)
-    for low, high in search.rounds(0, 2**64, store.recipe.dedup.memory_bytes):
+    config = store.recipe.dedup
+    shares = config.partitions
+    bounds = [2**64 * n // shares for n in range(shares + 1)]
+    ranges = list(pairwise(bounds))
+    for problems in pool.map("survivors", _search, ranges, store.tree, store.corpus, config):
+        yield from problems
+
+
+def _search(span: tuple[int, int], tree: Tree, corpus: Corpus, config: Dedup) -> list[str]:
+    """Name the survivors that are alike by a key of [low, high)."""
+
+    def ids(documents: UInt64s) -> str:
+        return " and ".join(node.id for node in read_nodes(tree, config, corpus, documents))
+
+    search = KeySearch(tree, corpus, span)
+    problems = []
+    for low, high in search.rounds(*span, config.memory_bytes):
         buckets = find_buckets(search.survivors(search.read(low, high)), np.uint64(0))
         values = buckets.band >= SET_BAND
         for number in np.unique(buckets.number[values]).tolist():
             chosen = buckets.document[buckets.number == number]
-            yield f"{_ids(store, chosen)}: survive with one id, text or set of shingles"
-        candidates = find_candidates(store.tree, corpus, buckets.where(~values))
-        for left, right, similarity in _alike(store, candidates):
-            names = _ids(store, np.array([left, right], np.uint64))
-            yield f"{names}: survive with similarity {similarity:.4f}"
+            problems.append(f"{ids(chosen)}: survive with one id, text or set of shingles")
+        candidates = find_candidates(tree, corpus, buckets.where(~values))
+        for left, right, similarity in _alike((tree, corpus, config), candidates):
+            names = ids(np.array([left, right], np.uint64))
+            problems.append(f"{names}: survive with similarity {similarity:.4f}")
+    return problems
 
 
-def _alike(store: Store, candidates: Candidates) -> Iterator[tuple[int, int, float]]:
-    given = store.tree, store.corpus
-    for found in candidates.pairs(store.recipe.dedup.memory_bytes):
-        rows = compare(*given, (found[:, 0], found[:, 1]), store.recipe.dedup)
+def _alike(
+    given: tuple[Tree, Corpus, Dedup], candidates: Candidates
+) -> Iterator[tuple[int, int, float]]:
+    tree, corpus, config = given
+    for found in candidates.pairs(config.memory_bytes):
+        rows = compare(tree, corpus, (found[:, 0], found[:, 1]), config)
         yield from ((left, right, shared / total) for left, right, shared, total in rows.tolist())
-    yield from find_alike(*given, store.recipe.dedup, candidates.large)
-
-
-def _ids(store: Store, documents: UInt64s) -> str:
-    nodes = read_nodes(store.tree, store.recipe.dedup, store.corpus, documents)
-    return " and ".join(node.id for node in nodes)
+    yield from find_alike(tree, corpus, config, candidates.large)

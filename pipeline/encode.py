@@ -248,7 +248,8 @@ def _last_of_run(data: UInt8s, stop: int, classes: UInt8s, letter: int) -> tuple
 
 
 @lru_cache(maxsize=2)
-def _encoder(store: str, fingerprint: str) -> Encoder:
+def open_encoder(store: str, fingerprint: str) -> Encoder:
+    """Open the encoder of a store's tokenizer; the process keeps it."""
     # A task has one core, also where the reference encodes.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return Encoder(stored_tokenizer(tokenizer_root(store, fingerprint), fingerprint))
@@ -272,7 +273,7 @@ def encode_part(tree: Tree, _task: str, name: str, tokenizer: tuple[str, str]) -
     """Encode the kept documents of one part with a store's tokenizer (store, fingerprint)."""
     documents = read_columns(tree.find(f"clean/{name}.parquet"), KEPT_COLUMNS)
     mask = kept_mask(tree, name, len(documents))
-    table, counts = encode_documents(documents, mask, _encoder(*tokenizer))
+    table, counts = encode_documents(documents, mask, open_encoder(*tokenizer))
     path = f"tokens/{name}.arrow"
     write_arrow(tree.own(path), table)
     return Output((path,), {"name": name, **counts})

@@ -25,16 +25,25 @@ from corpus.lease import Lease, holding
 from corpus.recipe import LABEL_PATTERN
 from corpus.snapshots import (
     Snapshot,
+    Tree,
     find_snapshot,
     list_snapshots,
     open_snapshot,
     read_manifest,
 )
 from pipeline.explain import Store
+from pipeline.jobs import HERE, Pool
 from pipeline.outcome import Outcome
 from pipeline.parquet import read_table
 from pipeline.purge import covered_by, find_holdings, labels_that_hold
-from pipeline.takedown import HELD, finish_killed, point_head_at, read_identities
+from pipeline.takedown import (
+    HELD,
+    Held,
+    finish_killed,
+    identity_files,
+    point_head_at,
+    read_identities,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +73,17 @@ def forget(store: str, label: str, request: Request, workers: int | None = None)
         return Outcome(complete, 0, 0.0, {})
     check_absolute_in_job("store", store)
     open_snapshot(store)  # where no store is, no lease shall be left either
-    with holding(store, f"take-down {label}") as lease:
-        return _forget(store, label, request, (workers, lease))
+    # One Ray for all that is looked through and done, where it is wanted.
+    with holding(store, f"take-down {label}") as lease, Pool(workers) as pool:
+        return _forget(store, label, request, (workers, lease, pool))
 
 
-def _forget(store: str, label: str, request: Request, given: tuple[int | None, Lease]) -> Outcome:
+def _forget(
+    store: str, label: str, request: Request, given: tuple[int | None, Lease, Pool]
+) -> Outcome:
     start = time.perf_counter()
-    finished = finish_killed(store, *given)  # an earlier one, or this one begun before
+    workers, lease, pool = given
+    finished = finish_killed(store, workers, lease)  # an earlier one, or this one begun before
     complete = find_snapshot(store, label)
     if complete is not None:
         _check_same_request(store, label, request)
@@ -79,10 +92,10 @@ def _forget(store: str, label: str, request: Request, given: tuple[int | None, L
         return Outcome(complete, 0, time.perf_counter() - start, {})
     parent = open_snapshot(store)
     _check_sources(parent, request)
-    listed = make_list(store, parent, request)
+    listed = make_list(store, parent, request, pool)
     if not create(forgotten_path(store, label), listed.to_bytes()):
         _check_same_request(store, label, request)
-    outcome = finish_killed(store, *given)
+    outcome = finish_killed(store, workers, lease)
     if outcome is not None:
         return outcome
     logger.info("no document of %s is on the list: no snapshot is made", parent.label)
@@ -129,22 +142,26 @@ def _check_same_request(store: str, label: str, request: Request) -> None:
         raise ValueError(f"{label} is another take-down: give this one a label of its own")
 
 
-def make_list(store: str, parent: Snapshot, request: Request) -> Forgotten:
+def make_list(store: str, parent: Snapshot, request: Request, pool: Pool = HERE) -> Forgotten:
     """Return what joins the suppression list: the request and the texts that it names."""
     named = Forgotten(
         ids=frozenset(map(hash_id, request.ids)),
         url_prefixes=frozenset(request.url_prefixes),
     )
-    texts: set[str] = set()
-    for _, documents in read_identities(parent, parent.tree(store)):
-        hashes = documents.filter(named.which(documents))["text_hash"]
-        texts |= {digest.hex() for digest in hashes.to_pylist()}
+    found = pool.map("take-down", _texts_named, identity_files(parent), parent.tree(store), named)
     return Forgotten(
         ids=named.ids,
-        texts=frozenset(texts),
+        texts=frozenset().union(*found),
         url_prefixes=named.url_prefixes,
         sources=frozenset(request.sources),
     )
+
+
+def _texts_named(held: Held, tree: Tree, named: Forgotten) -> set[str]:
+    """Return the hashes of the texts of a part's documents that are named."""
+    documents = read_identities(held, tree)
+    hashes = documents.filter(named.which(documents))["text_hash"]
+    return {digest.hex() for digest in hashes.to_pylist()}
 
 
 def read_ids(path: str) -> list[str]:
@@ -300,7 +317,8 @@ def _first(names: Collection[str]) -> str:
 def _tell_spared(store: str, snapshot: Snapshot, request: Request) -> Iterator[str]:
     """Name a document for every prefix whose host another URL writes in other letters."""
     wanted = {_with_plain_host(prefix): prefix for prefix in request.url_prefixes}
-    for _, documents in read_identities(snapshot, snapshot.tree(store)) if wanted else ():
+    for held in identity_files(snapshot) if wanted else ():
+        documents = read_identities(held, snapshot.tree(store))
         for url in documents["url"].drop_null().to_pylist():
             plain = _with_plain_host(url)
             for prefix in [each for each in wanted if plain.startswith(each)]:

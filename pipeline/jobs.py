@@ -18,7 +18,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from rich.console import Console
@@ -38,6 +39,8 @@ from corpus.files import (
 from corpus.snapshots import Tree
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 # Ray's embedded object store carries task arguments and records only, never text. Guess.
 _OBJECT_STORE_BYTES = 100 * 2**20
@@ -124,29 +127,111 @@ class Stages:
         return [name.removesuffix(".json") for name in names if name.endswith(".json")]
 
     def _run_missing(self, stage: str, missing: Sequence[Task]) -> None:
-        ray = _import_ray()
-        if not ray.is_initialized():
-            connect(ray, self.workers, _OBJECT_STORE_BYTES, log_to_driver=False)
-            self._started_ray = True
-        limit = self._workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        ray, is_own = _connected(self.workers)
+        self._started_ray |= is_own
         remote = ray.remote(num_cpus=1, max_retries=3)(run_task)
-        waiting = list(reversed(missing))
-        running: dict[Any, str] = {}
         tree = ray.put(self.tree)  # once, as it may list many files
         put = _put_shared(ray, missing)
-        with _progress(stage, len(missing)) as advance:
-            while waiting or running:
-                while waiting and len(running) < limit:
-                    task = waiting.pop()
-                    given = [put.get(id(each), each) for each in task.arguments]
-                    bare = task._replace(arguments=())
-                    running[remote.remote(tree, stage, bare, *given)] = task.name
-                finished, _ = ray.wait(list(running), num_returns=1)
-                for reference in finished:
-                    name = running.pop(reference)
-                    _result(ray, reference, f"{stage} {name}")
-                    self.tasks_run += 1
-                    advance()
+
+        def start(task: Task) -> Any:  # noqa: ANN401 - Ray's reference
+            given = [put.get(id(each), each) for each in task.arguments]
+            return remote.remote(tree, stage, task._replace(arguments=()), *given)
+
+        for number, reference in _run_all(ray, stage, _limit(ray, self._workers), start, missing):
+            _result(ray, reference, f"{stage} {missing[number].name}")
+            self.tasks_run += 1
+
+
+class Pool:
+    """Maps functions over items on Ray and keeps no record: for what reads a store and writes none.
+
+    With one worker, or for one item, all is done in this process and no Ray starts.
+    """
+
+    def __init__(self, workers: int | None = 1) -> None:
+        """Prepare so many tasks at a time; `None` is one a CPU, of the cluster where there is one.
+
+        Used as a context, it stops the Ray that it started.
+        """
+        self._workers = workers
+        self._started_ray = False
+
+    def __enter__(self) -> "Pool":
+        """Return the pool itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the Ray that this object started."""
+        if self._started_ray:
+            _import_ray().shutdown()
+
+    def map(
+        self,
+        what: str,
+        function: Callable[..., Result],
+        items: Sequence[Any],
+        *shared: Any,  # noqa: ANN401 - whatever the function takes
+    ) -> Iterator[Result]:
+        """Give `function(item, *shared)` for every item in order; `shared` is sent once.
+
+        `what` is what progress and errors are told under.
+        """
+        if self._workers == 1 or len(items) < 2:
+            yield from (function(item, *shared) for item in items)
+            return
+        ray, is_own = _connected(self._workers or os.cpu_count() or 1)
+        self._started_ray |= is_own
+        remote = ray.remote(num_cpus=1, max_retries=3)(function)
+        sent = [ray.put(each) for each in shared]
+        limit = _limit(ray, self._workers)
+        done: dict[int, Result] = {}
+        given = 0
+        tasks = _run_all(ray, what, limit, lambda item: remote.remote(item, *sent), items)
+        for number, reference in tasks:
+            done[number] = _result(ray, reference, what)
+            while given in done:
+                yield done.pop(given)
+                given += 1
+
+
+# All in this process, without Ray.
+HERE = Pool()
+
+
+def _connected(workers: int) -> tuple[Any, bool]:
+    """Return Ray, reached, and whether it was started for this."""
+    ray = _import_ray()
+    if ray.is_initialized():
+        return ray, False
+    connect(ray, workers, _OBJECT_STORE_BYTES, log_to_driver=False)
+    return ray, True
+
+
+def _limit(ray: Any, workers: int | None) -> int:  # noqa: ANN401 - the module
+    """Return how many tasks are to run at a time."""
+    return workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _run_all(
+    ray: Any,  # noqa: ANN401 - the module
+    what: str,
+    limit: int,
+    start: Callable[[Any], Any],
+    items: Sequence[Any],
+) -> Iterator[tuple[int, Any]]:
+    """Start a task for every item, so many at a time; give number and reference as each ends."""
+    waiting = iter(enumerate(items))
+    running: dict[Any, int] = {}
+    with _progress(what, len(items)) as advance:
+        while True:
+            for number, item in islice(waiting, limit - len(running)):
+                running[start(item)] = number
+            if not running:
+                return
+            finished, _ = ray.wait(list(running), num_returns=1)
+            for reference in finished:
+                yield running.pop(reference), reference
+                advance()
 
 
 def _put_shared(ray: Any, tasks: Sequence[Task]) -> dict[int, Any]:  # noqa: ANN401 - the module
@@ -214,9 +299,9 @@ def _import_ray() -> Any:  # noqa: ANN401 - the module itself
     return importlib.import_module("ray")
 
 
-def _result(ray: Any, reference: Any, what: str) -> None:  # noqa: ANN401 - the module itself
+def _result(ray: Any, reference: Any, what: str) -> Any:  # noqa: ANN401 - the module itself
     try:
-        ray.get(reference)
+        return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ValueError):
             raise ValueError(f"{what}: {error.cause}") from error

@@ -51,7 +51,7 @@ from pipeline.build import Contents, Job, assemble, commit, part_entry
 from pipeline.cascade import REMOVED_SCHEMA, judge_again
 from pipeline.clean import forgotten_row, write_part
 from pipeline.index import Corpus
-from pipeline.jobs import Output, Record, Stages, Task, describe_file
+from pipeline.jobs import HERE, Output, Pool, Record, Stages, Task, describe_file
 from pipeline.nearest import nearest_path, without_forgotten
 from pipeline.outcome import Outcome
 from pipeline.parquet import read_table, write_table
@@ -79,10 +79,11 @@ def finish_killed(store: str, workers: int | None, lease: Lease) -> Outcome | No
     parent = open_snapshot(store)
     if parent.made_with.get(OBEYS) == listed.fingerprint:
         return None
-    affected = find_affected(parent, parent.tree(store), listed)
-    if not affected:
-        return None
-    label = _label_of(store, parent)
+    with Pool(workers) as pool:
+        affected = find_affected(parent, parent.tree(store), listed, pool)
+        if not affected:
+            return None
+        label = _label_of(store, parent, pool)
     complete = read_manifest(store, label)
     if complete is not None:
         point_head_at(store, complete)
@@ -119,7 +120,7 @@ def _finish_commit(store: str) -> None:
             return
 
 
-def _label_of(store: str, parent: Snapshot) -> str:
+def _label_of(store: str, parent: Snapshot, pool: Pool) -> str:
     """Return the label of the take-down that named documents which `parent` still holds."""
     tree = parent.tree(store)
     complete = set(list_snapshots(store))
@@ -127,7 +128,7 @@ def _label_of(store: str, parent: Snapshot) -> str:
         manifest = read_manifest(store, label) if label in complete else None
         # A complete one counts where the kill came between the manifest and HEAD.
         is_open = label not in complete or (manifest and manifest.parent == parent.label)
-        if is_open and find_affected(parent, tree, read_takedown(store, label)):
+        if is_open and find_affected(parent, tree, read_takedown(store, label), pool):
             return label
     raise ValueError(
         f"{parent.label} holds documents that {store}/forgotten keeps out, and no take-down is "
@@ -175,23 +176,39 @@ def count_shards(snapshot: Snapshot) -> dict[tuple[str, str, str], int]:
     return counts
 
 
-def read_identities(snapshot: Snapshot, tree: Tree) -> Iterator[tuple[str, pa.Table]]:
-    """Give each part with what tells whether its documents are on a list.
+Held = tuple[str, tuple[str, ...]]  # a part and its files that say whose documents it holds
 
-    Among them are those that a rule dropped and whose excerpt is kept.
+
+def identity_files(snapshot: Snapshot) -> list[Held]:
+    """Return of each part the files that tell whether its documents are on a list.
+
+    Among these are those that a rule dropped and whose excerpt is kept.
     """
     listed = {each.path for each in snapshot.files}
-    for part in snapshot.parts:
-        names, excerpts = [f"clean/{part.name}.parquet"], nearest_path(part.name)
-        names += [excerpts] if excerpts in listed else []
-        tables = [read_table(tree.find(name), columns=[*COVERED_BY]) for name in names]
-        yield part.name, pa.concat_tables(tables)
+    excerpts = {part.name: nearest_path(part.name) for part in snapshot.parts}
+    return [
+        (name, (f"clean/{name}.parquet", *([path] if path in listed else ())))
+        for name, path in excerpts.items()
+    ]
 
 
-def find_affected(snapshot: Snapshot, tree: Tree, forgotten: Forgotten) -> list[str]:
+def read_identities(held: Held, tree: Tree) -> pa.Table:
+    """Read of a part what tells whether its documents are on a list."""
+    tables = [read_table(tree.find(name), columns=[*COVERED_BY]) for name in held[1]]
+    return pa.concat_tables(tables)
+
+
+def find_affected(
+    snapshot: Snapshot, tree: Tree, forgotten: Forgotten, pool: Pool = HERE
+) -> list[str]:
     """Return the names of the parts that hold a document of the list."""
-    parts = read_identities(snapshot, tree)
-    return [name for name, documents in parts if forgotten.which(documents).any()]
+    parts = identity_files(snapshot)
+    found = pool.map("take-down", _is_affected, parts, tree, forgotten)
+    return [name for (name, _), holds in zip(parts, found, strict=True) if holds]
+
+
+def _is_affected(held: Held, tree: Tree, forgotten: Forgotten) -> bool:
+    return bool(forgotten.which(read_identities(held, tree)).any())
 
 
 def _take_out(job: Job, affected: Sequence[str], stages: Stages) -> Snapshot:

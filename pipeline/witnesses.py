@@ -68,7 +68,7 @@ def rows_after(rows: Int64s, removed: Int64s) -> Int64s:
 def hash_places(places: Iterable[Place]) -> UInt64s:
     """Hash places: uint64, one each."""
     given = [(snapshot, source, file, str(position)) for snapshot, source, file, position in places]
-    return _hash_columns(pa.array(column, pa.string()) for column in _transpose(given))
+    return hash_columns(pa.array(column, pa.string()) for column in _transpose(given))
 
 
 _COLUMNS = ("row", "witness_id", "witness_snapshot", "witness_file", "witness_position")
@@ -82,11 +82,11 @@ def _hash_witnesses(table: pa.Table) -> UInt64s:
     """Hash the places of the witnesses of a table of duplicates."""
     source = pc.list_element(pc.split_pattern(table["witness_id"], "/", max_splits=1), 0)
     position = table["witness_position"].cast(pa.string())
-    return _hash_columns([table["witness_snapshot"], source, table["witness_file"], position])
+    return hash_columns([table["witness_snapshot"], source, table["witness_file"], position])
 
 
-def _hash_columns(columns: Iterable[pa.Array | pa.ChunkedArray]) -> UInt64s:
-    """Hash the rows of columns of strings."""
+def hash_columns(columns: Iterable[pa.Array | pa.ChunkedArray]) -> UInt64s:
+    """Hash the rows of columns of strings: uint64, one each."""
     hashes: UInt64s | None = None
     for column in columns:
         text, offsets = bytes_of(column)

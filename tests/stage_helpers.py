@@ -1,7 +1,7 @@
 """Ways to run the stages of the pipeline in this process, without Ray."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from pipeline.components import Found
 from pipeline.cuts import of_file
 from pipeline.dedup import judge_share, resolve_parts
 from pipeline.index import Corpus
-from pipeline.jobs import Stages, Task, run_task
+from pipeline.jobs import Pool, Stages, Task, run_task
 from pipeline.normalize import normalize_text
 from pipeline.pairs import group_partition, verify_share
 from pipeline.parquet import read_table
@@ -169,14 +169,20 @@ class Oracle:
 
 
 def run_stages_here(patch: pytest.MonkeyPatch) -> None:
-    """Let `refresh` run its tasks one after another in this process."""
+    """Let `refresh` and all others run their tasks one after another in this process."""
 
     def run_missing(stages: Stages, stage: str, missing: Sequence[Task]) -> None:
         for task in missing:
             run_task(stages.tree, stage, task)
             stages.tasks_run += 1
 
+    def map_here(
+        _: Pool, __: str, function: Callable[..., Any], items: Sequence[Any], *shared: object
+    ) -> Iterator[Any]:
+        return (function(item, *shared) for item in items)
+
     patch.setattr(Stages, "_run_missing", run_missing)
+    patch.setattr(Pool, "map", map_here)
 
 
 def table_rows(path: Path | str) -> list[dict[str, Any]]:

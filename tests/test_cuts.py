@@ -192,7 +192,7 @@ def test_rows_of_no_input_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     store = open_store(build(tmp_path, "store").recipe["store"])
     (*rest, last) = store.snapshot.inputs
     fewer = store.snapshot.model_copy(update={"inputs": tuple(rest)})
-    monkeypatch.setattr("pipeline.proofs._check_files", lambda _: ())
+    monkeypatch.setattr("pipeline.proofs._check_files", lambda *_: ())
     (problem,) = audit(store._replace(snapshot=fewer)).problems
     assert problem == f"{last.source}: there are rows of {last.name}, which is no input"
 

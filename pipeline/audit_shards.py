@@ -1,0 +1,175 @@
+"""Audit of shards: every kept document is encoded again, and stands in its shard as it was encoded.
+
+First part by part: each document's tokens file is what encoding gives once more, and its tokens
+decoded are its text. Then shard by shard: the documents of its range of hashes, taken from the
+tokens files and put in order here, are what its rows hold, ids and word starts, and nothing else
+is between them.
+
+A task holds one part, or one shard with its documents.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from corpus.documents import KEPT_COLUMNS, add_digests
+from corpus.membership import SPLITS, ShardPlan, cut_split, siblings
+from corpus.shards import Shard
+from corpus.snapshots import Part, ShardEntry, Snapshot, Tree
+from pipeline.encode import encode_documents, open_encoder
+from pipeline.explain import Store
+from pipeline.index import look_at
+from pipeline.jobs import Pool
+from pipeline.parquet import read_table
+from pipeline.plans import open_range
+from pipeline.rows import document_tokens, find_broken_rows
+from pipeline.stretch import open_arrow
+
+_Delivered = tuple[str, str]  # snapshot and source
+
+
+class _Facts(NamedTuple):
+    """What every shard of a snapshot has to agree with, and the store with its tokenizer."""
+
+    store: str
+    tokenizer: str
+    sequence_length: int
+
+
+def check_shards(store: Store, pool: Pool, not_checked: list[str]) -> Iterator[str]:
+    """Encode every kept document again, and compare what the shards hold of it."""
+    snapshot = store.snapshot
+    facts = _Facts(store.root, snapshot.tokenizer, snapshot.sequence_length)
+    parts = snapshot.part_list()
+    counts: list[dict[str, Any]] = []
+    wrong: set[_Delivered] = set()
+    encoded = pool.map("encode", _encode_again, parts, store.tree, facts)
+    for part, (problems, counted) in zip(parts, encoded, strict=True):
+        yield from problems
+        counts.append(counted)
+        if problems:
+            wrong.add((part.snapshot, part.source))
+    yield from _check_kept(snapshot, counts)
+    names: dict[_Delivered, list[str]] = {(e.snapshot, e.source): [] for e in snapshot.shards}
+    for part in parts:
+        names.setdefault((part.snapshot, part.source), []).append(part.name)
+    tokens = 0
+    for delivered, of_source in names.items():
+        if delivered in wrong:
+            not_checked.append(f"shards of {'/'.join(delivered)}, as a tokens file is wrong")
+            continue
+        plans = list(_plans(store, delivered))
+        for problems, held in pool.map("shards", _check_shard, plans, store.tree, of_source, facts):
+            yield from problems
+            tokens += held
+    if not wrong and tokens != snapshot.counts.tokens:
+        yield f"the shards hold {tokens} tokens, the manifest says {snapshot.counts.tokens}"
+
+
+def _check_kept(snapshot: Snapshot, counts: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Compare what was encoded with what the manifest says was kept."""
+    kept, expected = sum(each["documents"] for each in counts), snapshot.counts.documents_kept
+    if kept != expected:
+        yield f"there are {kept} kept documents, expected {expected}"
+    if add_digests(each["kept_digest"] for each in counts) != snapshot.kept_digest:
+        yield "the kept rows have another digest than the manifest says"
+
+
+def _encode_again(part: Part, tree: Tree, facts: _Facts) -> tuple[list[str], dict[str, Any]]:
+    """Encode the kept documents of a part; return what is wrong with its tokens, and counts."""
+    encoder = open_encoder(facts.store, facts.tokenizer)
+    documents = read_table(tree.find(f"clean/{part.name}.parquet"))
+    gone = read_table(tree.find(f"duplicates/{part.name}.parquet"), columns=["row"])
+    mask = np.ones(len(documents), np.bool_)
+    mask[gone["row"].to_numpy()] = False
+    table, counts = encode_documents(documents.select(KEPT_COLUMNS), mask, encoder)
+    path = f"tokens/{part.name}.arrow"
+    problems = []
+    if not table.equals(open_arrow(tree.find(path))):
+        problems.append(
+            f"{path}: its documents encoded again give other tokens, sentences or words"
+        )
+    kept = documents.select(["id", "text"]).filter(pa.array(mask))
+    texts = dict(zip(kept["id"].to_pylist(), kept["text"].to_pylist(), strict=True))
+    problems += [
+        f"{path}: {identity} decodes to another text than was kept"
+        for identity, ids in zip(table["id"].to_pylist(), _rows(table["token_ids"]), strict=True)
+        if encoder.tokenizer.decode(ids.tolist()) != texts[identity]
+    ]
+    return problems, counts
+
+
+def _rows(column: pa.ChunkedArray) -> Iterator[Any]:
+    """Give the lists of a column as arrays."""
+    for chunk in column.chunks:
+        yield from chunk.to_numpy(zero_copy_only=False)
+
+
+def _plans(store: Store, delivered: _Delivered) -> Iterator[tuple[ShardPlan, ShardEntry | None]]:
+    """Give the shards of a delivery's source with their ranges; None for a split without any."""
+    pack = store.recipe.pack
+    for split in SPLITS:
+        place = (*delivered, split)
+        entries = siblings(store.snapshot, place)
+        if entries:
+            yield from zip(cut_split(place, len(entries), pack), entries, strict=True)
+        else:
+            yield cut_split(place, 1, pack)[0], None
+
+
+def _check_shard(
+    given: tuple[ShardPlan, ShardEntry | None], tree: Tree, parts: Sequence[str], facts: _Facts
+) -> tuple[list[str], int]:
+    """Compare a shard with the tokens of its documents; return what is wrong and its tokens."""
+    plan, entry = given
+    wanted = _documents(tree, parts, plan)
+    if entry is None:
+        return [_lost(each) for each, *_ in wanted], 0
+    shard = Shard(tree.find(entry.path))
+    found = list(document_tokens(shard))
+    tokenizer = open_encoder(facts.store, facts.tokenizer).tokenizer
+    problems = [*_check_form(shard, entry, facts), *find_broken_rows(shard, tokenizer.mask_id)]
+    if len(found) != len(wanted):
+        problems.append(f"holds {len(found)} documents, expected {len(wanted)}")
+    for (identity, *kept), held in zip(wanted, found, strict=False):
+        if not all(map(np.array_equal, kept, held)):
+            text, other = (tokenizer.decode(ids.tolist()) for ids in (kept[0], held[0]))
+            what = "has other tokens or word starts than its text"
+            if text != other:
+                what = "decodes to another text than was kept"
+            problems.append(f"{identity} {what}")
+    lost = [_lost(identity) for identity, *_ in wanted[len(found) :]]
+    tokens = sum(len(ids) for ids, _ in found)
+    return [*(f"{entry.path}: {each}" for each in problems), *lost], tokens
+
+
+def _lost(identity: str) -> str:
+    return f"{identity}: was kept and is in no shard"
+
+
+def _documents(tree: Tree, parts: Sequence[str], plan: ShardPlan) -> list[tuple[str, Any, Any]]:
+    """Return ids, token ids and word starts of the documents of a shard, in packing order."""
+
+    def read(part: str) -> pa.Table:
+        table, start, stop = open_range(tree, part, plan.low, plan.high)
+        # Copied, so that of all parts no file is held: a process may map some 65,000 of them.
+        return table.select(_COLUMNS).take(pa.array(np.arange(start, stop)))
+
+    if not parts:
+        return []
+    table = pa.concat_tables(look_at(tree, read, parts))
+    table = table.sort_by([("hash", "ascending"), ("id", "ascending")])
+    lists = (_rows(table[name]) for name in ("token_ids", "word_starts"))
+    return list(zip(table["id"].to_pylist(), *lists, strict=True))
+
+
+_COLUMNS = ["id", "hash", "token_ids", "word_starts"]
+
+
+def _check_form(shard: Shard, entry: ShardEntry, facts: _Facts) -> Iterator[str]:
+    if shard.tokenizer_fingerprint != facts.tokenizer:
+        yield f"was made with the tokenizer {shard.tokenizer_fingerprint}"
+    if shard.rows != entry.rows or shard.sequence_length != facts.sequence_length:
+        yield f"has {shard.rows} rows of {shard.sequence_length}"
