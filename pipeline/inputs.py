@@ -3,7 +3,8 @@
 An input is known by (source, name, size, checksum). Its name is its path below the directory, the
 fixed part of the glob or the folder it was named by, so it does not depend on the machine. A
 checksum is computed once and then taken from the store's notes as long as the file's state
-(size, time or ETag) is the same: what was delivered before is not read again.
+(size, time or ETag) is the same: what was delivered before is not read again. Much that is new is
+read in tasks, whose checksums are noted as they come, so a killed command does not begin anew.
 
 A directory's files that are no data by their name (a dataset's `state.json`, checksums, markers of
 other programs, what is hidden) are passed over, and the log says so. Where the directory is a
@@ -14,7 +15,8 @@ that lies below a directory: what maskline wrote is no input of it.
 import fnmatch
 import logging
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +41,7 @@ from corpus.readers import format_by_name, sniff_format
 from corpus.recipe import Recipe, Source
 from corpus.records import ReadOptions
 from corpus.snapshots import Input
+from pipeline.jobs import HERE, Pool, in_runs
 
 _GLOB_CHARACTERS = "*?["
 _NOTES = "inputs.json"
@@ -60,6 +63,11 @@ _ABOUT = (
 # How the hub names a dataset.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
+# Raw bytes that are new and yet read in this process: some seconds of it. Guess.
+_READ_HERE_BYTES = 2**30
+# How often checksums are noted while they are computed; a note of 100,000 files takes 0.2 s. Guess.
+_NOTE_EVERY_SECONDS = 30.0
+
 logger = logging.getLogger(__name__)
 
 
@@ -72,16 +80,14 @@ class _File(NamedTuple):
     state: str
 
 
-def find_inputs(recipe: Recipe) -> tuple[tuple[Input, ...], dict[str, str]]:
+def find_inputs(recipe: Recipe, pool: Pool = HERE) -> tuple[tuple[Input, ...], dict[str, str]]:
     """List the inputs of all sources in canonical order, with the state key of each path."""
-    notes = _read_notes(recipe.store)
     for given in (path for source in recipe.sources for path in source.paths):
         look_afresh(given)
     found = [entry for source in recipe.sources for entry in _find_in_source(source, recipe.store)]
-    states = {file.path: file.state for _, _, file in found}
-    with ThreadPoolExecutor() as pool:
-        checksums = list(pool.map(lambda path: _checksum(path, states[path], notes), states))
-    known = dict(zip(states, checksums, strict=True))
+    files = {file.path: file for _, _, file in found}
+    states = {path: file.state for path, file in files.items()}
+    known = _find_checksums(recipe.store, files, pool)
     options = {source.name: options_of(source) for source in recipe.sources}
     inputs = [
         Input(
@@ -106,8 +112,12 @@ def options_of(source: Source) -> ReadOptions:
 
 def note_inputs(store: str, inputs: Iterable[Input], states: dict[str, str]) -> None:
     """Remember the checksums of inputs with the state they were computed in."""
+    _note(store, {each.path: each.checksum for each in inputs}, states)
+
+
+def _note(store: str, checksums: Mapping[str, str], states: Mapping[str, str]) -> None:
     notes = _read_notes(store)
-    found = {each.path: {"state": states[each.path], "checksum": each.checksum} for each in inputs}
+    found = {path: {"state": states[path], "checksum": each} for path, each in checksums.items()}
     if notes | found != notes:
         data = orjson.dumps(notes | found, option=orjson.OPT_SORT_KEYS)
         write_bytes(join(store, _NOTES), data)
@@ -136,11 +146,37 @@ def _read_notes(store: str) -> dict[str, Any]:
     return orjson.loads(read_bytes(path)) if exists(path) else {}
 
 
-def _checksum(path: str, state: str, notes: dict[str, Any]) -> str:
-    note = notes.get(path)
-    if note is not None and note["state"] == state != "":
-        return str(note["checksum"])
-    return checksum(path)
+def _find_checksums(store: str, files: Mapping[str, _File], pool: Pool) -> dict[str, str]:
+    """Return the checksums of files by path: those that were noted, and what is read for it."""
+    notes = _read_notes(store)
+    known = {
+        path: str(notes[path]["checksum"])
+        for path, file in files.items()
+        if path in notes and notes[path]["state"] == file.state != ""
+    }
+    new = [file for path, file in files.items() if path not in known]
+    new_bytes = sum(file.size_bytes for file in new)
+    if new_bytes <= _READ_HERE_BYTES:
+        with ThreadPoolExecutor() as threads:
+            return known | dict(threads.map(_checksum, new))
+    logger.info("checksums of %d raw files, %.1f GB", len(new), new_bytes / 1e9)
+    found: dict[str, str] = {}
+    noted = time.perf_counter()
+    runs = in_runs(new, lambda file: file.size_bytes)
+    for checksums in pool.map("checksums", _checksum_all, runs):
+        found.update(checksums)
+        if time.perf_counter() - noted > _NOTE_EVERY_SECONDS:
+            _note(store, found, {path: files[path].state for path in found})
+            noted = time.perf_counter()
+    return known | found
+
+
+def _checksum_all(files: Sequence[_File]) -> list[tuple[str, str]]:
+    return [_checksum(file) for file in files]
+
+
+def _checksum(file: _File) -> tuple[str, str]:
+    return file.path, checksum(file.path)
 
 
 def _find_in_source(source: Source, store: str) -> list[tuple[str, str, _File]]:

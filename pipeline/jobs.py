@@ -40,6 +40,7 @@ from corpus.snapshots import Tree
 
 logger = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # Ray's embedded object store carries task arguments and records only, never text. Guess.
@@ -47,6 +48,8 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 _LOG_EVERY_SECONDS = 10.0
 # Records that are read at a time: in a bucket each takes some 30 ms, whatever its size. Guess.
 _READS_AT_A_TIME = 32
+# What a task reads for checksums: a second's work, or files that take as long to open. Guesses.
+_BYTES_OF_A_RUN, _FILES_OF_A_RUN = 2**30, 256
 
 # Stages whose outputs, below work/, only a later stage of the same snapshot needs.
 WORK_STAGES = ("group", "verify", "deal", "judge", "count", "count-words", "add-words")
@@ -196,6 +199,20 @@ class Pool:
 
 # All in this process, without Ray.
 HERE = Pool()
+
+
+def in_runs(items: Iterable[Item], size_bytes: Callable[[Item], int]) -> list[list[Item]]:
+    """Cut files into runs that a task reads whole: of a bounded number and size, or of one file."""
+    runs: list[list[Item]] = []
+    held = 0
+    for item in items:
+        size = size_bytes(item)
+        if not runs or len(runs[-1]) == _FILES_OF_A_RUN or held + size > _BYTES_OF_A_RUN:
+            runs.append([])
+            held = 0
+        runs[-1].append(item)
+        held += size
+    return runs
 
 
 def _connected(workers: int) -> tuple[Any, bool]:

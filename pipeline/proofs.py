@@ -28,14 +28,12 @@ from pipeline.audit_dedup import check_duplicates, check_index, check_survivors,
 from pipeline.audit_inputs import check_inputs
 from pipeline.audit_shards import check_shards
 from pipeline.explain import Store
-from pipeline.jobs import HERE, Pool
+from pipeline.jobs import HERE, Pool, in_runs
 from pipeline.takedown import find_affected
 
 logger = logging.getLogger(__name__)
 
 _NOT_IN_MANIFEST = ("snapshot.json",)
-# What a task compares with checksums: a second's work, or as many files as take one to open.
-_CHECKED_BYTES, _CHECKED_FILES = 2**30, 256
 
 
 class Audit(NamedTuple):
@@ -78,7 +76,8 @@ def _check_dedup(store: Store, pool: Pool) -> Iterator[str]:
 
 def _check_files(store: Store, pool: Pool) -> Iterator[str]:
     entries = store.snapshot.all_files
-    for problems in pool.map("checksums", _check_some, list(_runs(entries)), store.tree):
+    runs = in_runs(entries, lambda entry: entry.size_bytes)
+    for problems in pool.map("checksums", _check_some, runs, store.tree):
         yield from problems
     listed = {entry.path for entry in entries if entry.home == store.snapshot.label}
     for name in list_names(store.tree.root):
@@ -92,19 +91,6 @@ def _check_files(store: Store, pool: Pool) -> Iterator[str]:
 
 
 _Entry = FileEntry | ShardEntry
-
-
-def _runs(entries: Sequence[_Entry]) -> Iterator[list[_Entry]]:
-    """Cut files into runs for a task each."""
-    run: list[_Entry] = []
-    for entry in entries:
-        held = sum(each.size_bytes for each in run)
-        if run and (len(run) == _CHECKED_FILES or held + entry.size_bytes > _CHECKED_BYTES):
-            yield run
-            run = []
-        run.append(entry)
-    if run:
-        yield run
 
 
 def _check_some(entries: Sequence[_Entry], tree: Tree) -> list[str]:

@@ -66,7 +66,7 @@ from pipeline import (
 )
 from pipeline.build import Job, build, commit
 from pipeline.inputs import LINEAGE, find_inputs, note_inputs, warn_of_moved
-from pipeline.jobs import Stages
+from pipeline.jobs import Pool, Stages
 from pipeline.outcome import Outcome
 from pipeline.report import add_report
 from pipeline.settled import copy_lists, keep_lists, settle
@@ -83,13 +83,19 @@ _MAX_NAMED = 10
 
 def refresh(recipe: Recipe) -> Outcome:
     """Bring the store to the recipe's snapshot; do nothing where there is nothing to do."""
+    # One Ray for the checksums and all that follows, where it is wanted.
+    with Pool(recipe.workers) as pool:
+        return _refresh(recipe, pool)
+
+
+def _refresh(recipe: Recipe, pool: Pool) -> Outcome:
     start = time.perf_counter()
     check_absolute_in_job("store", recipe.store)
     recipe, lists = _settle(with_absolute_store(recipe))
     lineage = _lineage(recipe)
     if exists(join(recipe.store, LINEAGE)):
         _check_lineage(recipe.store, lineage)
-    inputs, states = find_inputs(recipe)
+    inputs, states = find_inputs(recipe, pool)
     complete = find_snapshot(recipe.store, recipe.snapshot)
     if complete is not None:
         _check_same_inputs(complete, inputs)
@@ -108,7 +114,7 @@ def refresh(recipe: Recipe) -> Outcome:
         finish_killed(recipe.store, recipe.workers, lease)
         complete = find_snapshot(recipe.store, recipe.snapshot)
         if complete is not None:  # by another command, which has just ended
-            return refresh(recipe)
+            return _refresh(recipe, pool)
         parent = _newest(recipe.store)
         new = _new_inputs(recipe, parent, inputs)
         if parent is not None and not new:  # another command has just delivered them

@@ -30,7 +30,7 @@ from pipeline.chain import Judged, open_chain, record_id
 from pipeline.clean import batches, readable
 from pipeline.cuts import Cut, Read, cut_inputs
 from pipeline.inputs import find_inputs
-from pipeline.jobs import Output, Stages, Task
+from pipeline.jobs import Output, Pool, Stages, Task
 from pipeline.judging import statistics_table
 from pipeline.languages import SCORE, UNDETERMINED
 from pipeline.parquet import read_table, write_tables
@@ -58,16 +58,17 @@ def survey(recipe: Recipe, out: str) -> Iterator[str]:
     recipe = with_absolute_store(recipe.model_copy(update={"store": out}))
     config, lists = settle(_without_verdicts(recipe.clean))
     keep_lists(recipe.store, lists)
-    inputs, _ = find_inputs(recipe)
     stages = Stages(Tree(recipe.store), recipe.workers)
     directory = _identify(config)
     how = Measuring(recipe.store, config, f"statistics/{directory}")
-    try:
-        cuts = cut_inputs(inputs, config.max_record_bytes, stages, (f"{directory}-", ""))
-        tasks = [Task(cut.name, measure_cut, (cut, how)) for cut in cuts]
-        done = stages.run("statistics", tasks)
-    finally:
-        stages.close()
+    with Pool(recipe.workers) as pool:
+        inputs, _ = find_inputs(recipe, pool)
+        try:
+            cuts = cut_inputs(inputs, config.max_record_bytes, stages, (f"{directory}-", ""))
+            tasks = [Task(cut.name, measure_cut, (cut, how)) for cut in cuts]
+            done = stages.run("statistics", tasks)
+        finally:
+            stages.close()
     counted: Counter[str] = Counter()
     for record in done.values():
         counted.update(record.counts)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_pieces_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert split.fingerprint == whole.fingerprint
     assert split.counts == whole.counts
     assert [each.checksum for each in split.shards] == [each.checksum for each in whole.shards]
-    # The audit reads every file whole and finds the same rows.
+    # The audit cuts every file at other places and finds the same rows.
     assert audit(open_store(str(tmp_path / "split"))).problems == []
 
 
@@ -68,6 +69,48 @@ def test_a_large_file_that_changed_stops_the_job(
     changed = source.model_copy(update={"checksum": "0" * 64})
     with pytest.raises(ValueError, match="changed since it was listed: its checksum was 0000"):
         cuts.survey_file(None, "task", changed, 1000)  # type: ignore[arg-type]
+
+
+def test_a_large_file_that_changed_or_is_gone_is_told_by_the_audit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_corpus(tmp_path, files=3, documents=60)
+    store = open_store(build(tmp_path, "store").recipe["store"])
+    monkeypatch.setattr(cuts, "PIECE_BYTES", 3000)
+    (first, second, *_) = store.snapshot.inputs
+    assert first.size_bytes > 3000 < second.size_bytes
+    Path(first.path).write_bytes(Path(second.path).read_bytes())
+    Path(second.path).unlink()
+    assert audit(store) == (
+        [],
+        [
+            f"{first.source}: {first.name} is another file by now",
+            f"{second.source}: {second.name} is not at {second.path} any more",
+        ],
+    )
+
+
+def test_a_record_lost_at_a_cut_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever begins a piece loses its first record: the audit too, but at other cuts."""
+    write_corpus(tmp_path, files=2, documents=60)
+    for path in sorted((tmp_path / "raw").rglob("*.jsonl.zst")):
+        in_frames(path)
+    monkeypatch.setattr(cuts, "PIECE_BYTES", 3000)
+    read = cuts.Cut.read
+
+    def lose_one(cut: cuts.Cut, max_record_bytes: int) -> Iterator[cuts.Read]:
+        records = read(cut, max_record_bytes)
+        if cut.given is not None and cut.given[0]:
+            next(records)
+        yield from records
+
+    monkeypatch.setattr(cuts.Cut, "read", lose_one)
+    store = open_store(build(tmp_path, "store").recipe["store"])
+    found = [each for each in audit(store).problems if "read again gives other" in each]
+    large = {e.name for e in store.snapshot.inputs if e.size_bytes > 3000}
+    can_be_cut = {name for name in large if not name.endswith(".gz")}  # which is of one member
+    assert {each.partition(" read again")[0].split(": ")[1] for each in found} == can_be_cut
+    assert can_be_cut
 
 
 def write_small(directory: Path, files: int) -> Path:

@@ -18,7 +18,7 @@ from corpus.readers import read_records
 from corpus.recipe import Recipe, Source
 from corpus.records import ReadOptions, Record
 from corpus.snapshots import Input
-from pipeline import inputs
+from pipeline import inputs, jobs
 from pipeline.inputs import find_inputs, note_inputs, warn_of_moved
 
 
@@ -412,10 +412,44 @@ def test_a_name_of_the_hub_is_told_how_it_is_written(
             find(missing)
 
 
-def test_a_file_without_a_state_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_a_state_is_read_again(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = recipe(("s", [str(raw)]), store=str(tmp_path / "store"))
+    monkeypatch.setattr(inputs, "state_key", lambda path, _: "" if path.endswith("a.txt") else "1")
+    found, states = find_inputs(made)
+    note_inputs(made.store, found, states)
     monkeypatch.setattr(inputs, "checksum", lambda _: "new")
-    noted = {"a": {"state": "", "checksum": "old"}, "b": {"state": "1", "checksum": "old"}}
-    assert [inputs._checksum(path, noted[path]["state"], noted) for path in noted] == ["new", "old"]
+    assert [each.name for each in find_inputs(made)[0] if each.checksum == "new"] == ["a.txt"]
+
+
+def test_much_that_is_new_is_noted_as_it_comes(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A command that is killed on the way reads only the rest when it is run again."""
+    made = recipe(("s", [str(raw)]), ("t", [str(raw)]), store=str(tmp_path / "store"))
+    expected = find_inputs(made)
+    assert not (tmp_path / "store").exists()
+    monkeypatch.setattr(inputs, "_READ_HERE_BYTES", 0)
+    monkeypatch.setattr(inputs, "_NOTE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr(jobs, "_FILES_OF_A_RUN", 2)
+    read: list[str] = []
+
+    def die_late(path: str) -> str:
+        if len(read) == 3:
+            raise KeyboardInterrupt
+        read.append(path)
+        return checksum(path)
+
+    monkeypatch.setattr(inputs, "checksum", die_late)
+    with pytest.raises(KeyboardInterrupt):
+        find_inputs(made)
+    known = read[:2]  # the third's run was not done
+    read.clear()
+    caplog.set_level("INFO")
+    assert find_inputs(made) == expected
+    assert sorted([*read, *known]) == sorted(expected[1])
+    assert "checksums of 3 raw files, 0.0 GB" in caplog.text
 
 
 def test_a_page_with_links_is_no_directory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,12 @@ from pipeline import jobs
 from pipeline.jobs import (
     WORK_STAGES,
     Output,
+    Pool,
     Record,
     Stages,
     Task,
     describe_file,
+    in_runs,
     read_record,
     run_task,
     sweep,
@@ -227,3 +229,68 @@ def test_records_are_read_side_by_side(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(jobs, "read_record", read)
     assert list(Stages(Tree(str(tmp_path)), None).run("talk", tasks)) == [*"abcd"]
+
+
+class LastFirst(InProcessRay):
+    """Whatever was started last ends first."""
+
+    def wait(self, running: list[Reference], num_returns: int) -> tuple[list[Reference], None]:
+        return running[-num_returns:], None
+
+
+def times(item: int, factors: list[int]) -> int:
+    return item * sum(factors)
+
+
+def test_a_pool_gives_results_in_order_and_sends_what_is_shared_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = LastFirst()
+    monkeypatch.setattr(jobs, "_import_ray", lambda: ray)
+    factors = [1, 2]
+    for workers in (2, 3, None):
+        ray.put_values.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ray, "shutdown", lambda: pytest.fail("not ours"), raising=False)
+            with Pool(workers) as pool:
+                assert list(pool.map("times", times, range(7), factors)) == [*range(0, 21, 3)]
+        assert ray.put_values == [factors]
+
+
+@pytest.mark.parametrize(("workers", "items"), [(1, [1, 2, 3]), (4, [5]), (4, [])])
+def test_a_pool_of_one_worker_or_for_one_item_works_here(
+    monkeypatch: pytest.MonkeyPatch, workers: int, items: list[int]
+) -> None:
+    monkeypatch.setattr(jobs, "_import_ray", lambda: pytest.fail("Ray was started"))
+    with Pool(workers) as pool:
+        assert list(pool.map("times", times, items, [2])) == [2 * each for each in items]
+
+
+def test_runs_are_bounded_in_bytes_and_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_BYTES_OF_A_RUN", 10)
+    monkeypatch.setattr(jobs, "_FILES_OF_A_RUN", 3)
+    for sizes, runs in (
+        ([], []),
+        ([4, 6, 1], [[4, 6], [1]]),
+        ([11, 1, 30, 2], [[11], [1], [30], [2]]),
+        ([0] * 7, [[0, 0, 0], [0, 0, 0], [0]]),
+    ):
+        assert in_runs(sizes, lambda size: size) == runs
+
+
+class Failed(KeyError):
+    """As Ray has it: the error of a task with its cause."""
+
+    cause = ValueError("part 3 is damaged")
+
+
+def test_a_pool_says_what_a_task_failed_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = InProcessRay()
+    monkeypatch.setattr(jobs, "_import_ray", lambda: ray)
+
+    def get(_: Reference) -> None:
+        raise Failed
+
+    monkeypatch.setattr(ray, "get", get)
+    with pytest.raises(ValueError, match="signatures: part 3 is damaged"):
+        list(Pool(2).map("signatures", times, [1, 2], [3]))

@@ -21,7 +21,9 @@ from corpus.documents import DROP_SCHEMA, add_digests, digest_table, format_dige
 from corpus.files import checksum
 from corpus.snapshots import Snapshot, tokenizer_root
 from corpus.tokenizer import EOS_ID, stored_tokenizer
-from pipeline.explain import Store, explain, open_store, show, show_row
+from pipeline.audit_shards import check_shards
+from pipeline.explain import Store, explain, open_store, shard_documents, show, show_row
+from pipeline.jobs import HERE
 from pipeline.proofs import audit
 from pipeline.signatures import write_arrow
 from pipeline.stretch import open_arrow
@@ -240,10 +242,32 @@ def test_other_sentences_in_a_tokens_file(store: Store) -> None:
     at = table.schema.get_field_index("sentence_starts")
     column = pa.array(starts, table.schema.field(at).type)
     write_arrow(str(path), table.set_column(at, table.schema.field(at), column))
-    found = problems_of(sign_again(store)).splitlines()
-    assert found == [
+    found = audit(sign_again(store))
+    assert found.problems == [
         f"tokens/{path.name}: its documents encoded again give other tokens, sentences or words"
     ]
+    source = path.name.partition("-")[0]
+    assert found.not_checked == [f"shards of first/{source}, as a tokens file is wrong"]
+
+
+def test_documents_in_no_shard(store: Store) -> None:
+    """Without a split's shards all that belongs there is named; with another's too many are."""
+    validation = [each for each in store.snapshot.shards if each.split == "validation"]
+    train = [each for each in store.snapshot.shards if each.split == "train"]
+    assert validation and train
+    lost = shard_documents(store, validation[0])
+    fewer = store.snapshot.model_copy(update={"shards": (*train, *validation[1:])})
+    found = list(check_shards(store._replace(snapshot=fewer), HERE, []))
+    assert found[:-1] == [f"{identity}: was kept and is in no shard" for identity in lost] != []
+    assert "tokens, the manifest says" in found[-1]
+
+
+def test_a_shard_of_a_source_that_brought_nothing(store: Store) -> None:
+    shards = [*store.snapshot.shards]
+    shards.append(shards[0].model_copy(update={"source": "nobody"}))
+    more = store.snapshot.model_copy(update={"shards": tuple(shards)})
+    found = "\n".join(check_shards(store._replace(snapshot=more), HERE, []))
+    assert "documents, expected 0" in found
 
 
 def test_manifest_that_lies_about_itself(store: Store) -> None:

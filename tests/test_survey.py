@@ -13,6 +13,7 @@ from stage_helpers import table_rows
 from corpus.recipe import Recipe, load_recipe
 from pipeline.boilerplate import Boilerplate
 from pipeline.inputs import find_inputs
+from pipeline.jobs import Pool
 from pipeline.refresh import refresh
 from pipeline.rules import RULES
 from pipeline.survey import survey
@@ -139,8 +140,8 @@ def test_a_large_file_is_measured_in_pieces_and_some_rows_at_a_time(
 def test_a_changed_file_is_not_measured(measure: Callable[..., list[str]], tmp_path: Path) -> None:
     listed = tmp_path / "a.jsonl"
 
-    def change(recipe: Recipe) -> object:
-        found = find_inputs(recipe)
+    def change(recipe: Recipe, pool: Pool) -> object:
+        found = find_inputs(recipe, pool)
         listed.write_text(listed.read_text() + "\n")
         return found
 
