@@ -82,6 +82,19 @@ def shard_plan(snapshot: Snapshot, entry: ShardEntry) -> ShardPlan:
     return cut_split(place, len(paths), pack)[paths.index(entry.path)]
 
 
+def planned_shards(
+    snapshot: Snapshot, delivered: tuple[str, str], config: Pack
+) -> list[tuple[ShardPlan, ShardEntry]]:
+    """Return the shards of a delivery's source, (snapshot, source), each with its hash range."""
+    planned: list[tuple[ShardPlan, ShardEntry]] = []
+    for split in SPLITS:
+        place = (*delivered, split)
+        entries = siblings(snapshot, place)
+        if entries:
+            planned += zip(cut_split(place, len(entries), config), entries, strict=True)
+    return planned
+
+
 def part_names(snapshot: Snapshot, entry: ShardEntry) -> list[str]:
     """Return the parts whose documents a shard may hold."""
     place = (entry.snapshot, entry.source)

@@ -193,20 +193,22 @@ def _rebuild(parsed: argparse.Namespace) -> int:
 
 def _forget(parsed: argparse.Namespace) -> int:
     from pipeline.forget import Request, forget, preview, read_ids, tell
+    from pipeline.jobs import Pool
     from pipeline.purge import purge
 
     ids = [*parsed.id, *(read_ids(parsed.ids) if parsed.ids is not None else ())]
     request = Request(tuple(ids), tuple(parsed.url_prefix), tuple(parsed.source))
-    if parsed.dry_run:
-        for line in preview(parsed.store, parsed.label, request):
+    with Pool(parsed.workers) as pool:
+        if parsed.dry_run:
+            for line in preview(parsed.store, parsed.label, request, pool):
+                print(line)
+            return 0
+        outcome = forget(parsed.store, parsed.label, request, pool)
+        for line in tell(parsed.store, parsed.label, request, outcome, pool):
             print(line)
-        return 0
-    outcome = forget(parsed.store, parsed.label, request, parsed.workers)
-    for line in tell(parsed.store, parsed.label, request, outcome):
-        print(line)
-    if parsed.purge:
-        labels = purge(parsed.store)
-        print(f"withdrawn: {', '.join(labels) or 'no snapshot, none held them'}")
+        if parsed.purge:
+            labels = purge(parsed.store, pool)
+            print(f"withdrawn: {', '.join(labels) or 'no snapshot, none held them'}")
     if outcome.snapshot.label == parsed.label:
         print(f"set `snapshot: {parsed.label}` in the recipe to train without them")
     return 0

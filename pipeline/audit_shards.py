@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from corpus.documents import KEPT_COLUMNS, add_digests
-from corpus.membership import SPLITS, ShardPlan, cut_split, siblings
+from corpus.membership import SPLITS, ShardPlan, cut_split, planned_shards
 from corpus.shards import Shard
 from corpus.snapshots import Part, ShardEntry, Snapshot, Tree
 from pipeline.encode import encode_documents, open_encoder
@@ -60,7 +60,7 @@ def check_shards(store: Store, pool: Pool, not_checked: list[str]) -> Iterator[s
         if delivered in wrong:
             not_checked.append(f"shards of {'/'.join(delivered)}, as a tokens file is wrong")
             continue
-        plans = list(_plans(store, delivered))
+        plans = _plans(store, delivered)
         for problems, held in pool.map("shards", _check_shard, plans, store.tree, of_source, facts):
             yield from problems
             tokens += held
@@ -107,16 +107,13 @@ def _rows(column: pa.ChunkedArray) -> Iterator[Any]:
         yield from chunk.to_numpy(zero_copy_only=False)
 
 
-def _plans(store: Store, delivered: _Delivered) -> Iterator[tuple[ShardPlan, ShardEntry | None]]:
-    """Give the shards of a delivery's source with their ranges; None for a split without any."""
-    pack = store.recipe.pack
-    for split in SPLITS:
-        place = (*delivered, split)
-        entries = siblings(store.snapshot, place)
-        if entries:
-            yield from zip(cut_split(place, len(entries), pack), entries, strict=True)
-        else:
-            yield cut_split(place, 1, pack)[0], None
+def _plans(store: Store, delivered: _Delivered) -> list[tuple[ShardPlan, ShardEntry | None]]:
+    """Return the shards of a delivery's source with their ranges; None for a split without any."""
+    config = store.recipe.pack
+    planned = planned_shards(store.snapshot, delivered, config)
+    there = {entry.split for _, entry in planned}
+    empty = [cut_split((*delivered, each), 1, config)[0] for each in SPLITS if each not in there]
+    return [*planned, *((plan, None) for plan in empty)]
 
 
 def _check_shard(

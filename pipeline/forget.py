@@ -62,7 +62,7 @@ class Request(NamedTuple):
     sources: tuple[str, ...] = ()
 
 
-def forget(store: str, label: str, request: Request, workers: int | None = None) -> Outcome:
+def forget(store: str, label: str, request: Request, pool: Pool = HERE) -> Outcome:
     """Take documents out of a store; the new snapshot is called `label`."""
     _check_words(label, request)
     check_no_file_url("store", store)
@@ -73,17 +73,13 @@ def forget(store: str, label: str, request: Request, workers: int | None = None)
         return Outcome(complete, 0, 0.0, {})
     check_absolute_in_job("store", store)
     open_snapshot(store)  # where no store is, no lease shall be left either
-    # One Ray for all that is looked through and done, where it is wanted.
-    with holding(store, f"take-down {label}") as lease, Pool(workers) as pool:
-        return _forget(store, label, request, (workers, lease, pool))
+    with holding(store, f"take-down {label}") as lease:
+        return _forget(store, label, request, (pool, lease))
 
 
-def _forget(
-    store: str, label: str, request: Request, given: tuple[int | None, Lease, Pool]
-) -> Outcome:
+def _forget(store: str, label: str, request: Request, given: tuple[Pool, Lease]) -> Outcome:
     start = time.perf_counter()
-    workers, lease, pool = given
-    finished = finish_killed(store, workers, lease)  # an earlier one, or this one begun before
+    finished = finish_killed(store, *given)  # an earlier one, or this one begun before
     complete = find_snapshot(store, label)
     if complete is not None:
         _check_same_request(store, label, request)
@@ -92,10 +88,10 @@ def _forget(
         return Outcome(complete, 0, time.perf_counter() - start, {})
     parent = open_snapshot(store)
     _check_sources(parent, request)
-    listed = make_list(store, parent, request, pool)
+    listed = make_list(store, parent, request, given[0])
     if not create(forgotten_path(store, label), listed.to_bytes()):
         _check_same_request(store, label, request)
-    outcome = finish_killed(store, workers, lease)
+    outcome = finish_killed(store, *given)
     if outcome is not None:
         return outcome
     logger.info("no document of %s is on the list: no snapshot is made", parent.label)
@@ -179,7 +175,7 @@ def read_ids(path: str) -> list[str]:
         raise ValueError(f"--ids {path} cannot be read: {error.strerror or error}") from error
 
 
-def preview(store: str, label: str, request: Request) -> Iterator[str]:
+def preview(store: str, label: str, request: Request, pool: Pool = HERE) -> Iterator[str]:
     """Give what a take-down would take out of the newest snapshot; nothing is written.
 
     What comes back for it, as a near-duplicate of what went, is known once it is done.
@@ -190,8 +186,8 @@ def preview(store: str, label: str, request: Request) -> Iterator[str]:
         _check_same_request(store, label, request)
     parent = open_snapshot(store)
     _check_sources(parent, request)
-    listed = make_list(store, parent, request)
-    covered = list(covered_by(Store(store, parent.tree(store), parent), listed))
+    listed = make_list(store, parent, request, pool)
+    covered = list(covered_by(Store(store, parent.tree(store), parent), listed, pool))
     kept = [row["id"] for row, is_kept in covered if is_kept]
     yield "nothing is written: this is what would go"
     yield (
@@ -200,28 +196,32 @@ def preview(store: str, label: str, request: Request) -> Iterator[str]:
     )
     if kept:
         yield f"kept ones: {_first(kept)}"
-    found = [each._asdict() for each in find_holdings(store, listed)]
+    found = [each._asdict() for each in find_holdings(store, listed, pool)]
     yield from _tell_holdings(found, {name: name for name in kept})
-    yield from _tell_uncovered(store, request)
-    yield from _tell_spared(store, parent, request)
+    yield from _tell_uncovered(store, request, pool)
+    yield from _tell_spared(store, parent, request, pool)
 
 
-def tell(store: str, label: str, request: Request, outcome: Outcome) -> Iterator[str]:
+def tell(
+    store: str, label: str, request: Request, outcome: Outcome, pool: Pool = HERE
+) -> Iterator[str]:
     """Give what a take-down did, what held the documents and what none has, as lines of text."""
-    yield from _tell_taken(store, label, request, outcome)
-    yield from _tell_uncovered(store, request)
-    yield from _tell_spared(store, outcome.snapshot, request)
+    yield from _tell_taken(store, label, request, outcome, pool)
+    yield from _tell_uncovered(store, request, pool)
+    yield from _tell_spared(store, outcome.snapshot, request, pool)
 
 
-def _tell_taken(store: str, label: str, request: Request, outcome: Outcome) -> Iterator[str]:
+def _tell_taken(
+    store: str, label: str, request: Request, outcome: Outcome, pool: Pool
+) -> Iterator[str]:
     snapshot = outcome.snapshot
     known = {hash_id(identity): identity for identity in request.ids}
     if snapshot.label != label:
         yield f"{snapshot.label} holds none of them; they stay out from now on"
-        found = find_holdings(store, read_takedown(store, label))
+        found = find_holdings(store, read_takedown(store, label), pool)
         hashed = [each._asdict() | {"document": hash_id(each.document)} for each in found]
         yield from _tell_holdings(hashed, known, f"the {HELD} of the take-downs that took them out")
-        labels = labels_that_hold(store, read_forgotten(store))
+        labels = labels_that_hold(store, read_forgotten(store), pool)
         if labels:
             yield f"text on the list is still in {', '.join(labels)}: `--purge` deletes it there"
         return
@@ -272,22 +272,36 @@ def _tell_holding(held: Mapping[str, Any], known: Mapping[str, str]) -> str:
     return f"{name}: {rows}, in {', '.join(held['snapshots'])}"
 
 
-def _tell_uncovered(store: str, request: Request) -> Iterator[str]:
+def _tell_uncovered(store: str, request: Request, pool: Pool) -> Iterator[str]:
     """Count and name the ids and prefixes that no document has: one may be misspelt."""
-    ids, prefixes = dict.fromkeys(request.ids), dict.fromkeys(request.url_prefixes)
-    asked = len(ids), len(prefixes)
-    for path in _identity_tables(store):
-        documents = read_table(path, columns=["id", "url"])
-        for identity in documents["id"].to_pylist() if ids else ():
-            ids.pop(identity, None)
-        for url in documents["url"].drop_null().to_pylist() if prefixes else ():
-            for prefix in [each for each in prefixes if url.startswith(each)]:
-                del prefixes[prefix]
-    hint = "" if all("/" in each for each in ids) else "; ids read SOURCE/KEY"
-    if ids:
-        yield f"{_count(ids, asked[0], 'ids')}{hint}"
-    if prefixes:
-        yield _count(prefixes, asked[1], "URL prefixes")
+    wanted = frozenset(request.ids), request.url_prefixes
+    paths = _identity_tables(store) if any(wanted) else []
+    found: tuple[set[str], set[str]] = set(), set()
+    for ids, prefixes in pool.map("names", _covering, paths, *wanted):
+        found[0].update(ids)
+        found[1].update(prefixes)
+    left = [
+        [each for each in dict.fromkeys(asked) if each not in those]
+        for asked, those in zip((request.ids, request.url_prefixes), found, strict=True)
+    ]
+    hint = "" if all("/" in each for each in left[0]) else "; ids read SOURCE/KEY"
+    if left[0]:
+        yield f"{_count(left[0], len(wanted[0]), 'ids')}{hint}"
+    if left[1]:
+        yield _count(left[1], len(set(wanted[1])), "URL prefixes")
+
+
+def _covering(
+    path: str, ids: frozenset[str], prefixes: tuple[str, ...]
+) -> tuple[set[str], set[str]]:
+    """Return which of some ids and prefixes a document of a table has."""
+    documents = read_table(path, columns=["id", "url"])
+    urls = documents["url"].drop_null().to_pylist() if prefixes else ()
+    covered = [url for url in urls if url.startswith(prefixes)]
+    return (
+        {identity for identity in documents["id"].to_pylist() if identity in ids},
+        {prefix for prefix in prefixes if any(url.startswith(prefix) for url in covered)},
+    )
 
 
 def _identity_tables(store: str) -> list[str]:
@@ -314,18 +328,29 @@ def _first(names: Collection[str]) -> str:
     return ", ".join(islice(names, _MAX_NAMED)) + more
 
 
-def _tell_spared(store: str, snapshot: Snapshot, request: Request) -> Iterator[str]:
+def _tell_spared(store: str, snapshot: Snapshot, request: Request, pool: Pool) -> Iterator[str]:
     """Name a document for every prefix whose host another URL writes in other letters."""
     wanted = {_with_plain_host(prefix): prefix for prefix in request.url_prefixes}
-    for held in identity_files(snapshot) if wanted else ():
-        documents = read_identities(held, snapshot.tree(store))
-        for url in documents["url"].drop_null().to_pylist():
-            plain = _with_plain_host(url)
-            for prefix in [each for each in wanted if plain.startswith(each)]:
+    parts = identity_files(snapshot) if wanted else []
+    for found in pool.map("names", _spared, parts, snapshot.tree(store), tuple(wanted)):
+        for plain, url in found.items():
+            if plain in wanted:
                 yield (
-                    f"{url} stays: it is covered by {wanted.pop(prefix)} but for capitals of the "
+                    f"{url} stays: it is covered by {wanted.pop(plain)} but for capitals of the "
                     "host; name it as it is written"
                 )
+
+
+def _spared(held: Held, tree: Tree, wanted: tuple[str, ...]) -> dict[str, str]:
+    """Return for some prefixes in plain letters the first URL of a part that each covers."""
+    found: dict[str, str] = {}
+    for url in read_identities(held, tree)["url"].drop_null().to_pylist():
+        plain = _with_plain_host(url)
+        if plain.startswith(wanted):
+            for prefix in wanted:
+                if plain.startswith(prefix):
+                    found.setdefault(prefix, url)
+    return found
 
 
 def _with_plain_host(url: str) -> str:

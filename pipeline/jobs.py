@@ -156,7 +156,7 @@ class Pool:
 
         Used as a context, it stops the Ray that it started.
         """
-        self._workers = workers
+        self.workers = workers
         self._started_ray = False
 
     def __enter__(self) -> "Pool":
@@ -179,14 +179,14 @@ class Pool:
 
         `what` is what progress and errors are told under.
         """
-        if self._workers == 1 or len(items) < 2:
+        if self.workers == 1 or len(items) < 2:
             yield from (function(item, *shared) for item in items)
             return
-        ray, is_own = _connected(self._workers or os.cpu_count() or 1)
+        ray, is_own = _connected(self.workers or os.cpu_count() or 1)
         self._started_ray |= is_own
         remote = ray.remote(num_cpus=1, max_retries=3)(function)
         sent = [ray.put(each) for each in shared]
-        limit = _limit(ray, self._workers)
+        limit = _limit(ray, self.workers)
         done: dict[int, Result] = {}
         given = 0
         tasks = _run_all(ray, what, limit, lambda item: remote.remote(item, *sent), items)

@@ -9,16 +9,20 @@ it again. `out_of_reach` names what no command of ours can clean: raw inputs, th
 merges, the list of repeated lines, checkpoints and what was exported from them.
 """
 
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
+from corpus.documents import deal_hash
 from corpus.files import exists, join, list_names, remove, remove_tree
 from corpus.forgotten import COVERED_BY, Forgotten, read_forgotten
 from corpus.lease import holding
+from corpus.membership import ShardPlan, documents_in, planned_shards
 from corpus.shards import Shard
 from corpus.snapshots import (
     Snapshot,
+    Tree,
     is_withdrawn,
     list_snapshots,
     open_snapshot,
@@ -27,7 +31,8 @@ from corpus.snapshots import (
     withdraw,
 )
 from pipeline.clean import kept_mask
-from pipeline.explain import Store, shard_documents, shard_of
+from pipeline.explain import Store
+from pipeline.jobs import HERE, Pool
 from pipeline.nearest import nearest_path
 from pipeline.parquet import read_table
 from pipeline.rows import document_rows
@@ -40,7 +45,20 @@ _TEXTS_OF_A_PART = ("clean/{}.parquet".format, nearest_path)
 
 # What decides which documents of a part are kept, and what was found in such files.
 _DOCUMENTS = ("clean", "duplicates")
-_Looked = dict[tuple[str, ...], list[tuple[dict[str, str], bool]]]
+_Covered = list[tuple[dict[str, str], bool]]
+_Looked = dict[tuple[str, ...], _Covered]
+# Where a document came from: snapshot, source and file.
+_Place = tuple[str, str, str]
+# A shard by the snapshot in whose directory it lies, and its path there.
+_Shard = tuple[str, str]
+
+
+class _Wanted(NamedTuple):
+    """Documents that are to be found in a shard."""
+
+    shard: _Shard
+    plan: ShardPlan
+    ids: frozenset[str]
 
 
 class Holding(NamedTuple):
@@ -53,31 +71,76 @@ class Holding(NamedTuple):
     last_row: int
 
 
-def find_holdings(store: str, forgotten: Forgotten) -> Iterator[Holding]:
+def find_holdings(store: str, forgotten: Forgotten, pool: Pool = HERE) -> Iterator[Holding]:
     """Give the packed sequences of every snapshot that hold a document of the list.
 
     They are looked for in the snapshots that open; a withdrawn one has no shards but theirs.
     """
-    lists: dict[tuple[str, str], list[str]] = defaultdict(list)
+    lists: dict[_Shard, list[str]] = defaultdict(list)
     looked: _Looked = {}
-    found = set()
-    opened: dict[tuple[str, str], tuple[dict[str, int], list[list[tuple[int, int]]]]] = {}
+    searched: dict[_Shard, set[str]] = defaultdict(set)
+    found: list[tuple[str, _Shard, int, int]] = []
     for snapshot in _manifests(store):
         for entry in snapshot.shards:
             lists[entry.home, entry.path].append(snapshot.label)
         if is_withdrawn(store, snapshot.label):
             continue
         view = Store(store, snapshot.tree(store), snapshot)
-        for row in (row for row, is_kept in covered_by(view, forgotten, looked) if is_kept):
-            entry = shard_of(view, row["snapshot"], row["source"], row["id"])
-            shard = entry.home, entry.path
-            if shard not in opened:
-                order = {name: n for n, name in enumerate(shard_documents(view, entry))}
-                opened[shard] = order, document_rows(Shard(view.tree.find(entry.path)))
-            order, rows = opened[shard]
-            found |= {(row["id"], shard, first, last) for first, last in rows[order[row["id"]]]}
+        covered = covered_by(view, forgotten, pool, looked)
+        kept = [row for row, is_kept in covered if is_kept]
+        found += _find_rows(view, kept, searched, pool)
     for identity, shard, first, last in sorted(found):
         yield Holding(identity, tuple(lists[shard]), "/".join(shard), first, last)
+
+
+def _find_rows(
+    view: Store, kept: Iterable[Mapping[str, str]], searched: dict[_Shard, set[str]], pool: Pool
+) -> Iterator[tuple[str, _Shard, int, int]]:
+    """Give the rows that hold kept documents: id, shard, first and last row of a run.
+
+    `searched` are the ids that were looked for in each shard before, for another snapshot.
+    """
+    delivered: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in kept:
+        delivered[row["snapshot"], row["source"]].add(row["id"])
+    for place, ids in delivered.items():
+        wanted = list(_where_packed(view, place, ids, searched))
+        names = [part.name for part in view.snapshot.parts if (part.snapshot, part.source) == place]
+        for found in pool.map("holdings", _rows_of, wanted, view.tree, names):
+            yield from found
+
+
+def _where_packed(
+    view: Store, place: tuple[str, str], ids: set[str], searched: dict[_Shard, set[str]]
+) -> Iterator[_Wanted]:
+    """Give the shards of a delivery's source that hold documents not looked for in them before."""
+    left = sorted((deal_hash(identity), identity) for identity in ids)
+    for plan, entry in planned_shards(view.snapshot, place, view.recipe.pack):
+        start, stop = (bisect_left(left, (bound, "")) for bound in (plan.low, plan.high))
+        mine = {identity for _, identity in left[start:stop]}
+        del left[start:stop]
+        shard = entry.home, entry.path
+        if new := mine - searched[shard]:
+            searched[shard] |= new
+            yield _Wanted(shard, plan, frozenset(new))
+    if left:
+        raise ValueError(
+            f"{view.root} has no shard for {left[0][1]}: run `python -m pipeline audit`"
+        )
+
+
+def _rows_of(
+    wanted: _Wanted, tree: Tree, parts: Sequence[str]
+) -> list[tuple[str, _Shard, int, int]]:
+    """Return the runs of rows of a shard that hold some documents."""
+    documents = documents_in(tree, parts, wanted.plan.low, wanted.plan.high)
+    order = {each.id: number for number, each in enumerate(documents)}
+    rows = document_rows(Shard(tree.find(wanted.shard[1])))
+    return [
+        (identity, wanted.shard, first, last)
+        for identity in wanted.ids
+        for first, last in rows[order[identity]]
+    ]
 
 
 def _manifests(store: str) -> Iterator[Snapshot]:
@@ -92,45 +155,52 @@ def _open_ones(store: str) -> Iterator[Snapshot]:
 
 
 def covered_by(
-    view: Store, forgotten: Forgotten, looked: _Looked | None = None
+    view: Store, forgotten: Forgotten, pool: Pool = HERE, looked: _Looked | None = None
 ) -> Iterator[tuple[dict[str, str], bool]]:
     """Give the documents of a snapshot that are on the list, and whether each is kept.
 
     `looked` remembers what was found in files, of which snapshots share nearly all.
     """
     known = {} if looked is None else looked
-    for part in view.snapshot.parts:
-        paths = tuple(view.tree.find(f"{kind}/{part.name}.parquet") for kind in _DOCUMENTS)
-        if paths not in known:
-            known[paths] = list(_covered_in(view, part.name, forgotten))
-        yield from known[paths]
+    names = [part.name for part in view.snapshot.parts]
+    files = {
+        name: tuple(view.tree.find(f"{kind}/{name}.parquet") for kind in _DOCUMENTS)
+        for name in names
+    }
+    new = [name for name in names if files[name] not in known]
+    for name, found in zip(
+        new, pool.map("take-down", _covered_in, new, view.tree, forgotten), strict=True
+    ):
+        known[files[name]] = found
+    for name in names:
+        yield from known[files[name]]
 
 
-def _covered_in(
-    view: Store, part: str, forgotten: Forgotten
-) -> Iterator[tuple[dict[str, str], bool]]:
+def _covered_in(part: str, tree: Tree, forgotten: Forgotten) -> _Covered:
     columns = [*COVERED_BY, "snapshot"]
-    documents = read_table(view.tree.find(f"clean/{part}.parquet"), columns=columns)
+    documents = read_table(tree.find(f"clean/{part}.parquet"), columns=columns)
     covered = forgotten.which(documents)
-    if covered.any():
-        kept = kept_mask(view.tree, part, documents.num_rows)[covered]
-        rows = documents.select(["id", "source", "snapshot"]).filter(covered).to_pylist()
-        yield from zip(rows, kept.tolist(), strict=True)
+    if not covered.any():
+        return []
+    kept = kept_mask(tree, part, documents.num_rows)[covered]
+    rows = documents.select(["id", "source", "snapshot"]).filter(covered).to_pylist()
+    return list(zip(rows, kept.tolist(), strict=True))
 
 
-def purge(store: str) -> list[str]:
+def purge(store: str, pool: Pool = HERE) -> list[str]:
     """Delete what holds the text of forgotten documents; return the labels withdrawn by now.
 
     Nobody else may be at work: the files of a command in progress look like those of a killed one.
     """
     newest = open_snapshot(store)
     with holding(store, f"purge after {newest.label}"):
-        return _purge(store, open_snapshot(store), read_forgotten(store))
+        successor = open_snapshot(store).label
+        for label in labels_that_hold(store, read_forgotten(store), pool):
+            withdraw(store, label, successor)
+        return _delete_withdrawn(store)
 
 
-def _purge(store: str, successor: Snapshot, forgotten: Forgotten) -> list[str]:
-    for label in labels_that_hold(store, forgotten):
-        withdraw(store, label, successor.label)
+def _delete_withdrawn(store: str) -> list[str]:
     for path in _left_over(store):
         remove(path)
     complete = list_snapshots(store)
@@ -155,50 +225,55 @@ def _left_over(store: str) -> list[str]:
     return sorted(join(root, home, path) for home, path in gone)
 
 
-def labels_that_hold(store: str, forgotten: Forgotten) -> list[str]:
+def labels_that_hold(store: str, forgotten: Forgotten, pool: Pool = HERE) -> list[str]:
     """Return the older snapshots on whose files the text of a document of the list still is."""
     newest = open_snapshot(store).label
     looked: dict[str, bool] = {}
     return [
         snapshot.label
         for snapshot in _open_ones(store)
-        if snapshot.label != newest and _holds_any(store, snapshot, (forgotten, looked))
+        if snapshot.label != newest and _holds_any(store, snapshot, (forgotten, looked), pool)
     ]
 
 
-def _holds_any(store: str, snapshot: Snapshot, given: tuple[Forgotten, dict[str, bool]]) -> bool:
+def _holds_any(
+    store: str, snapshot: Snapshot, given: tuple[Forgotten, dict[str, bool]], pool: Pool
+) -> bool:
     """Tell whether a snapshot has a document of the list, be it in an excerpt alone.
 
     `given` are the list, and of files looked at before whether they have one.
     """
     forgotten, looked = given
-    view = Store(store, snapshot.tree(store), snapshot)
-    for name in (path_of(part.name) for part in snapshot.parts for path_of in _TEXTS_OF_A_PART):
-        path = view.tree.find(name)
-        if path not in looked:
-            looked[path] = any(_covered(path, forgotten))
-        if looked[path]:
+    paths = [path for each in _texts_of(store, snapshot) for path in each]
+    if any(looked.get(path) for path in paths):
+        return True
+    new = [path for path in paths if path not in looked]
+    for path, places in zip(new, pool.map("take-down", _places_in, new, forgotten), strict=True):
+        looked[path] = bool(places)
+        if places:
             return True
     return False
 
 
-def out_of_reach(store: str, snapshots: Iterable[Snapshot], forgotten: Forgotten) -> Iterator[str]:
+def _texts_of(store: str, snapshot: Snapshot) -> tuple[list[str], ...]:
+    """Return where the documents of a snapshot lie, and where its excerpts of dropped ones."""
+    tree = snapshot.tree(store)
+    return tuple(
+        [tree.find(path_of(part.name)) for part in snapshot.parts] for path_of in _TEXTS_OF_A_PART
+    )
+
+
+def out_of_reach(
+    store: str, snapshots: Iterable[Snapshot], forgotten: Forgotten, pool: Pool = HERE
+) -> Iterator[str]:
     """Name what may still hold a trace of the documents and is not ours to delete."""
     inputs, runs, tokenizers, lines = set(), set(), set(), set()
-    looked: dict[str, set[tuple[str, str, str]]] = {}
-
-    def places_in(path: str) -> set[tuple[str, str, str]]:
-        if path not in looked:
-            rows = _covered(path, forgotten)
-            looked[path] = {(row["snapshot"], row["source"], row["file"]) for row in rows}
-        return looked[path]
-
+    looked: dict[str, set[_Place]] = {}
     for snapshot in snapshots:
-        tree = snapshot.tree(store)
-        kept, dropped = (
-            {place for part in snapshot.parts for place in places_in(tree.find(path_of(part.name)))}
-            for path_of in _TEXTS_OF_A_PART
-        )
+        texts = _texts_of(store, snapshot)
+        new = [path for paths in texts for path in paths if path not in looked]
+        looked |= zip(new, pool.map("take-down", _places_in, new, forgotten), strict=True)
+        kept, dropped = ({place for path in paths for place in looked[path]} for paths in texts)
         places = kept | dropped
         inputs |= {
             each.path
@@ -218,9 +293,14 @@ def out_of_reach(store: str, snapshots: Iterable[Snapshot], forgotten: Forgotten
     yield "checkpoints and exports of runs that this store does not know"
 
 
-def _covered(path: str, forgotten: Forgotten) -> Iterator[dict[str, Any]]:
-    """Give the documents of a table that are on the list; one that is not there has none."""
-    if exists(path):
-        columns = [*COVERED_BY, "snapshot", "file"]
-        documents = read_table(path, columns=columns)
-        yield from documents.filter(forgotten.which(documents)).to_pylist()
+def _places_in(path: str, forgotten: Forgotten) -> set[_Place]:
+    """Return where the documents of a table that are on the list came from.
+
+    A table that is not there has none.
+    """
+    if not exists(path):
+        return set()
+    names = ["snapshot", "source", "file"]
+    documents = read_table(path, columns=[*COVERED_BY, "snapshot", "file"])
+    rows = documents.select(names).filter(forgotten.which(documents)).to_pylist()
+    return {(row["snapshot"], row["source"], row["file"]) for row in rows}

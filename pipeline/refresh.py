@@ -111,7 +111,7 @@ def _refresh(recipe: Recipe, pool: Pool) -> Outcome:
         return Outcome(parent, 0, time.perf_counter() - start, {})
     with holding(recipe.store, f"refresh of {recipe.snapshot}") as lease:
         # On top of documents that are on the list, a refresh would not equal a rebuild.
-        finish_killed(recipe.store, recipe.workers, lease)
+        finish_killed(recipe.store, pool, lease)
         complete = find_snapshot(recipe.store, recipe.snapshot)
         if complete is not None:  # by another command, which has just ended
             return _refresh(recipe, pool)

@@ -65,7 +65,7 @@ logger = logging.getLogger(__name__)
 HELD = "held.json"
 
 
-def finish_killed(store: str, workers: int | None, lease: Lease) -> Outcome | None:
+def finish_killed(store: str, pool: Pool, lease: Lease) -> Outcome | None:
     """Finish the commit and the take-down of commands that were killed.
 
     HEAD comes to the snapshot that lacked it alone; then what is on the list and still in the
@@ -79,11 +79,10 @@ def finish_killed(store: str, workers: int | None, lease: Lease) -> Outcome | No
     parent = open_snapshot(store)
     if parent.made_with.get(OBEYS) == listed.fingerprint:
         return None
-    with Pool(workers) as pool:
-        affected = find_affected(parent, parent.tree(store), listed, pool)
-        if not affected:
-            return None
-        label = _label_of(store, parent, pool)
+    affected = find_affected(parent, parent.tree(store), listed, pool)
+    if not affected:
+        return None
+    label = _label_of(store, parent, pool)
     complete = read_manifest(store, label)
     if complete is not None:
         point_head_at(store, complete)
@@ -92,12 +91,12 @@ def finish_killed(store: str, workers: int | None, lease: Lease) -> Outcome | No
         "take-down %s: %d parts of %s hold its documents", label, len(affected), parent.label
     )
     recipe = Recipe.model_validate(
-        parent.recipe | {"store": store, "snapshot": label, "workers": workers}
+        parent.recipe | {"store": store, "snapshot": label, "workers": pool.workers}
     )
     job = Job(recipe, parent, parent.deliveries, (), listed)
-    stages = Stages(job.tree, workers)
+    stages = Stages(job.tree, pool.workers)
     try:
-        snapshot = _take_out(job, affected, stages)
+        snapshot = _take_out(job, affected, stages, pool)
     finally:
         stages.close()
     snapshot = add_report(store, snapshot, parent)
@@ -211,7 +210,7 @@ def _is_affected(held: Held, tree: Tree, forgotten: Forgotten) -> bool:
     return bool(forgotten.which(read_identities(held, tree)).any())
 
 
-def _take_out(job: Job, affected: Sequence[str], stages: Stages) -> Snapshot:
+def _take_out(job: Job, affected: Sequence[str], stages: Stages, pool: Pool) -> Snapshot:
     """Run the stages of a take-down and return the manifest, not yet committed."""
     assert job.parent is not None
     identity = hashlib.sha256(
@@ -250,7 +249,7 @@ def _take_out(job: Job, affected: Sequence[str], stages: Stages) -> Snapshot:
     )
     records = {"forget": filtered, "cascade": judged, "encode": encoded, "pack": packed}
     contents = _contents(job, counts, records)
-    noted = contents._replace(files=[*contents.files, _note_holdings(job, counts)])
+    noted = contents._replace(files=[*contents.files, _note_holdings(job, counts, pool)])
     # Nothing was searched or judged anew: the parent's recall and statistics hold on.
     stats = read_stats(snapshot_root(store, job.parent.label))
     return assemble(job, noted, ({OBEYS: job.forgotten.fingerprint}, stats))
@@ -328,7 +327,7 @@ def _contents(
     return Contents(tokenizer, list(shards.values()), parts, list(files.values()))
 
 
-def _note_holdings(job: Job, counts: Mapping[str, Any]) -> FileEntry:
+def _note_holdings(job: Job, counts: Mapping[str, Any], pool: Pool) -> FileEntry:
     """Write what held the documents, by hash of their ids: a purge leaves no way to read it.
 
     Beside it, for the same reason, how many went and what came of others.
@@ -337,10 +336,11 @@ def _note_holdings(job: Job, counts: Mapping[str, Any]) -> FileEntry:
     listed = read_takedown(store, label)
     sequences = [
         each._asdict() | {"document": hash_id(each.document)}
-        for each in find_holdings(store, listed)
+        for each in find_holdings(store, listed, pool)
     ]
     manifests = (read_manifest(store, each) for each in list_snapshots(store))
-    traces = list(out_of_reach(store, (each for each in manifests if each is not None), listed))
+    complete = (each for each in manifests if each is not None)
+    traces = list(out_of_reach(store, complete, listed, pool))
     documents = counts.get("documents")  # not counted by a cascade of an older version
     data = {"documents": documents, "sequences": sequences, "out_of_reach": traces}
     write_bytes(job.tree.own(HELD), orjson.dumps(data, option=orjson.OPT_INDENT_2))

@@ -19,6 +19,7 @@ from corpus.recipe import Dedup, Recipe
 from corpus.snapshots import Snapshot, open_snapshot
 from pipeline import canaries, cuts
 from pipeline.forget import Request, forget
+from pipeline.jobs import Pool
 from pipeline.parquet import read_table
 from pipeline.preference import preferences, scope_of
 from pipeline.refresh import rebuild, refresh
@@ -258,13 +259,18 @@ def run_with_kills(rng: random.Random, chain: Chain, deliveries: list[Delivery])
         kills += _until_done(rng, partial(_refresh_with, chain.recipe(delivery)))
         last = open_snapshot(chain.store)
         request = random_request(rng, chain, last)
-        kills += _until_done(rng, partial(forget, chain.store, f"no-{last.label}", request))
+        take_down = partial(forget, chain.store, f"no-{last.label}", request)
+        kills += _until_done(rng, partial(_with_workers, take_down))
     return kills
 
 
 def _refresh_with(recipe: Recipe, workers: int) -> None:
     dedup = recipe.dedup.model_copy(update={"partitions": 4**workers // 4})
     refresh(recipe.model_copy(update={"workers": workers, "dedup": dedup}))
+
+
+def _with_workers(command: Callable[[Pool], object], workers: int) -> None:
+    command(Pool(workers))
 
 
 def _until_done(rng: random.Random, command: Callable[[int], object]) -> int:
