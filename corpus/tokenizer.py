@@ -97,25 +97,25 @@ class Tokenizer:
 
     def token_bytes(self) -> list[bytes]:
         """Return the bytes of every entry; special tokens as they are spelt."""
-        data, offsets = self._pieces
+        data, offsets = self.spelt
         held = data.tobytes()
         return [held[start:stop] for start, stop in pairwise(offsets.tolist())]
 
     def token_sizes(self) -> npt.NDArray[np.int64]:
         """Return the number of bytes of every entry."""
-        return np.diff(self._pieces[1])
+        return np.diff(self.spelt[1])
 
     def spaces(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Tell of every entry whether it begins with white space, and whether it ends with it."""
-        white, offsets = self._white, self._pieces[1]
+        white, offsets = self._white, self.spelt[1]
         some = offsets[1:] > offsets[:-1]
         begins: npt.NDArray[np.bool_] = white[offsets[:-1]] & some
         ends: npt.NDArray[np.bool_] = white[offsets[1:] - 1] & some
         return begins, ends
 
     @cached_property
-    def _pieces(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """All entries' bytes one after another, and [entries + 1], where each begins."""
+    def spelt(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """All entries' bytes one after another, and [entries + 1], where each begins; read-only."""
         tokens = [""] * self.vocab_size
         for token, position in self._vocabulary.items():
             tokens[position] = token
@@ -133,7 +133,7 @@ class Tokenizer:
     @cached_property
     def _white(self) -> npt.NDArray[np.bool_]:
         """Tell of every byte of the entries whether it is white space; one more, which is not."""
-        return np.append(np.isin(self._pieces[0], np.frombuffer(_WHITE, np.uint8)), False)
+        return np.append(np.isin(self.spelt[0], np.frombuffer(_WHITE, np.uint8)), False)
 
 
 @contextmanager

@@ -11,13 +11,16 @@ A task holds one part, or one shard with its documents.
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from corpus.documents import KEPT_COLUMNS, add_digests
 from corpus.membership import SPLITS, ShardPlan, cut_split, planned_shards
 from corpus.shards import Shard
 from corpus.snapshots import Part, ShardEntry, Snapshot, Tree
+from corpus.tokenizer import Tokenizer
 from pipeline.encode import encode_documents, open_encoder
 from pipeline.explain import Store
 from pipeline.index import look_at
@@ -25,6 +28,7 @@ from pipeline.jobs import Pool
 from pipeline.parquet import read_table
 from pipeline.plans import open_range
 from pipeline.rows import document_tokens, find_broken_rows
+from pipeline.spans import bytes_of
 from pipeline.stretch import open_arrow
 
 _Delivered = tuple[str, str]  # snapshot and source
@@ -91,14 +95,42 @@ def _encode_again(part: Part, tree: Tree, facts: _Facts) -> tuple[list[str], dic
         problems.append(
             f"{path}: its documents encoded again give other tokens, sentences or words"
         )
-    kept = documents.select(["id", "text"]).filter(pa.array(mask))
-    texts = dict(zip(kept["id"].to_pylist(), kept["text"].to_pylist(), strict=True))
     problems += [
         f"{path}: {identity} decodes to another text than was kept"
-        for identity, ids in zip(table["id"].to_pylist(), _rows(table["token_ids"]), strict=True)
-        if encoder.tokenizer.decode(ids.tolist()) != texts[identity]
+        for identity in _misspelt(table, documents.filter(pa.array(mask)), encoder.tokenizer)
     ]
     return problems, counts
+
+
+def _misspelt(tokens: pa.Table, kept: pa.Table, tokenizer: Tokenizer) -> list[str]:
+    """Return the ids of documents whose tokens' bytes are not those of their text."""
+    found = []
+    for batch in tokens.to_batches():
+        rows = pc.index_in(batch["id"], kept["id"].combine_chunks())
+        lists = batch["token_ids"]
+        given = lists.values.to_numpy(), lists.offsets.to_numpy()
+        same = _spell(*given, tokenizer.spelt, bytes_of(kept["text"].take(rows)))
+        found += batch["id"].filter(pa.array(~same)).to_pylist()
+    return found
+
+
+@numba.njit(cache=True)
+def _spell(ids, offsets, spelt, texts):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Tell of lists of ids whether their entries' bytes are those of the texts: bool [lists]."""
+    (pieces, begins), (data, ends) = spelt, texts
+    same = np.ones(len(offsets) - 1, np.bool_)
+    for text in range(len(same)):
+        place, stop = ends[text], ends[text + 1]
+        for n in range(offsets[text], offsets[text + 1]):
+            begin, size = begins[ids[n]], begins[ids[n] + 1] - begins[ids[n]]
+            if place + size > stop:
+                same[text] = False
+                break
+            for i in range(size):
+                same[text] &= pieces[begin + i] == data[place + i]
+            place += size
+        same[text] &= place == stop
+    return same
 
 
 def _rows(column: pa.ChunkedArray) -> Iterator[Any]:

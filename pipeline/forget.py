@@ -346,10 +346,8 @@ def _spared(held: Held, tree: Tree, wanted: tuple[str, ...]) -> dict[str, str]:
     found: dict[str, str] = {}
     for url in read_identities(held, tree)["url"].drop_null().to_pylist():
         plain = _with_plain_host(url)
-        if plain.startswith(wanted):
-            for prefix in wanted:
-                if plain.startswith(prefix):
-                    found.setdefault(prefix, url)
+        covering = wanted if plain.startswith(wanted) else ()
+        found = {each: url for each in covering if plain.startswith(each)} | found
     return found
 
 

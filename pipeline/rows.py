@@ -17,6 +17,9 @@ from corpus.shards import REORDERED, Pieces, Shard, separators
 from corpus.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
 from pipeline.index import Int64s
 
+# Pieces whose rows are read together: some MB. Guess.
+_PIECES_AT_A_TIME = 4096
+
 
 def document_rows(shard: Shard) -> list[list[tuple[int, int]]]:
     """Return the rows that hold each document of a shard, as runs from a first to a last row."""
@@ -44,13 +47,18 @@ def document_tokens(shard: Shard) -> Iterator[tuple[npt.NDArray[Any], npt.NDArra
     pieces = shard.pieces()
     order = np.lexsort((pieces.offsets, pieces.documents))
     bounds = np.flatnonzero(np.diff(pieces.documents[order], prepend=-1, append=-1))
-    for low, high in pairwise(bounds):
-        mine = order[low:high]
-        spans = list(zip(pieces.rows[mine], pieces.starts[mine], pieces.stops[mine], strict=True))
-        yield (
-            np.concatenate([shard.token_ids([row])[0, a:b] for row, a, b in spans]),
-            np.concatenate([shard.word_starts([row])[0, a:b] for row, a, b in spans]),
-        )
+    first = 0
+    while first < len(bounds) - 1:
+        last = int(np.searchsorted(bounds, bounds[first] + _PIECES_AT_A_TIME, side="right")) - 1
+        last = max(last, first + 1)
+        mine = order[bounds[first] : bounds[last]]
+        rows, at = np.unique(pieces.rows[mine], return_inverse=True)
+        held = shard.token_ids(rows), shard.word_starts(rows)
+        spans = list(zip(at.tolist(), pieces.starts[mine], pieces.stops[mine], strict=True))
+        for low, high in pairwise((bounds[first : last + 1] - bounds[first]).tolist()):
+            ids, words = (np.concatenate([e[n, a:b] for n, a, b in spans[low:high]]) for e in held)
+            yield ids, words
+        first = last
 
 
 def find_broken_rows(shard: Shard, mask_id: int) -> Iterator[str]:
