@@ -57,8 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_workers(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--workers", type=at_least_one, help="parallel tasks; absent: one a CPU")
+def _add_workers(command: argparse.ArgumentParser, absent: str = "a CPU") -> None:
+    help_ = f"parallel tasks; absent: one {absent}"
+    command.add_argument("--workers", type=at_least_one, help=help_)
 
 
 def _add_makers(commands: Any) -> None:  # noqa: ANN401 - argparse's own type is private
@@ -125,7 +126,7 @@ def _add_viewers(commands: Any) -> None:  # noqa: ANN401 - argparse's own type i
     command.set_defaults(run=_explain)
     command = commands.add_parser("audit", help="recompute every proof; exit 1 where one fails")
     command.add_argument("store")
-    _add_workers(command)
+    _add_workers(command, "a CPU, or but one for a small store")
     command.set_defaults(run=_audit)
     command = commands.add_parser("show", help="say what a store holds; decode a row")
     command.add_argument("store")
@@ -272,11 +273,11 @@ def _explain(parsed: argparse.Namespace) -> int:
 def _audit(parsed: argparse.Namespace) -> int:
     from pipeline.explain import open_store
     from pipeline.jobs import Pool
-    from pipeline.proofs import audit
+    from pipeline.proofs import audit, workers_for
 
     check_absolute_in_job("store", parsed.store)
     store = open_store(absolute(parsed.store))
-    with Pool(parsed.workers) as pool:
+    with Pool(parsed.workers or workers_for(store.snapshot)) as pool:
         outcome = audit(store, pool)
     for line in outcome.not_checked:
         print(f"not checked: {line}")

@@ -24,7 +24,7 @@ from corpus.tokenizer import EOS_ID, stored_tokenizer
 from pipeline.audit_shards import check_shards
 from pipeline.explain import Store, explain, open_store, shard_documents, show, show_row
 from pipeline.jobs import HERE
-from pipeline.proofs import audit
+from pipeline.proofs import audit, workers_for
 from pipeline.signatures import write_arrow
 from pipeline.stretch import open_arrow
 
@@ -72,6 +72,29 @@ def test_sound_store_passes(built: Built) -> None:
     done = run("pipeline", "audit", str(built.directory / "store"))
     assert (done.returncode, done.stdout.count("every proof holds")) == (0, 1), done.stdout
     assert "not checked" not in done.stdout
+
+
+def test_a_small_store_is_audited_without_ray(
+    built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(built.directory / "store"))
+    assert workers_for(store.snapshot) == 1
+    monkeypatch.setattr("pipeline.proofs._SMALL_BYTES", 1)
+    assert workers_for(store.snapshot) is None
+
+
+def test_on_ray_a_sound_store_passes_and_a_fault_is_found(store: Store) -> None:
+    """In tasks of other processes, which are sent all that they need."""
+    done = run("pipeline", "audit", store.root, "--workers", "2")
+    assert (done.returncode, done.stdout.count("every proof holds")) == (0, 1), done.stderr
+
+    def clear(_: npt.NDArray[Any], __: npt.NDArray[Any], starts: npt.NDArray[Any]) -> None:
+        starts[0] = False
+
+    change_shard(store, clear)
+    done = run("pipeline", "audit", sign_again(store).root, "--workers", "2")
+    assert done.returncode == 1
+    assert "has other tokens or word starts than its text" in done.stdout
 
 
 def test_flipped_byte_in_a_shard(store: Store) -> None:
