@@ -32,7 +32,7 @@ from corpus.snapshots import (
     read_manifest,
 )
 from pipeline.explain import Store
-from pipeline.jobs import HERE, Pool
+from pipeline.jobs import HERE, LOOKS, Pool
 from pipeline.outcome import Outcome
 from pipeline.parquet import read_table
 from pipeline.purge import covered_by, find_holdings, labels_that_hold
@@ -144,7 +144,9 @@ def make_list(store: str, parent: Snapshot, request: Request, pool: Pool = HERE)
         ids=frozenset(map(hash_id, request.ids)),
         url_prefixes=frozenset(request.url_prefixes),
     )
-    found = pool.map("take-down", _texts_named, identity_files(parent), parent.tree(store), named)
+    found = pool.map(
+        "take-down", _texts_named, identity_files(parent), parent.tree(store), named, least=LOOKS
+    )
     return Forgotten(
         ids=named.ids,
         texts=frozenset().union(*found),
@@ -277,7 +279,7 @@ def _tell_uncovered(store: str, request: Request, pool: Pool) -> Iterator[str]:
     wanted = frozenset(request.ids), request.url_prefixes
     paths = _identity_tables(store) if any(wanted) else []
     found: tuple[set[str], set[str]] = set(), set()
-    for ids, prefixes in pool.map("names", _covering, paths, *wanted):
+    for ids, prefixes in pool.map("names", _covering, paths, *wanted, least=LOOKS):
         found[0].update(ids)
         found[1].update(prefixes)
     left = [
@@ -332,7 +334,9 @@ def _tell_spared(store: str, snapshot: Snapshot, request: Request, pool: Pool) -
     """Name a document for every prefix whose host another URL writes in other letters."""
     wanted = {_with_plain_host(prefix): prefix for prefix in request.url_prefixes}
     parts = identity_files(snapshot) if wanted else []
-    for found in pool.map("names", _spared, parts, snapshot.tree(store), tuple(wanted)):
+    for found in pool.map(
+        "names", _spared, parts, snapshot.tree(store), tuple(wanted), least=LOOKS
+    ):
         for plain, url in found.items():
             if plain in wanted:
                 yield (

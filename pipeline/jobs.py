@@ -48,6 +48,8 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 _LOG_EVERY_SECONDS = 10.0
 # Records that are read at a time: in a bucket each takes some 30 ms, whatever its size. Guess.
 _READS_AT_A_TIME = 32
+# Parts whose ids, say, are looked through in the time that Ray takes to start, some 30 ms each. Guess.
+LOOKS = 256
 # What a task reads for checksums: a second's work, or files that take as long to open. Guesses.
 _BYTES_OF_A_RUN, _FILES_OF_A_RUN = 2**30, 256
 
@@ -148,7 +150,7 @@ class Stages:
 class Pool:
     """Maps functions over items on Ray and keeps no record: for what reads a store and writes none.
 
-    With one worker, or for one item, all is done in this process and no Ray starts.
+    With one worker, or for few items, all is done in this process and no Ray starts.
     """
 
     def __init__(self, workers: int | None = 1) -> None:
@@ -174,12 +176,14 @@ class Pool:
         function: Callable[..., Result],
         items: Sequence[Any],
         *shared: Any,  # noqa: ANN401 - whatever the function takes
+        least: int = 2,
     ) -> Iterator[Result]:
         """Give `function(item, *shared)` for every item in order; `shared` is sent once.
 
-        `what` is what progress and errors are told under.
+        `what` is what progress and errors are told under; of fewer items than `least` Ray is not
+        asked.
         """
-        if self.workers == 1 or len(items) < 2:
+        if self.workers == 1 or len(items) < least:
             yield from (function(item, *shared) for item in items)
             return
         ray, is_own = _connected(self.workers or os.cpu_count() or 1)

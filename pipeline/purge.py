@@ -32,7 +32,7 @@ from corpus.snapshots import (
 )
 from pipeline.clean import kept_mask
 from pipeline.explain import Store
-from pipeline.jobs import HERE, Pool
+from pipeline.jobs import HERE, LOOKS, Pool
 from pipeline.nearest import nearest_path
 from pipeline.parquet import read_table
 from pipeline.rows import document_rows
@@ -169,7 +169,7 @@ def covered_by(
     }
     new = [name for name in names if files[name] not in known]
     for name, found in zip(
-        new, pool.map("take-down", _covered_in, new, view.tree, forgotten), strict=True
+        new, pool.map("take-down", _covered_in, new, view.tree, forgotten, least=LOOKS), strict=True
     ):
         known[files[name]] = found
     for name in names:
@@ -248,7 +248,9 @@ def _holds_any(
     if any(looked.get(path) for path in paths):
         return True
     new = [path for path in paths if path not in looked]
-    for path, places in zip(new, pool.map("take-down", _places_in, new, forgotten), strict=True):
+    for path, places in zip(
+        new, pool.map("take-down", _places_in, new, forgotten, least=LOOKS), strict=True
+    ):
         looked[path] = bool(places)
         if places:
             return True
@@ -272,7 +274,9 @@ def out_of_reach(
     for snapshot in snapshots:
         texts = _texts_of(store, snapshot)
         new = [path for paths in texts for path in paths if path not in looked]
-        looked |= zip(new, pool.map("take-down", _places_in, new, forgotten), strict=True)
+        looked |= zip(
+            new, pool.map("take-down", _places_in, new, forgotten, least=LOOKS), strict=True
+        )
         kept, dropped = ({place for path in paths for place in looked[path]} for paths in texts)
         places = kept | dropped
         inputs |= {

@@ -51,7 +51,7 @@ from pipeline.build import Contents, Job, assemble, commit, part_entry
 from pipeline.cascade import REMOVED_SCHEMA, judge_again
 from pipeline.clean import forgotten_row, write_part
 from pipeline.index import Corpus
-from pipeline.jobs import HERE, Output, Pool, Record, Stages, Task, describe_file
+from pipeline.jobs import HERE, LOOKS, Output, Pool, Record, Stages, Task, describe_file
 from pipeline.nearest import nearest_path, without_forgotten
 from pipeline.outcome import Outcome
 from pipeline.parquet import read_table, write_table
@@ -202,7 +202,7 @@ def find_affected(
 ) -> list[str]:
     """Return the names of the parts that hold a document of the list."""
     parts = identity_files(snapshot)
-    found = pool.map("take-down", _is_affected, parts, tree, forgotten)
+    found = pool.map("take-down", _is_affected, parts, tree, forgotten, least=LOOKS)
     return [name for (name, _), holds in zip(parts, found, strict=True) if holds]
 
 

@@ -177,8 +177,14 @@ def run_stages_here(patch: pytest.MonkeyPatch) -> None:
             stages.tasks_run += 1
 
     def map_here(
-        _: Pool, __: str, function: Callable[..., Any], items: Sequence[Any], *shared: object
+        _: Pool,
+        __: str,
+        function: Callable[..., Any],
+        items: Sequence[Any],
+        *shared: object,
+        least: int = 2,
     ) -> Iterator[Any]:
+        assert least > 1
         return (function(item, *shared) for item in items)
 
     patch.setattr(Stages, "_run_missing", run_missing)

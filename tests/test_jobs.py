@@ -257,13 +257,16 @@ def test_a_pool_gives_results_in_order_and_sends_what_is_shared_once(
         assert ray.put_values == [factors]
 
 
-@pytest.mark.parametrize(("workers", "items"), [(1, [1, 2, 3]), (4, [5]), (4, [])])
-def test_a_pool_of_one_worker_or_for_one_item_works_here(
-    monkeypatch: pytest.MonkeyPatch, workers: int, items: list[int]
+@pytest.mark.parametrize(
+    ("workers", "items", "least"), [(1, [1, 2, 3], 2), (4, [5], 2), (4, [], 2), (4, [6, 7], 3)]
+)
+def test_a_pool_of_one_worker_or_for_few_items_works_here(
+    monkeypatch: pytest.MonkeyPatch, workers: int, items: list[int], least: int
 ) -> None:
     monkeypatch.setattr(jobs, "_import_ray", lambda: pytest.fail("Ray was started"))
     with Pool(workers) as pool:
-        assert list(pool.map("times", times, items, [2])) == [2 * each for each in items]
+        found = list(pool.map("times", times, items, [2], least=least))
+    assert found == [2 * each for each in items]
 
 
 def test_runs_are_bounded_in_bytes_and_number(monkeypatch: pytest.MonkeyPatch) -> None:
