@@ -48,7 +48,7 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 _LOG_EVERY_SECONDS = 10.0
 # Records that are read at a time: in a bucket each takes some 30 ms, whatever its size. Guess.
 _READS_AT_A_TIME = 32
-# Parts whose ids, say, are looked through in the time that Ray takes to start, some 30 ms each. Guess.
+# Parts whose ids, say, are looked through by the time that Ray has started: 30 ms each. Guess.
 LOOKS = 256
 # What a task reads for checksums: a second's work, or files that take as long to open. Guesses.
 _BYTES_OF_A_RUN, _FILES_OF_A_RUN = 2**30, 256
