@@ -199,16 +199,18 @@ def _forget(parsed: argparse.Namespace) -> int:
 
     ids = [*parsed.id, *(read_ids(parsed.ids) if parsed.ids is not None else ())]
     request = Request(tuple(ids), tuple(parsed.url_prefix), tuple(parsed.source))
+    check_absolute_in_job("store", parsed.store)
+    store = absolute(parsed.store)
     with Pool(parsed.workers) as pool:
         if parsed.dry_run:
-            for line in preview(parsed.store, parsed.label, request, pool):
+            for line in preview(store, parsed.label, request, pool):
                 print(line)
             return 0
-        outcome = forget(parsed.store, parsed.label, request, pool)
-        for line in tell(parsed.store, parsed.label, request, outcome, pool):
+        outcome = forget(store, parsed.label, request, pool)
+        for line in tell(store, parsed.label, request, outcome, pool):
             print(line)
         if parsed.purge:
-            labels = purge(parsed.store, pool)
+            labels = purge(store, pool)
             print(f"withdrawn: {', '.join(labels) or 'no snapshot, none held them'}")
     if outcome.snapshot.label == parsed.label:
         print(f"set `snapshot: {parsed.label}` in the recipe to train without them")

@@ -2,12 +2,13 @@
 
 Documents and drops are compared by a digest of the rows of each file, so it does not matter in
 which parts they are stored, nor in which pieces a large file was read. It is cut here into other
-pieces than a refresh cuts it into: a record lost at a cut would be lost at another.
+pieces than a refresh cuts it into: a record lost at a cut would be lost at another. And it is read
+whole, without being cleaned: the pieces have to have as many records, at the same places.
 
 It holds four digests an input; a task, what a task of cleaning holds.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
@@ -33,6 +34,7 @@ from pipeline.parquet import read_table
 # What cleaning makes of an input, and the columns that are compared.
 _TABLES: dict[str, Sequence[str]] = {"clean": KEPT_COLUMNS, "dropped": DROP_SCHEMA.names}
 _PLACE = ("snapshot", "source", "file")
+_COUNTED = ("records", "positions")
 
 _Place = tuple[str, str, str]
 # Digests of rows by kind of table and by the place of their file.
@@ -48,10 +50,25 @@ class _How(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What a task found: digests of rows, and the checksum of each file that it read whole."""
+    """What a task found: digests of rows, and the checksum of each file that it read whole.
+
+    `records` are of each file how many rows there are and the sum of their positions; `whole` is
+    what they have to be, of a file that was read in pieces.
+    """
 
     digests: _Digests
     checksums: dict[_Place, str]
+    records: Counter[tuple[_Place, str]]
+    whole: Counter[tuple[_Place, str]]
+
+
+class _Surveyed(NamedTuple):
+    """What is known of a large file: its pieces, its checksum, and how its records count."""
+
+    pieces: tuple[Piece, ...]
+    checksum: str
+    records: int
+    positions: int
 
 
 def check_inputs(store: Store, pool: Pool, not_checked: list[str]) -> Iterator[str]:
@@ -71,6 +88,8 @@ def check_inputs(store: Store, pool: Pool, not_checked: list[str]) -> Iterator[s
         else:
             odd = [kind for kind in _TABLES if found[kind] != again.digests[kind][place]]
             yield from (f"{name} read again gives other {kind} rows than stored" for kind in odd)
+            if any(again.records[place, what] != again.whole[place, what] for what in _COUNTED):
+                yield f"{name} has other records when it is read whole than in pieces"
     for _, source_name, file in sorted(set().union(*stored.values())):
         yield f"{source_name}: there are rows of {file}, which is no input"
 
@@ -80,31 +99,40 @@ def _clean_all(store: Store, pool: Pool) -> _Found:
     how = _How(store.root, store.recipe.clean, read_forgotten(store.root))
     groups = join_inputs(store.snapshot.inputs)
     large = [group[0] for group in groups if group[0].size_bytes > cuts.PIECE_BYTES]
-    known = pool.map("survey", _survey, large, how.config.max_record_bytes)
-    surveyed = dict(zip(map(_place_of, large), known, strict=True))
-    found = _Found(_empty(), {})
+    places = map(_place_of, large)
+    surveys = pool.map("survey", _survey, large, how.config.max_record_bytes)
+    surveyed = dict(zip(places, surveys, strict=True))
+    found = _Found(_empty(), {}, Counter(), Counter())
     tasks: list[Cut] = []
     for group in groups:
         place = _place_of(group[0])
         if place not in surveyed:
             tasks.append(Cut(group, ""))
-        elif (pieces := surveyed[place]) is not None:
-            found.checksums[place] = pieces[1]
-            if pieces[1] == group[0].checksum:
-                tasks += [Cut(group, "", numbered) for numbered in enumerate(pieces[0])]
+        elif (known := surveyed[place]) is not None:
+            found.checksums[place] = known.checksum
+            found.whole.update({(place, what): getattr(known, what) for what in _COUNTED})
+            if known.checksum == group[0].checksum:
+                tasks += [Cut(group, "", numbered) for numbered in enumerate(known.pieces)]
     for each in pool.map("inputs", _clean_again, tasks, how):
         _add(found.digests, each.digests)
         found.checksums.update(each.checksums)
+        found.records.update({key: each.records[key] for key in each.records if key in found.whole})
     return found
 
 
-def _survey(source: Input, max_record_bytes: int) -> tuple[tuple[Piece, ...], str] | None:
-    """Return pieces of a large file and its checksum; None where it is gone."""
+def _survey(source: Input, max_record_bytes: int) -> _Surveyed | None:
+    """Return what is known of a large file; None where it is gone."""
     if not exists(source.path):
         return None
     piece_bytes = cuts.PIECE_BYTES * 3 // 4
     encoding = source.options.encoding
-    return survey(source.path, source.format, piece_bytes, max_record_bytes, encoding)
+    found = survey(source.path, source.format, piece_bytes, max_record_bytes, encoding)
+    records = positions = 0
+    with closing(InputFile(source.path)) as file:
+        for each in read_records(file, source.format, max_record_bytes, source.options):
+            records += 1
+            positions += each.position
+    return _Surveyed(*found, records, positions)
 
 
 def _clean_again(cut: Cut, how: _How) -> _Found:
@@ -112,15 +140,18 @@ def _clean_again(cut: Cut, how: _How) -> _Found:
 
     Files that are gone are left out.
     """
-    found = _Found(_empty(), {})
+    found = _Found(_empty(), {}, Counter(), Counter())
     cleaner = Cleaner(
         Origin(cut.snapshot, cut.source), open_chain(how.root, how.config), how.forgotten
     )
     limit = how.config.max_record_bytes
     records = cut.read(limit) if cut.given else _read(cut.inputs, limit, found.checksums)
     for part in cleaner.parts(records):
-        _digest_into(found.digests["clean"], part.documents(), KEPT_COLUMNS)
-        _digest_into(found.digests["dropped"], part.dropped(), DROP_SCHEMA.names)
+        for kind, table in (("clean", part.documents()), ("dropped", part.dropped())):
+            _digest_into(found.digests[kind], table, _TABLES[kind])
+            for place, position in zip(_places(table), table["position"].to_pylist(), strict=True):
+                found.records[place, "records"] += 1
+                found.records[place, "positions"] += position
     return found
 
 
@@ -146,10 +177,14 @@ def _digest_part(part: Part, tree: Tree) -> _Digests:
 
 def _digest_into(found: dict[_Place, int], table: pa.Table, columns: Sequence[str]) -> None:
     """Add the digests of rows to those of their files."""
-    places = zip(*(table[name].to_pylist() for name in _PLACE), strict=True)
     rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
-    for place, row in zip(places, rows, strict=True):
+    for place, row in zip(_places(table), rows, strict=True):
         found[place] = (found[place] + digest_rows([row])) % DIGEST_MODULUS
+
+
+def _places(table: pa.Table) -> Iterator[_Place]:
+    """Give the place of the file that each row is of."""
+    return zip(*(table[name].to_pylist() for name in _PLACE), strict=True)
 
 
 def _add(found: _Digests, more: Mapping[str, Mapping[_Place, int]]) -> None:

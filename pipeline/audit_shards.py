@@ -8,7 +8,7 @@ is between them.
 A task holds one part, or one shard with its documents.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numba
@@ -59,15 +59,12 @@ def check_shards(store: Store, pool: Pool, not_checked: list[str]) -> Iterator[s
     names: dict[_Delivered, list[str]] = {(e.snapshot, e.source): [] for e in snapshot.shards}
     for part in parts:
         names.setdefault((part.snapshot, part.source), []).append(part.name)
+    not_checked += [f"shards of {'/'.join(e)}, as a tokens file is wrong" for e in sorted(wrong)]
+    plans = [each for place in names if place not in wrong for each in _plans(store, place)]
     tokens = 0
-    for delivered, of_source in names.items():
-        if delivered in wrong:
-            not_checked.append(f"shards of {'/'.join(delivered)}, as a tokens file is wrong")
-            continue
-        plans = _plans(store, delivered)
-        for problems, held in pool.map("shards", _check_shard, plans, store.tree, of_source, facts):
-            yield from problems
-            tokens += held
+    for problems, held in pool.map("shards", _check_shard, plans, store.tree, names, facts):
+        yield from problems
+        tokens += held
     if not wrong and tokens != snapshot.counts.tokens:
         yield f"the shards hold {tokens} tokens, the manifest says {snapshot.counts.tokens}"
 
@@ -87,7 +84,8 @@ def _encode_again(part: Part, tree: Tree, facts: _Facts) -> tuple[list[str], dic
     documents = read_table(tree.find(f"clean/{part.name}.parquet"))
     gone = read_table(tree.find(f"duplicates/{part.name}.parquet"), columns=["row"])
     mask = np.ones(len(documents), np.bool_)
-    mask[gone["row"].to_numpy()] = False
+    rows = gone["row"].to_numpy()
+    mask[rows[(rows >= 0) & (rows < len(mask))]] = False  # others were told as no documents
     table, counts = encode_documents(documents.select(KEPT_COLUMNS), mask, encoder)
     path = f"tokens/{part.name}.arrow"
     problems = []
@@ -149,11 +147,14 @@ def _plans(store: Store, delivered: _Delivered) -> list[tuple[ShardPlan, ShardEn
 
 
 def _check_shard(
-    given: tuple[ShardPlan, ShardEntry | None], tree: Tree, parts: Sequence[str], facts: _Facts
+    given: tuple[ShardPlan, ShardEntry | None],
+    tree: Tree,
+    names: Mapping[_Delivered, Sequence[str]],
+    facts: _Facts,
 ) -> tuple[list[str], int]:
     """Compare a shard with the tokens of its documents; return what is wrong and its tokens."""
     plan, entry = given
-    wanted = _documents(tree, parts, plan)
+    wanted = _documents(tree, names[plan.snapshot, plan.source], plan)
     if entry is None:
         return [_lost(each) for each, *_ in wanted], 0
     shard = Shard(tree.find(entry.path))

@@ -65,6 +65,8 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 # Raw bytes that are new and yet read in this process: some seconds of it. Guess.
 _READ_HERE_BYTES = 2**30
+# Files that a task reads side by side: of small ones in a bucket most is waiting. Guess.
+_READS_AT_A_TIME = 8
 # How often checksums are noted while they are computed; a note of 100,000 files takes 0.2 s. Guess.
 _NOTE_EVERY_SECONDS = 30.0
 
@@ -172,7 +174,8 @@ def _find_checksums(store: str, files: Mapping[str, _File], pool: Pool) -> dict[
 
 
 def _checksum_all(files: Sequence[_File]) -> list[tuple[str, str]]:
-    return [_checksum(file) for file in files]
+    with ThreadPoolExecutor(_READS_AT_A_TIME) as threads:
+        return list(threads.map(_checksum, files))
 
 
 def _checksum(file: _File) -> tuple[str, str]:

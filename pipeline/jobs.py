@@ -43,7 +43,8 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Ray's embedded object store carries task arguments and records only, never text. Guess.
+# Ray's embedded object store carries what tasks are given and numbers that they return, never text;
+# beyond this it goes to disk. Guess.
 _OBJECT_STORE_BYTES = 100 * 2**20
 _LOG_EVERY_SECONDS = 10.0
 # Records that are read at a time: in a bucket each takes some 30 ms, whatever its size. Guess.

@@ -8,8 +8,8 @@ every kept document encoded again and compared with its tokens, and these, ids a
 what the shards hold of it, which is also decoded and compared with the text (audit_shards.py).
 
 All of it is done in tasks of bounded size, which a `Pool` runs here or on Ray; nothing is written,
-so an audit that was killed begins anew. It reads inputs, shards and duplicates once and the
-documents several times.
+so an audit that was killed begins anew. It reads small inputs, shards and duplicates once, large
+inputs and the documents several times.
 """
 
 import logging
@@ -34,8 +34,8 @@ from pipeline.takedown import find_affected
 logger = logging.getLogger(__name__)
 
 _NOT_IN_MANIFEST = ("snapshot.json",)
-# Kept text that one process has audited by the time that Ray would have saved what its start takes:
-# measured on two cores, 100 MB in 16 s without and 22 with it, 1.7 GB in 154 and 89.
+# Kept text, or raw files, that one process has audited by the time that Ray would have saved what
+# its start takes: on two cores 100 MB take 16 s without it and 22 with it, 1.7 GB 154 and 89.
 _SMALL_BYTES = 256 * 2**20
 
 
@@ -72,8 +72,9 @@ def audit(store: Store, pool: Pool = HERE) -> Audit:
 
 def workers_for(snapshot: Snapshot) -> int | None:
     """Return how many workers an audit takes where none are named: `None` is one a CPU."""
-    text_bytes = sum(part.text_bytes for part in snapshot.parts)
-    return 1 if text_bytes < _SMALL_BYTES else None
+    kept_bytes = sum(part.text_bytes for part in snapshot.parts)
+    raw_bytes = sum(source.size_bytes for source in snapshot.inputs)
+    return 1 if max(kept_bytes, raw_bytes) < _SMALL_BYTES else None
 
 
 def _check_dedup(store: Store, pool: Pool) -> Iterator[str]:

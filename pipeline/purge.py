@@ -40,7 +40,6 @@ from pipeline.rows import document_rows
 _REPORTS = ("report.html", "stats.json")
 # Files whose names begin so hold text, or tell of it.
 _TEXTS = ("clean/", "nearest/", "index/", "tokens/", "shards/", *_REPORTS)
-_TEXTS_OF_A_PART = ("clean/{}.parquet".format, nearest_path)
 
 
 # What decides which documents of a part are kept, and what was found in such files.
@@ -49,6 +48,9 @@ _Covered = list[tuple[dict[str, str], bool]]
 _Looked = dict[tuple[str, ...], _Covered]
 # Where a document came from: snapshot, source and file.
 _Place = tuple[str, str, str]
+_Delivered = tuple[str, str]  # snapshot and source
+# Shards that are looked through by the time that Ray has started, a second each. Guess.
+_FEW_SHARDS = 8
 # A shard by the snapshot in whose directory it lies, and its path there.
 _Shard = tuple[str, str]
 
@@ -100,18 +102,23 @@ def _find_rows(
 
     `searched` are the ids that were looked for in each shard before, for another snapshot.
     """
-    delivered: dict[tuple[str, str], set[str]] = defaultdict(set)
+    delivered: dict[_Delivered, set[str]] = defaultdict(set)
     for row in kept:
         delivered[row["snapshot"], row["source"]].add(row["id"])
-    for place, ids in delivered.items():
-        wanted = list(_where_packed(view, place, ids, searched))
-        names = [part.name for part in view.snapshot.parts if (part.snapshot, part.source) == place]
-        for found in pool.map("holdings", _rows_of, wanted, view.tree, names):
-            yield from found
+    names: dict[_Delivered, list[str]] = defaultdict(list)
+    for part in view.snapshot.parts:
+        names[part.snapshot, part.source].append(part.name)
+    wanted = [
+        each
+        for place, ids in delivered.items()
+        for each in _where_packed(view, place, ids, searched)
+    ]
+    for found in pool.map("holdings", _rows_of, wanted, view.tree, names, least=_FEW_SHARDS):
+        yield from found
 
 
 def _where_packed(
-    view: Store, place: tuple[str, str], ids: set[str], searched: dict[_Shard, set[str]]
+    view: Store, place: _Delivered, ids: set[str], searched: dict[_Shard, set[str]]
 ) -> Iterator[_Wanted]:
     """Give the shards of a delivery's source that hold documents not looked for in them before."""
     left = sorted((deal_hash(identity), identity) for identity in ids)
@@ -130,9 +137,10 @@ def _where_packed(
 
 
 def _rows_of(
-    wanted: _Wanted, tree: Tree, parts: Sequence[str]
+    wanted: _Wanted, tree: Tree, names: Mapping[_Delivered, Sequence[str]]
 ) -> list[tuple[str, _Shard, int, int]]:
     """Return the runs of rows of a shard that hold some documents."""
+    parts = names[wanted.plan.snapshot, wanted.plan.source]
     documents = documents_in(tree, parts, wanted.plan.low, wanted.plan.high)
     order = {each.id: number for number, each in enumerate(documents)}
     rows = document_rows(Shard(tree.find(wanted.shard[1])))
@@ -248,21 +256,20 @@ def _holds_any(
     if any(looked.get(path) for path in paths):
         return True
     new = [path for path in paths if path not in looked]
-    for path, places in zip(
-        new, pool.map("take-down", _places_in, new, forgotten, least=LOOKS), strict=True
-    ):
+    found = pool.map("take-down", _places_in, new, forgotten, least=LOOKS)
+    for path, places in zip(new, found, strict=True):
         looked[path] = bool(places)
         if places:
             return True
     return False
 
 
-def _texts_of(store: str, snapshot: Snapshot) -> tuple[list[str], ...]:
+def _texts_of(store: str, snapshot: Snapshot) -> tuple[list[str], list[str]]:
     """Return where the documents of a snapshot lie, and where its excerpts of dropped ones."""
-    tree = snapshot.tree(store)
-    return tuple(
-        [tree.find(path_of(part.name)) for part in snapshot.parts] for path_of in _TEXTS_OF_A_PART
-    )
+    tree, listed = snapshot.tree(store), {each.path for each in snapshot.files}
+    documents = [tree.find(f"clean/{part.name}.parquet") for part in snapshot.parts]
+    excerpts = [nearest_path(part.name) for part in snapshot.parts]
+    return documents, [tree.find(path) for path in excerpts if path in listed]
 
 
 def out_of_reach(
@@ -274,9 +281,11 @@ def out_of_reach(
     for snapshot in snapshots:
         texts = _texts_of(store, snapshot)
         new = [path for paths in texts for path in paths if path not in looked]
-        looked |= zip(
-            new, pool.map("take-down", _places_in, new, forgotten, least=LOOKS), strict=True
-        )
+        if is_withdrawn(store, snapshot.label):
+            looked |= {path: set() for path in new if not exists(path)}
+            new = [path for path in new if path not in looked]
+        found = pool.map("take-down", _places_in, new, forgotten, least=LOOKS)
+        looked |= zip(new, found, strict=True)
         kept, dropped = ({place for path in paths for place in looked[path]} for paths in texts)
         places = kept | dropped
         inputs |= {
@@ -298,12 +307,7 @@ def out_of_reach(
 
 
 def _places_in(path: str, forgotten: Forgotten) -> set[_Place]:
-    """Return where the documents of a table that are on the list came from.
-
-    A table that is not there has none.
-    """
-    if not exists(path):
-        return set()
+    """Return where the documents of a table that are on the list came from."""
     names = ["snapshot", "source", "file"]
     documents = read_table(path, columns=[*COVERED_BY, "snapshot", "file"])
     rows = documents.select(names).filter(forgotten.which(documents)).to_pylist()

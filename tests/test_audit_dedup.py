@@ -172,6 +172,21 @@ def test_a_wrong_duplicate_is_found(store: Store, fault: str) -> None:
     assert any("drop rows" in problem for problem in found) == (fault != "row")
 
 
+def test_a_row_that_no_part_has_does_not_end_an_audit(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = next(each for each in store.snapshot.parts if each.kept < each.documents)
+    path = store.tree.find(f"duplicates/{part.name}.parquet")
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    rows[0]["row"] = 10**6
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    monkeypatch.setattr("pipeline.proofs._check_files", lambda *_: ())
+    found = audit(store).problems
+    assert any("there is no such document" in each for each in found)
+    assert any("kept documents, expected" in each for each in found)
+
+
 def test_texts_are_held_a_block_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """With no room for a second pair, no more than the texts of one are read together."""
     held: list[int] = []
