@@ -1,7 +1,7 @@
 """What a take-down refuses before anything is written, and what it says where nothing is to do."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from corpus.lease import holding
 from corpus.snapshots import open_snapshot, snapshot_root
 from pipeline.__main__ import main
 from pipeline.forget import Request, forget, preview, read_ids
+from pipeline.jobs import Pool
 from pipeline.parquet import read_table
 from pipeline.purge import find_holdings, labels_that_hold, out_of_reach, purge
 
@@ -152,6 +153,36 @@ def test_a_purge_after_a_later_refresh_spares_it(chain: Chain) -> None:
     assert purge(chain.store) == ["s1", "s2"]
     assert [open_snapshot(chain.store, label).label for label in ("t", "s3")] == ["t", "s3"]
     assert purge(chain.store) == ["s1", "s2"]
+
+
+def test_tasks_elsewhere_are_given_a_store_that_they_find(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker of a cluster has a working directory of its own."""
+    start, asked = Pool.map, set[str]()
+
+    def map_elsewhere(pool: Pool, what: str, *given: object, least: int = 2) -> Iterator[object]:
+        asked.add(what)
+        with monkeypatch.context() as patch:
+            patch.chdir("/")
+            yield from list(start(pool, what, *given, least=least))  # type: ignore[arg-type]
+
+    monkeypatch.chdir(chain.directory)
+    monkeypatch.setattr(Pool, "map", map_elsewhere)
+    arguments = ["forget", Path(chain.store).name, "--label", "t", "--source", "a"]
+    for more in ("--dry-run", "--purge"):
+        assert main([*arguments, more]) == 0
+    assert {"take-down", "holdings"} <= asked
+    with pytest.raises(ValueError, match="s1 was withdrawn"):
+        open_snapshot(chain.store, "s1")
+
+
+def test_a_purge_that_cannot_look_says_so(chain: Chain) -> None:
+    chain.take_down("t", Request(ids=("a/one",)))
+    part = open_snapshot(chain.store, "s1").parts[0].name
+    Path(snapshot_root(chain.store, "s1"), f"clean/{part}.parquet").unlink()
+    with pytest.raises(ValueError, match=rf"{part}\.parquet is damaged or missing"):
+        purge(chain.store)
 
 
 def test_learned_lines_are_listed_as_out_of_reach(chain: Chain) -> None:
