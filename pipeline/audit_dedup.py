@@ -20,10 +20,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corpus.documents import DIGEST_MODULUS, DUPLICATE_SCHEMA, digest_table, text_hash
+from corpus.documents import DIGEST_MODULUS, DROP_SCHEMA, digest_table, text_hash
 from corpus.recipe import Dedup
 from corpus.snapshots import Part, Tree
-from pipeline.dedup import METHODS, Node, read_nodes
+from pipeline.dedup import METHODS, Node, drops_of, read_nodes
 from pipeline.explain import Store
 from pipeline.index import (
     ROW_BITS,
@@ -44,10 +44,6 @@ from pipeline.signatures import reference_shingles, sign, write_index
 from pipeline.stretch import open_arrow
 from pipeline.witnesses import hash_columns
 
-# The columns of duplicates that stand in their drop rows, and what they are called there.
-_DROP_NAMES = [name for name in DUPLICATE_SCHEMA.names if name != "row"]
-_RENAMED = {"method": "rule", "similarity": "value"}
-_DROP_COLUMNS = [_RENAMED.get(name, name) for name in _DROP_NAMES]
 # Where a document of a part is from.
 _PLACE = ("id", "file", "position")
 
@@ -120,7 +116,8 @@ _Numbered = tuple[int, Part]  # a part with its place in the corpus
 def check_duplicates(store: Store, pool: Pool = HERE) -> Iterator[str]:
     """Check every duplicate against its witness, and that each has its drop row."""
     parts = list(enumerate(store.corpus.parts))
-    read = list(pool.map("duplicates", _read_duplicates, parts, store.tree))
+    config = store.recipe.dedup
+    read = list(pool.map("duplicates", _read_duplicates, parts, store.tree, config))
     for problems, _, _ in read:
         yield from problems
     if sum(balance for *_, balance in read) % DIGEST_MODULUS:
@@ -136,7 +133,6 @@ def check_duplicates(store: Store, pool: Pool = HERE) -> Iterator[str]:
     pairs = found.where(survived)._replace(witness=witnesses.documents[at[survived]])
     given = store.tree, store.corpus
     ends = pairs.own, pairs.witness
-    config = store.recipe.dedup
     blocks = [
         pairs.where(slice(*span)) for span in blocks_of_text(*given, ends, config.memory_bytes)
     ]
@@ -148,7 +144,9 @@ def _joined(found: list[_Duplicates]) -> _Duplicates:
     return _Duplicates(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
 
 
-def _read_duplicates(given: _Numbered, tree: Tree) -> tuple[list[str], _Duplicates, int]:
+def _read_duplicates(
+    given: _Numbered, tree: Tree, config: Dedup
+) -> tuple[list[str], _Duplicates, int]:
     """Read the duplicates of a part, each with a hash of its witness's place.
 
     Return what is wrong with the others, and the digest of all less that of their drop rows.
@@ -165,9 +163,9 @@ def _read_duplicates(given: _Numbered, tree: Tree) -> tuple[list[str], _Duplicat
         np.array([METHODS.index(each) for each in sound["method"].to_pylist()], np.uint8),
         sound["similarity"].fill_null(np.nan).to_numpy(),
     )
-    balance = digest_table(table, _DROP_NAMES)
+    balance = digest_table(drops_of(table, part.source, config), DROP_SCHEMA.names)
     for drops in drop_tables(tree, part):
-        balance -= digest_table(drops.filter(pc.equal(drops["stage"], "dedup")), _DROP_COLUMNS)
+        balance -= digest_table(drops.filter(pc.equal(drops["stage"], "dedup")), DROP_SCHEMA.names)
     return problems, duplicates, balance
 
 

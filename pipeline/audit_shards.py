@@ -3,11 +3,14 @@
 First part by part: each document's tokens file is what encoding gives once more, and its tokens
 decoded are its text. Then shard by shard: the documents of its range of hashes, taken from the
 tokens files and put in order here, are what its rows hold, ids and word starts, and nothing else
-is between them.
+is between them. Packed again they give the shard byte for byte: which row holds what, in which
+order, with which starts and labels.
 
 A task holds one part, or one shard with its documents.
 """
 
+import hashlib
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +21,7 @@ import pyarrow.compute as pc
 
 from corpus.documents import KEPT_COLUMNS, add_digests
 from corpus.membership import SPLITS, ShardPlan, cut_split, planned_shards
+from corpus.recipe import Pack
 from corpus.shards import Shard
 from corpus.snapshots import Part, ShardEntry, Snapshot, Tree
 from corpus.tokenizer import Tokenizer
@@ -25,6 +29,7 @@ from pipeline.encode import encode_documents, open_encoder
 from pipeline.explain import Store
 from pipeline.index import look_at
 from pipeline.jobs import Pool
+from pipeline.pack import read_documents, write_shard
 from pipeline.parquet import read_table
 from pipeline.plans import open_range
 from pipeline.rows import document_tokens, find_broken_rows
@@ -39,13 +44,14 @@ class _Facts(NamedTuple):
 
     store: str
     tokenizer: str
-    sequence_length: int
+    vocab_size: int
+    pack: Pack
 
 
 def check_shards(store: Store, pool: Pool, not_checked: list[str]) -> Iterator[str]:
     """Encode every kept document again, and compare what the shards hold of it."""
     snapshot = store.snapshot
-    facts = _Facts(store.root, snapshot.tokenizer, snapshot.sequence_length)
+    facts = _Facts(store.root, snapshot.tokenizer, snapshot.vocab_size, store.recipe.pack)
     parts = snapshot.part_list()
     counts: list[dict[str, Any]] = []
     wrong: set[_Delivered] = set()
@@ -154,25 +160,69 @@ def _check_shard(
 ) -> tuple[list[str], int]:
     """Compare a shard with the tokens of its documents; return what is wrong and its tokens."""
     plan, entry = given
-    wanted = _documents(tree, names[plan.snapshot, plan.source], plan)
+    parts = names[plan.snapshot, plan.source]
+    wanted = _documents(tree, parts, plan)
     if entry is None:
         return [_lost(each) for each, *_ in wanted], 0
-    shard = Shard(tree.find(entry.path))
-    found = list(document_tokens(shard))
-    tokenizer = open_encoder(facts.store, facts.tokenizer).tokenizer
-    problems = [*_check_form(shard, entry, facts), *find_broken_rows(shard, tokenizer.mask_id)]
+    problems: list[str] = []
+    lost: list[str] = []
+    tokens = 0
+    try:
+        shard = Shard(tree.find(entry.path))
+        found = list(document_tokens(shard))
+        tokens = sum(len(ids) for ids, _ in found)
+        tokenizer = open_encoder(facts.store, facts.tokenizer).tokenizer
+        problems += _check_form(shard, entry, facts)
+        problems += find_broken_rows(shard, tokenizer.mask_id)
+        problems += _compare(wanted, found, tokenizer)
+        lost = [_lost(identity) for identity, *_ in wanted[len(found) :]]
+    except ValueError as error:
+        problems.append(f"its rows cannot be read: {error}")
+    if not problems and not lost and _pack_again(tree, parts, plan, facts) != entry.checksum:
+        problems.append(
+            "its documents packed again give other rows, starts or labels, or in another order"
+        )
+    return [*(f"{entry.path}: {each}" for each in problems), *lost], tokens
+
+
+def _compare(
+    wanted: Sequence[tuple[str, Any, Any]],
+    found: Sequence[tuple[Any, Any]],
+    tokenizer: Tokenizer,
+) -> Iterator[str]:
+    """Compare the documents of a shard with their tokens: ids and word starts."""
     if len(found) != len(wanted):
-        problems.append(f"holds {len(found)} documents, expected {len(wanted)}")
+        yield f"holds {len(found)} documents, expected {len(wanted)}"
     for (identity, *kept), held in zip(wanted, found, strict=False):
         if not all(map(np.array_equal, kept, held)):
             text, other = (tokenizer.decode(ids.tolist()) for ids in (kept[0], held[0]))
             what = "has other tokens or word starts than its text"
             if text != other:
                 what = "decodes to another text than was kept"
-            problems.append(f"{identity} {what}")
-    lost = [_lost(identity) for identity, *_ in wanted[len(found) :]]
-    tokens = sum(len(ids) for ids, _ in found)
-    return [*(f"{entry.path}: {each}" for each in problems), *lost], tokens
+            yield f"{identity} {what}"
+
+
+class _Digest(io.RawIOBase):
+    """What is written here is hashed and forgotten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sha256 = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:  # noqa: ANN401 - whatever is a buffer
+        self.sha256.update(data)
+        return len(memoryview(data))
+
+
+def _pack_again(tree: Tree, parts: Sequence[str], plan: ShardPlan, facts: _Facts) -> str:
+    """Return the checksum of the shard that the documents of a range give."""
+    stream = _Digest()
+    documents = read_documents(tree, parts, plan.low, plan.high)
+    write_shard(stream, documents, facts.pack, (facts.tokenizer, facts.vocab_size))  # type: ignore[arg-type]
+    return stream.sha256.hexdigest()
 
 
 def _lost(identity: str) -> str:
@@ -201,5 +251,5 @@ _COLUMNS = ["id", "hash", "token_ids", "word_starts"]
 def _check_form(shard: Shard, entry: ShardEntry, facts: _Facts) -> Iterator[str]:
     if shard.tokenizer_fingerprint != facts.tokenizer:
         yield f"was made with the tokenizer {shard.tokenizer_fingerprint}"
-    if shard.rows != entry.rows or shard.sequence_length != facts.sequence_length:
+    if shard.rows != entry.rows or shard.sequence_length != facts.pack.sequence_length:
         yield f"has {shard.rows} rows of {shard.sequence_length}"

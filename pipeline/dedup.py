@@ -246,7 +246,7 @@ def write_duplicates(
     tree: Tree, config: Dedup, part: Part, duplicates: pa.Table
 ) -> tuple[tuple[str, str], dict[str, Any]]:
     """Write the duplicates of a part, ordered by row, and their drop rows; return paths, counts."""
-    drops = _drops(duplicates, part.source, config)
+    drops = drops_of(duplicates, part.source, config)
     paths = (f"duplicates/{part.name}.parquet", f"dropped/{part.name}.dedup.parquet")
     write_table(tree.own(paths[0]), duplicates)
     write_table(tree.own(paths[1]), drops)
@@ -254,7 +254,7 @@ def write_duplicates(
     return paths, {"name": part.name, "dropped": count_rules(drops), "dropped_digest": digest}
 
 
-def _drops(duplicates: pa.Table, source: str, config: Dedup) -> pa.Table:
+def drops_of(duplicates: pa.Table, source: str, config: Dedup) -> pa.Table:
     """Return the drop rows of duplicates in canonical order."""
     count = len(duplicates)
     near = pc.equal(duplicates["method"], "minhash")

@@ -6,7 +6,7 @@ never cross sources, splits or shards.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numba
 import numpy as np
@@ -116,17 +116,28 @@ def pack_shard(
     """Pack one shard; `made` is the tokenizer's fingerprint, its size and the source's parts."""
     fingerprint, vocab_size, parts = made
     documents = read_documents(tree, parts, plan.low, plan.high)
-    layout = lay_documents(documents, config.format, config.sequence_length)
-    blocks = write_rows(documents, layout, config.format, config.sequence_length)
-    dtype = token_dtype(vocab_size)
-    schema = shard_schema(config.sequence_length, dtype, fingerprint, config.format)
     with writing(tree.own(plan.path)) as stream:
-        write_blocks(stream, blocks, schema)
+        rows = write_shard(stream, documents, config, (fingerprint, vocab_size))
     counts = {
         "snapshot": plan.snapshot,
         "source": plan.source,
         "split": plan.split,
-        "rows": layout.row_count,
+        "rows": rows,
         "tokens": len(documents.token_ids),
     }
     return Output((plan.path,), counts)
+
+
+def write_shard(
+    stream: BinaryIO, documents: Documents, config: Pack, tokenizer: tuple[str, int]
+) -> int:
+    """Lay documents in rows and write them; return how many rows.
+
+    `tokenizer` is its fingerprint and its size.
+    """
+    layout = lay_documents(documents, config.format, config.sequence_length)
+    blocks = write_rows(documents, layout, config.format, config.sequence_length)
+    dtype = token_dtype(tokenizer[1])
+    schema = shard_schema(config.sequence_length, dtype, tokenizer[0], config.format)
+    write_blocks(stream, blocks, schema)
+    return layout.row_count
