@@ -95,6 +95,10 @@ def _read(row: Any, room: Any) -> Any:  # noqa: ANN401
     """Give a row as float32: itself, or what it is in some room."""
 
 
+def _room(row: Any, room: Any) -> Any:  # noqa: ANN401
+    """Give where a row is made as float32: itself, or some room."""
+
+
 def _write(numbers: Any, row: Any) -> None:  # noqa: ANN401
     """Put what was read and worked on back in its row."""
 
@@ -110,6 +114,17 @@ def _code_read(row, room):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN2
         return room[: len(row)]
 
     return read_half if row.dtype == types.uint16 else read_float
+
+
+@overload(_room)
+def _code_room(row, room):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def room_float(row, room):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        return row
+
+    def room_half(row, room):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        return room[: len(row)]
+
+    return room_half if row.dtype == types.uint16 else room_float
 
 
 @overload(_write)
@@ -222,7 +237,7 @@ def drop_out(source_RC, target_RC, drop, first):  # type: ignore[no-untyped-def]
     """Copy rows with dropout, of which the first is row `first` of it."""
     rooms = np.empty((2, source_RC.shape[1]), _FLOAT)
     for row in range(len(source_RC)):
-        source, target = _read(source_RC[row], rooms[0]), _read(target_RC[row], rooms[1])
+        source, target = _read(source_RC[row], rooms[0]), _room(target_RC[row], rooms[1])
         seeds = _seeds(drop, first + row)
         for at in range(len(source)):
             target[at] = source[at] * (_ZERO if _is_dropped(at, seeds, drop.limit) else drop.growth)
