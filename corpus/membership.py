@@ -68,20 +68,6 @@ def cut_split(place: tuple[str, str, str], shards: int, config: Pack) -> list[Sh
     return [ShardPlan(*place, n, *bounds[n : n + 2]) for n in range(shards)]
 
 
-def siblings(snapshot: Snapshot, place: tuple[str, str, str]) -> list[ShardEntry]:
-    """Return the shards of a (snapshot, source, split) by their numbers."""
-    found = [each for each in snapshot.shards if (each.snapshot, each.source, each.split) == place]
-    return sorted(found, key=lambda each: each.path)
-
-
-def shard_plan(snapshot: Snapshot, entry: ShardEntry) -> ShardPlan:
-    """Return the hash range of a shard, from its number and how many shards its split has."""
-    place = (entry.snapshot, entry.source, entry.split)
-    paths = [each.path for each in siblings(snapshot, place)]
-    pack = Recipe.model_validate(snapshot.recipe).pack
-    return cut_split(place, len(paths), pack)[paths.index(entry.path)]
-
-
 def planned_shards(
     snapshot: Snapshot, delivered: tuple[str, str], config: Pack
 ) -> list[tuple[ShardPlan, ShardEntry]]:
@@ -89,16 +75,31 @@ def planned_shards(
     planned: list[tuple[ShardPlan, ShardEntry]] = []
     for split in SPLITS:
         place = (*delivered, split)
-        entries = siblings(snapshot, place)
-        if entries:
-            planned += zip(cut_split(place, len(entries), config), entries, strict=True)
+        mine = [e for e in snapshot.shards if (e.snapshot, e.source, e.split) == place]
+        if mine:
+            mine.sort(key=lambda each: each.path)
+            planned += zip(cut_split(place, len(mine), config), mine, strict=True)
     return planned
+
+
+def shard_plan(snapshot: Snapshot, entry: ShardEntry) -> ShardPlan:
+    """Return the hash range of a shard, from its number and how many shards its split has."""
+    config = Recipe.model_validate(snapshot.recipe).pack
+    planned = planned_shards(snapshot, (entry.snapshot, entry.source), config)
+    return next(plan for plan, each in planned if each.path == entry.path)
+
+
+def parts_by_delivery(snapshot: Snapshot) -> dict[tuple[str, str], list[str]]:
+    """Return the names of the parts of every (snapshot, source)."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for part in snapshot.parts:
+        names.setdefault((part.snapshot, part.source), []).append(part.name)
+    return names
 
 
 def part_names(snapshot: Snapshot, entry: ShardEntry) -> list[str]:
     """Return the parts whose documents a shard may hold."""
-    place = (entry.snapshot, entry.source)
-    return [part.name for part in snapshot.parts if (part.snapshot, part.source) == place]
+    return parts_by_delivery(snapshot).get((entry.snapshot, entry.source), [])
 
 
 def find_range(hashes: npt.NDArray[np.uint64], low: int, high: int) -> tuple[int, int]:

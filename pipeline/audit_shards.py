@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corpus.documents import KEPT_COLUMNS, add_digests
-from corpus.membership import SPLITS, ShardPlan, cut_split, planned_shards
+from corpus.membership import SPLITS, ShardPlan, cut_split, parts_by_delivery, planned_shards
 from corpus.recipe import Pack
 from corpus.shards import Shard
 from corpus.snapshots import Part, ShardEntry, Snapshot, Tree
@@ -63,8 +63,7 @@ def check_shards(store: Store, pool: Pool, not_checked: list[str]) -> Iterator[s
             wrong.add((part.snapshot, part.source))
     yield from _check_kept(snapshot, counts)
     names: dict[_Delivered, list[str]] = {(e.snapshot, e.source): [] for e in snapshot.shards}
-    for part in parts:
-        names.setdefault((part.snapshot, part.source), []).append(part.name)
+    names |= parts_by_delivery(snapshot)
     not_checked += [f"shards of {'/'.join(e)}, as a tokens file is wrong" for e in sorted(wrong)]
     plans = [each for place in names if place not in wrong for each in _plans(store, place)]
     tokens = 0

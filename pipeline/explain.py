@@ -15,7 +15,7 @@ import numpy as np
 
 from corpus.documents import deal_hash
 from corpus.forgotten import hash_id, read_forgotten
-from corpus.membership import SPLITS, cut_split, documents_of, part_names, shard_plan, siblings
+from corpus.membership import documents_of, part_names, planned_shards, shard_plan
 from corpus.recipe import Recipe
 from corpus.shards import REORDERED, Shard
 from corpus.snapshots import Part, ShardEntry, Snapshot, Tree, open_snapshot, tokenizer_root
@@ -53,11 +53,6 @@ def open_store(store: str, label: str | None = None) -> Store:
     """Open a snapshot of a store, or the newest one."""
     snapshot = open_snapshot(store, label)
     return Store(store, snapshot.tree(store), snapshot)
-
-
-def shard_documents(store: Store, entry: ShardEntry) -> list[str]:
-    """Return the ids of a shard's documents in packing order."""
-    return [each.id for each in documents_of(store.tree, store.snapshot, entry)]
 
 
 def explain(store: Store, identity: str) -> Iterator[str]:
@@ -171,14 +166,10 @@ def _explain_kept(store: Store, row: dict[str, Any]) -> Iterator[str]:
 
 def shard_of(store: Store, snapshot: str, source: str, identity: str) -> ShardEntry:
     """Return the shard that holds a kept document."""
-    position, config = deal_hash(identity), store.recipe.pack
-    for split in SPLITS:
-        place = (snapshot, source, split)
-        entries = siblings(store.snapshot, place)
-        plans = cut_split(place, len(entries), config) if entries else ()
-        for entry, plan in zip(entries, plans, strict=True):
-            if plan.low <= position < plan.high:
-                return entry
+    position = deal_hash(identity)
+    for plan, entry in planned_shards(store.snapshot, (snapshot, source), store.recipe.pack):
+        if plan.low <= position < plan.high:
+            return entry
     raise ValueError(f"{store.root} has no shard for {identity}: run `python -m pipeline audit`")
 
 

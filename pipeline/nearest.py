@@ -26,6 +26,7 @@ from corpus.documents import text_hash
 from corpus.forgotten import Forgotten
 from corpus.recipe import Clean
 from corpus.records import Record
+from corpus.snapshots import Snapshot
 from pipeline.chain import Judged, Looked, record_id
 from pipeline.kernels import GOLDEN, Int64s, UInt64s, mix
 from pipeline.languages import SCORE
@@ -93,6 +94,13 @@ def limits_of(config: Clean) -> dict[str, float]:
 def nearest_path(part: str) -> str:
     """Return where the nearest of a part lie."""
     return f"nearest/{part}.parquet"
+
+
+def listed_excerpts(snapshot: Snapshot) -> dict[str, str]:
+    """Return where the nearest of each part lie that has any, by the part's name."""
+    listed = {each.path for each in snapshot.files}
+    paths = {part.name: nearest_path(part.name) for part in snapshot.parts}
+    return {name: path for name, path in paths.items() if path in listed}
 
 
 class Nearest:

@@ -18,7 +18,7 @@ from corpus.documents import deal_hash
 from corpus.files import exists, join, list_names, remove, remove_tree
 from corpus.forgotten import COVERED_BY, Forgotten, read_forgotten
 from corpus.lease import holding
-from corpus.membership import ShardPlan, documents_in, planned_shards
+from corpus.membership import ShardPlan, documents_in, parts_by_delivery, planned_shards
 from corpus.shards import Shard
 from corpus.snapshots import (
     Snapshot,
@@ -33,7 +33,7 @@ from corpus.snapshots import (
 from pipeline.clean import kept_mask
 from pipeline.explain import Store
 from pipeline.jobs import HERE, LOOKS, Pool
-from pipeline.nearest import nearest_path
+from pipeline.nearest import listed_excerpts
 from pipeline.parquet import read_table
 from pipeline.rows import document_rows
 
@@ -105,9 +105,7 @@ def _find_rows(
     delivered: dict[_Delivered, set[str]] = defaultdict(set)
     for row in kept:
         delivered[row["snapshot"], row["source"]].add(row["id"])
-    names: dict[_Delivered, list[str]] = defaultdict(list)
-    for part in view.snapshot.parts:
-        names[part.snapshot, part.source].append(part.name)
+    names = parts_by_delivery(view.snapshot)
     wanted = [
         each
         for place, ids in delivered.items()
@@ -266,10 +264,9 @@ def _holds_any(
 
 def _texts_of(store: str, snapshot: Snapshot) -> tuple[list[str], list[str]]:
     """Return where the documents of a snapshot lie, and where its excerpts of dropped ones."""
-    tree, listed = snapshot.tree(store), {each.path for each in snapshot.files}
+    tree = snapshot.tree(store)
     documents = [tree.find(f"clean/{part.name}.parquet") for part in snapshot.parts]
-    excerpts = [nearest_path(part.name) for part in snapshot.parts]
-    return documents, [tree.find(path) for path in excerpts if path in listed]
+    return documents, [tree.find(path) for path in listed_excerpts(snapshot).values()]
 
 
 def out_of_reach(

@@ -31,7 +31,7 @@ from corpus.forgotten import (
     read_takedown,
 )
 from corpus.lease import Lease
-from corpus.membership import ShardPlan, cut_split
+from corpus.membership import ShardPlan, cut_split, parts_by_delivery
 from corpus.recipe import Dedup, Pack, Recipe
 from corpus.snapshots import (
     OBEYS,
@@ -52,7 +52,7 @@ from pipeline.cascade import REMOVED_SCHEMA, judge_again
 from pipeline.clean import forgotten_row, write_part
 from pipeline.index import Corpus
 from pipeline.jobs import HERE, LOOKS, Output, Pool, Record, Stages, Task, describe_file
-from pipeline.nearest import nearest_path, without_forgotten
+from pipeline.nearest import listed_excerpts, nearest_path, without_forgotten
 from pipeline.outcome import Outcome
 from pipeline.parquet import read_table, write_table
 from pipeline.purge import find_holdings, out_of_reach
@@ -183,11 +183,11 @@ def identity_files(snapshot: Snapshot) -> list[Held]:
 
     Among these are those that a rule dropped and whose excerpt is kept.
     """
-    listed = {each.path for each in snapshot.files}
-    excerpts = {part.name: nearest_path(part.name) for part in snapshot.parts}
+    excerpts = listed_excerpts(snapshot)
+    names = [part.name for part in snapshot.parts]
     return [
-        (name, (f"clean/{name}.parquet", *([path] if path in listed else ())))
-        for name, path in excerpts.items()
+        (name, (f"clean/{name}.parquet", *([excerpts[name]] if name in excerpts else ())))
+        for name in names
     ]
 
 
@@ -289,11 +289,9 @@ def _plan(
 ) -> Iterator[tuple[ShardPlan, tuple[str, int, list[str]]]]:
     counts = count_shards(parent)
     plans = {place: cut_split(place, count, config) for place, count in counts.items()}
-    names: dict[tuple[str, str], list[str]] = {}
-    for part in parent.parts:
-        names.setdefault((part.snapshot, part.source), []).append(part.name)
     given = {  # one object for all shards of a source
-        place: (parent.tokenizer, parent.vocab_size, parts) for place, parts in names.items()
+        place: (parent.tokenizer, parent.vocab_size, names)
+        for place, names in parts_by_delivery(parent).items()
     }
     for snapshot, source, split, number in shards:
         yield plans[snapshot, source, split][number], given[snapshot, source]

@@ -10,14 +10,16 @@ import pytest
 from hypothesis import settings
 
 from corpus.documents import text_hash
+from corpus.membership import documents_of
 from corpus.recipe import Clean, Dedup, Languages
 from corpus.records import Record
-from corpus.snapshots import Part, Tree
+from corpus.snapshots import Part, ShardEntry, Tree
 from pipeline.chain import open_chain
 from pipeline.clean import Cleaner, Origin, write_part
 from pipeline.components import Found
 from pipeline.cuts import of_file
 from pipeline.dedup import judge_share, resolve_parts
+from pipeline.explain import Store
 from pipeline.index import Corpus
 from pipeline.jobs import Pool, Stages, Task, run_task
 from pipeline.normalize import normalize_text
@@ -189,6 +191,11 @@ def run_stages_here(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(Stages, "_run_missing", run_missing)
     patch.setattr(Pool, "map", map_here)
+
+
+def shard_documents(store: Store, entry: ShardEntry) -> list[str]:
+    """Return the ids of a shard's documents in packing order."""
+    return [each.id for each in documents_of(store.tree, store.snapshot, entry)]
 
 
 def table_rows(path: Path | str) -> list[dict[str, Any]]:

@@ -39,15 +39,20 @@ def in_frames(path: Path) -> None:
     path.write_bytes(b"".join(map(zstandard.ZstdCompressor().compress, frames)))
 
 
+def write_in_frames(directory: Path, files: int) -> None:
+    """Write a corpus whose compressed files can be split."""
+    write_corpus(directory, files=files, documents=60)
+    for path in sorted((directory / "raw").rglob("*.jsonl.zst")):
+        in_frames(path)
+
+
 def build(directory: Path, store: str) -> Snapshot:
     recipe = load_recipe(str(directory / "recipe.yaml"), [f"store={directory / store}"])
     return refresh(recipe).snapshot
 
 
 def test_pieces_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_corpus(tmp_path, files=4, documents=60)
-    for path in sorted((tmp_path / "raw").rglob("*.jsonl.zst")):
-        in_frames(path)
+    write_in_frames(tmp_path, files=4)
     whole = build(tmp_path, "whole")
     monkeypatch.setattr(cuts, "PIECE_BYTES", 3000)
     split = build(tmp_path, "split")
@@ -92,9 +97,7 @@ def test_a_large_file_that_changed_or_is_gone_is_told_by_the_audit(
 
 def test_a_record_lost_at_a_cut_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever begins a piece loses its first record: the audit too, but at other cuts."""
-    write_corpus(tmp_path, files=2, documents=60)
-    for path in sorted((tmp_path / "raw").rglob("*.jsonl.zst")):
-        in_frames(path)
+    write_in_frames(tmp_path, files=2)
     monkeypatch.setattr(cuts, "PIECE_BYTES", 3000)
     read = cuts.Cut.read
 
@@ -117,9 +120,7 @@ def test_a_record_lost_whatever_the_cuts_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever reads pieces loses the end of the last one: both give the same rows."""
-    write_corpus(tmp_path, files=2, documents=60)
-    for path in sorted((tmp_path / "raw").rglob("*.jsonl.zst")):
-        in_frames(path)
+    write_in_frames(tmp_path, files=2)
     monkeypatch.setattr(cuts, "PIECE_BYTES", 3000)
     read = cuts.Cut.read
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from corpus_helpers import write_corpus
-from stage_helpers import run_stages_here, table_rows
+from stage_helpers import run_stages_here, shard_documents, table_rows
 
 from corpus.membership import shard_plan
 from corpus.recipe import load_recipe
@@ -20,7 +20,6 @@ from pipeline.explain import (
     Store,
     explain,
     open_store,
-    shard_documents,
     show,
     show_row,
 )

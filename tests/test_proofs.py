@@ -16,13 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from corpus_helpers import Built, run
+from stage_helpers import shard_documents
 
 from corpus.documents import DROP_SCHEMA, add_digests, digest_table, format_digest
 from corpus.files import checksum
 from corpus.snapshots import Snapshot, tokenizer_root
 from corpus.tokenizer import EOS_ID, stored_tokenizer
 from pipeline.audit_shards import check_shards
-from pipeline.explain import Store, explain, open_store, shard_documents, show, show_row
+from pipeline.explain import Store, explain, open_store, show, show_row
 from pipeline.jobs import HERE
 from pipeline.proofs import audit, workers_for
 from pipeline.signatures import write_arrow
