@@ -102,6 +102,11 @@ def part_names(snapshot: Snapshot, entry: ShardEntry) -> list[str]:
     return parts_by_delivery(snapshot).get((entry.snapshot, entry.source), [])
 
 
+def tokens_path(part: str) -> str:
+    """Return where the tokens of a part lie below the snapshot."""
+    return f"tokens/{part}.arrow"
+
+
 def find_range(hashes: npt.NDArray[np.uint64], low: int, high: int) -> tuple[int, int]:
     """Return where the hashes of a range begin and end among sorted ones."""
     stop = len(hashes) if high == HASH_SPACE else int(np.searchsorted(hashes, np.uint64(high)))
@@ -119,7 +124,7 @@ def documents_in(
     columns: list[pa.ChunkedArray] = []
     found = [np.empty((3, 0), np.uint64)]
     for part in parts:
-        ids, hashes = _open_ids(tree.find(f"tokens/{part}.arrow"))
+        ids, hashes = _open_ids(tree.find(tokens_path(part)))
         start, stop = find_range(hashes, low, high)
         rows = np.arange(stop - start, dtype=np.uint64)
         found.append(np.stack([hashes[start:stop], np.full_like(rows, len(columns)), rows]))
@@ -175,7 +180,8 @@ def _damage_named(path: str) -> Iterator[None]:
 
 def _open_ids(path: str) -> tuple[pa.ChunkedArray, npt.NDArray[np.uint64]]:
     """Open a tokens file; return the ids and the hashes in it, mapped where the file is local."""
-    options = pa.ipc.IpcReadOptions(included_fields=list(_WHOSE))
+    # Without threads of Arrow's own, which have nothing to decode here: see pipeline/stretch.py.
+    options = pa.ipc.IpcReadOptions(included_fields=list(_WHOSE), use_threads=False)
     with _damage_named(path):
         source = pa.PythonFile(open_reader(path), "r") if is_remote(path) else pa.memory_map(path)
         table = pa.ipc.open_file(source, options=options).read_all()

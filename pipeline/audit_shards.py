@@ -11,6 +11,7 @@ A task holds one part, or one shard with its documents.
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,18 +21,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corpus.documents import KEPT_COLUMNS, add_digests
-from corpus.membership import SPLITS, ShardPlan, cut_split, parts_by_delivery, planned_shards
+from corpus.membership import (
+    SPLITS,
+    ShardPlan,
+    cut_split,
+    parts_by_delivery,
+    planned_shards,
+    tokens_path,
+)
 from corpus.recipe import Pack
 from corpus.shards import Shard
 from corpus.snapshots import Part, ShardEntry, Snapshot, Tree
 from corpus.tokenizer import Tokenizer
 from pipeline.encode import encode_documents, open_encoder
 from pipeline.explain import Store
-from pipeline.index import look_at
+from pipeline.formats import Documents
 from pipeline.jobs import Pool
-from pipeline.pack import read_documents, write_shard
+from pipeline.pack import Dealt, read_documents, write_shard
 from pipeline.parquet import read_table
-from pipeline.plans import open_range
 from pipeline.rows import document_tokens, find_broken_rows
 from pipeline.spans import bytes_of
 from pipeline.stretch import open_arrow
@@ -92,7 +99,7 @@ def _encode_again(part: Part, tree: Tree, facts: _Facts) -> tuple[list[str], dic
     rows = gone["row"].to_numpy()
     mask[rows[(rows >= 0) & (rows < len(mask))]] = False  # others were told as no documents
     table, counts = encode_documents(documents.select(KEPT_COLUMNS), mask, encoder)
-    path = f"tokens/{part.name}.arrow"
+    path = tokens_path(part.name)
     problems = []
     if not table.equals(open_arrow(tree.find(path))):
         problems.append(
@@ -136,12 +143,6 @@ def _spell(ids, offsets, spelt, texts):  # type: ignore[no-untyped-def]  # noqa:
     return same
 
 
-def _rows(column: pa.ChunkedArray) -> Iterator[Any]:
-    """Give the lists of a column as arrays."""
-    for chunk in column.chunks:
-        yield from chunk.to_numpy(zero_copy_only=False)
-
-
 def _plans(store: Store, delivered: _Delivered) -> list[tuple[ShardPlan, ShardEntry | None]]:
     """Return the shards of a delivery's source with their ranges; None for a split without any."""
     config = store.recipe.pack
@@ -159,8 +160,9 @@ def _check_shard(
 ) -> tuple[list[str], int]:
     """Compare a shard with the tokens of its documents; return what is wrong and its tokens."""
     plan, entry = given
-    parts = names[plan.snapshot, plan.source]
-    wanted = _documents(tree, parts, plan)
+    paths = [tokens_path(name) for name in names[plan.snapshot, plan.source]]
+    dealt = read_documents(tree, paths, plan.low, plan.high)
+    wanted = list(_documents(dealt))
     if entry is None:
         return [_lost(each) for each, *_ in wanted], 0
     problems: list[str] = []
@@ -175,7 +177,7 @@ def _check_shard(
         problems += find_broken_rows(shard, tokenizer.mask_id)
         problems += _compare(wanted, found, tokenizer)
         lost = [_lost(identity) for identity, *_ in wanted[len(found) :]]
-        if not problems and not lost and not _is_as_packed(shard, plan, (tree, parts), facts):
+        if not problems and not lost and not _is_as_packed(shard, dealt.documents, facts):
             problems.append(
                 "its documents packed again give other rows, starts or labels, or in another order"
             )
@@ -201,11 +203,8 @@ def _compare(
             yield f"{identity} {what}"
 
 
-def _is_as_packed(
-    shard: Shard, plan: ShardPlan, source: tuple[Tree, Sequence[str]], facts: _Facts
-) -> bool:
-    """Tell whether a shard has the rows that its documents give; `source` is where these lie."""
-    documents = read_documents(*source, plan.low, plan.high)
+def _is_as_packed(shard: Shard, documents: Documents, facts: _Facts) -> bool:
+    """Tell whether a shard has the rows that its documents give."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "again.arrow")
         with path.open("wb") as stream:
@@ -220,23 +219,13 @@ def _lost(identity: str) -> str:
     return f"{identity}: was kept and is in no shard"
 
 
-def _documents(tree: Tree, parts: Sequence[str], plan: ShardPlan) -> list[tuple[str, Any, Any]]:
-    """Return ids, token ids and word starts of the documents of a shard, in packing order."""
-
-    def read(part: str) -> pa.Table:
-        table, start, stop = open_range(tree, part, plan.low, plan.high)
-        # Copied, so that of all parts no file is held: a process may map some 65,000 of them.
-        return table.select(_COLUMNS).take(pa.array(np.arange(start, stop)))
-
-    if not parts:
-        return []
-    table = pa.concat_tables(look_at(tree, read, parts))
-    table = table.sort_by([("hash", "ascending"), ("id", "ascending")])
-    lists = (_rows(table[name]) for name in ("token_ids", "word_starts"))
-    return list(zip(table["id"].to_pylist(), *lists, strict=True))
-
-
-_COLUMNS = ["id", "hash", "token_ids", "word_starts"]
+def _documents(dealt: Dealt) -> Iterator[tuple[str, Any, Any]]:
+    """Give ids, token ids and word starts of documents."""
+    ids, words = dealt.documents.token_ids, dealt.documents.word_starts
+    for identity, (low, high) in zip(
+        dealt.ids.to_pylist(), pairwise(dealt.documents.bounds.tolist()), strict=True
+    ):
+        yield identity, ids[low:high], words[low:high]
 
 
 def _check_form(shard: Shard, entry: ShardEntry, facts: _Facts) -> Iterator[str]:

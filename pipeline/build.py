@@ -39,7 +39,8 @@ from corpus.snapshots import (
     commit_snapshot,
     snapshot_root,
 )
-from pipeline import canaries, clean, encode, pack, vocabulary
+from pipeline import canaries, clean, encode, vocabulary
+from pipeline.gather import pack_shards
 from pipeline.index import Corpus
 from pipeline.intake import Intake, parts_by_source, plan_cleaning
 from pipeline.jobs import Record, Stages, Task, describe_file, sweep
@@ -105,13 +106,10 @@ def build(job: Job, stages: Stages) -> Snapshot:
             for part in corpus.new_parts
         ],
     )
-    packed = stages.run(
-        "pack",
-        [
-            Task(f"{plan.name}-{identity}", pack.pack_shard, (plan, job.recipe.pack, given))
-            for plan, given in _plan(job, corpus, made)
-        ],
-    )
+    parts = _parts_by_delivery(corpus)
+    plans = _plan(job, parts, made)
+    tokenizer = made.fingerprint, made.vocab_size
+    packed = pack_shards(stages, plans, parts, (recipe.pack, tokenizer), identity)
     records = {"clean": cleaned, "resolve": resolved, "encode": encoded, "pack": packed}
     stats = {"recall": recall, **describe_cleaning(parts_by_source(plan, cleaned))}
     return assemble(job, _contents(job, corpus, made, records), (_made_with(records), stats))
@@ -190,7 +188,7 @@ def _tokenizer(job: Job, corpus: Corpus, stages: Stages) -> _Made:
     if job.tokenizer_path is not None:
         config = config.model_copy(update={"path": job.tokenizer_path})
     name = f"tokenizer-{identity}"
-    is_learned = config.path is None and not stages.is_done("tokenizer", [name])
+    is_learned = config.path is None and stages.missing("tokenizer", [name])
     added = _count_words(corpus, identity, config, stages) if is_learned else []
     task = Task(name, vocabulary.learn, (store, config, added))
     counts = stages.run("tokenizer", [task])[task.name].counts
@@ -224,28 +222,25 @@ def _count_words(
     return [file["path"] for record in added.values() for file in record.files]
 
 
-def _plan(
-    job: Job, corpus: Corpus, made: _Made
-) -> list[tuple[ShardPlan, tuple[str, int, list[str]]]]:
-    """Plan the shards of every new delivery, each with what it is packed from."""
-    parts: dict[str, dict[str, list[str]]] = {}
+def _parts_by_delivery(corpus: Corpus) -> dict[tuple[str, str], list[str]]:
+    names: dict[tuple[str, str], list[str]] = {}
     for part in corpus.new_parts:
-        parts.setdefault(part.snapshot, {}).setdefault(part.source, []).append(part.name)
+        names.setdefault((part.snapshot, part.source), []).append(part.name)
+    return names
+
+
+def _plan(job: Job, parts: Mapping[tuple[str, str], Sequence[str]], made: _Made) -> list[ShardPlan]:
+    """Plan the shards of every new delivery."""
+    if job.shards is not None:
+        new = {snapshot for snapshot, _ in parts}
+        fixed = {place: count for place, count in job.shards.items() if place[0] in new}
+        return [
+            plan
+            for place, count in fixed.items()
+            for plan in cut_split(place, count, job.recipe.pack)
+        ]
     token_bytes = np.dtype(token_dtype(made.vocab_size)).itemsize
-    plans = []
-    for snapshot, by_source in parts.items():
-        if job.shards is None:
-            plans += plan_shards(job.tree, snapshot, by_source, job.recipe.pack, token_bytes)
-        else:
-            fixed = {place: count for place, count in job.shards.items() if place[0] == snapshot}
-            for place, count in fixed.items():
-                plans += cut_split(place, count, job.recipe.pack)
-    given = {  # one object for all shards of a source, as it names all parts of it
-        (snapshot, source): (made.fingerprint, made.vocab_size, names)
-        for snapshot, by_source in parts.items()
-        for source, names in by_source.items()
-    }
-    return [(plan, given[plan.snapshot, plan.source]) for plan in plans]
+    return plan_shards(job.tree, parts, job.recipe.pack, token_bytes)
 
 
 def _contents(job: Job, corpus: Corpus, made: _Made, records: Mapping[str, Records]) -> "Contents":

@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 
 from corpus.documents import KEPT_COLUMNS, deal_hash, digest_table, format_digest
 from corpus.encoding import FlatEncoder, Tokens, encode_by_reference
+from corpus.membership import tokens_path
 from corpus.shards import token_dtype
 from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import Tokenizer, stored_tokenizer
@@ -274,7 +275,7 @@ def encode_part(tree: Tree, _task: str, name: str, tokenizer: tuple[str, str]) -
     documents = read_columns(tree.find(f"clean/{name}.parquet"), KEPT_COLUMNS)
     mask = kept_mask(tree, name, len(documents))
     table, counts = encode_documents(documents, mask, open_encoder(*tokenizer))
-    path = f"tokens/{name}.arrow"
+    path = tokens_path(name)
     write_arrow(tree.own(path), table)
     return Output((path,), {"name": name, **counts})
 
@@ -293,7 +294,7 @@ def encode_documents(
         encoded = encoder.encode(texts)
         if not start:
             encoder.check(texts, encoded, batch["id"].to_pylist())
-        batches.append(_table(batch["id"], hashes[start:stop], encoded))
+        batches.append(tokens_table(batch["id"], hashes[start:stop], encoded))
         digest += digest_table(batch, KEPT_COLUMNS)
         text_bytes += int(texts.offsets[-1] - texts.offsets[0])
         words += encoded.words
@@ -328,7 +329,8 @@ def _cut_rows(texts: pa.ChunkedArray, rows: pa.Array) -> Iterator[tuple[int, int
         start = stop
 
 
-def _table(ids: pa.ChunkedArray, hashes: pa.Array, encoded: Encoded) -> pa.Table:
+def tokens_table(ids: pa.ChunkedArray, hashes: pa.Array, encoded: Encoded) -> pa.Table:
+    """Return documents as a tokens file holds them, but for the types of its schema."""
     return pa.table(
         {
             "id": ids,

@@ -15,7 +15,7 @@ import numpy as np
 
 from corpus.documents import deal_hash
 from corpus.forgotten import hash_id, read_forgotten
-from corpus.membership import documents_of, part_names, planned_shards, shard_plan
+from corpus.membership import documents_of, part_names, planned_shards, shard_plan, tokens_path
 from corpus.recipe import Recipe
 from corpus.shards import REORDERED, Shard
 from corpus.snapshots import Part, ShardEntry, Snapshot, Tree, open_snapshot, tokenizer_root
@@ -178,7 +178,7 @@ def _ordinal(store: Store, entry: ShardEntry, identity: str) -> int:
     position, low = np.uint64(deal_hash(identity)), np.uint64(shard_plan(store.snapshot, entry).low)
     before, is_there = 0, False
     for name in part_names(store.snapshot, entry):
-        table = open_arrow(store.tree.find(f"tokens/{name}.arrow"))
+        table = open_arrow(store.tree.find(tokens_path(name)))
         hashes = column_values(table, "hash")
         begin, start = np.searchsorted(hashes, np.array([low, position])).tolist()
         stop = int(np.searchsorted(hashes, position, side="right"))

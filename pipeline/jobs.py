@@ -55,7 +55,7 @@ LOOKS = 256
 _BYTES_OF_A_RUN, _FILES_OF_A_RUN = 2**30, 256
 
 # Stages whose outputs, below work/, only a later stage of the same snapshot needs.
-WORK_STAGES = ("group", "verify", "deal", "judge", "count", "count-words", "add-words")
+WORK_STAGES = ("group", "verify", "deal", "judge", "count", "count-words", "add-words", "gather")
 
 
 class Output(NamedTuple):
@@ -98,14 +98,14 @@ class Stages:
         """How many tasks are wanted at a time, as far as the recipe says."""
         return self._workers or os.cpu_count() or 1
 
-    def is_done(self, stage: str, names: Sequence[str]) -> bool:
-        """Tell whether all these tasks of a stage have their records."""
-        return set(names) <= set(self._recorded(stage))
+    def missing(self, stage: str, names: Iterable[str]) -> set[str]:
+        """Return which of these tasks of a stage have no record."""
+        return set(names).difference(self._recorded(stage))
 
     def run(self, stage: str, tasks: Sequence[Task]) -> dict[str, Record]:
         """Run what is missing of a stage and return the records of all of it, by task name."""
-        recorded = set(self._recorded(stage))
-        missing = [task for task in tasks if task.name not in recorded]
+        without = self.missing(stage, [task.name for task in tasks])
+        missing = [task for task in tasks if task.name in without]
         if missing:
             logger.info(
                 "%s: %d tasks, %d done before", stage, len(tasks), len(tasks) - len(missing)

@@ -22,16 +22,30 @@ from pipeline.formats import Documents, lay_documents, write_rows
 from pipeline.index import look_at
 from pipeline.jobs import Output
 from pipeline.kernels import Int64s, UInt64s
-from pipeline.plans import offsets_of, open_range
+from pipeline.plans import TokenFiles, offsets_of, open_range
 
 # Raised by hand when rows or shard membership change.
 VERSION = 1
 
 
-def read_documents(tree: Tree, parts: Sequence[str], low: int, high: int) -> Documents:
-    """Read the documents of a hash range in packing order."""
-    ranges = look_at(tree, lambda part: _read_range(tree, part, low, high), parts)
-    order = _packing_order(ranges)
+class Dealt(NamedTuple):
+    """The documents of a range of hashes in packing order."""
+
+    ids: pa.ChunkedArray
+    hashes: UInt64s
+    documents: Documents
+
+
+def read_documents(tree: Tree, paths: Sequence[str], low: int, high: int) -> Dealt:
+    """Read the documents of a range of hashes [low, high) from tokens files."""
+    ranges = look_at(tree, lambda path: _read_range(tree, path, low, high), paths)
+    hashes = np.concatenate([np.empty(0, np.uint64), *(each.hashes for each in ranges)])
+    ids = pa.chunked_array([chunk for each in ranges for chunk in each.ids.chunks], pa.string())
+    order = _packing_order(hashes, ids)
+    return Dealt(ids.take(pa.array(order)), hashes[order], _merge(ranges, order))
+
+
+def _merge(ranges: "Sequence[_Range]", order: Int64s) -> Documents:
     lengths = np.concatenate([_NONE, *(np.diff(each.token_offsets) for each in ranges)])
     counts = np.concatenate([_NONE, *(np.diff(each.sentence_offsets) for each in ranges)])
     # Where each document, in the order of the parts, goes among tokens and sentences.
@@ -57,7 +71,7 @@ _NONE = np.empty(0, np.int64)
 
 
 class _Range(NamedTuple):
-    """The documents of a hash range in one tokens file; offsets are into the arrays here."""
+    """The documents of a range of hashes in one tokens file; offsets are into the arrays here."""
 
     hashes: UInt64s
     ids: pa.ChunkedArray
@@ -68,8 +82,8 @@ class _Range(NamedTuple):
     sentence_offsets: Int64s
 
 
-def _read_range(tree: Tree, part: str, low: int, high: int) -> _Range:
-    table, start, stop = open_range(tree, part, low, high)
+def _read_range(tree: Tree, path: str, low: int, high: int) -> _Range:
+    table, start, stop = open_range(tree, path, low, high)
     arrays = []
     for name in ("token_ids", "word_starts", "sentence_starts"):
         offsets = offsets_of(table[name], start, stop)
@@ -78,21 +92,20 @@ def _read_range(tree: Tree, part: str, low: int, high: int) -> _Range:
             values = table[name].chunk(0).values.slice(offsets[0], offsets[-1] - offsets[0])
         arrays.append((np.array(values.to_numpy(zero_copy_only=False)), offsets - offsets[0]))
     (ids, token_offsets), (words, _), (sentences, sentence_offsets) = arrays
-    # Copies, so that of all parts no file is held: a process may map some 65,000 of them.
+    # Copies, so that of all files none is held: a process may map some 65,000 of them.
     rows = table.select(["hash", "id"]).take(pa.array(np.arange(start, stop)))
     return _Range(
         rows["hash"].to_numpy(), rows["id"], ids, words, token_offsets, sentences, sentence_offsets
     )
 
 
-def _packing_order(ranges: Sequence[_Range]) -> Int64s:
-    """Sort the documents of all ranges by hash, those of one hash by id."""
-    hashes = np.concatenate([np.empty(0, np.uint64), *(each.hashes for each in ranges)])
+def _packing_order(hashes: UInt64s, ids: pa.ChunkedArray) -> Int64s:
+    """Sort documents by hash, those of one hash by id."""
     order = np.argsort(hashes, kind="stable")
     sorted_hashes = hashes[order]
     if (sorted_hashes[1:] == sorted_hashes[:-1]).any():
-        ids = [identity for each in ranges for identity in each.ids.to_pylist()]
-        order = np.array(sorted(order.tolist(), key=lambda place: (hashes[place], ids[place])))
+        names = ids.to_pylist()
+        order = np.array(sorted(order.tolist(), key=lambda place: (hashes[place], names[place])))
     return order
 
 
@@ -111,13 +124,17 @@ def _merge_range(given, tokens, sentences, out):  # type: ignore[no-untyped-def]
 
 
 def pack_shard(
-    tree: Tree, _task: str, plan: ShardPlan, config: Pack, made: tuple[str, int, list[str]]
+    tree: Tree,
+    _task: str,
+    plan: ShardPlan,
+    made_with: tuple[Pack, tuple[str, int]],
+    source: TokenFiles,
 ) -> Output:
-    """Pack one shard; `made` is the tokenizer's fingerprint, its size and the source's parts."""
-    fingerprint, vocab_size, parts = made
-    documents = read_documents(tree, parts, plan.low, plan.high)
+    """Pack one shard of a source; `made_with` is what `write_shard` takes."""
+    paths = source.within(plan.low, plan.high)
+    documents = read_documents(tree, paths, plan.low, plan.high).documents
     with writing(tree.own(plan.path)) as stream:
-        rows = write_shard(stream, documents, config, (fingerprint, vocab_size))
+        rows = write_shard(stream, documents, *made_with)
     counts = {
         "snapshot": plan.snapshot,
         "source": plan.source,

@@ -25,7 +25,7 @@ def deduplicate(config: Dedup, corpus: Corpus, identity: str, stages: Stages) ->
     spans = list(pairwise(bounds))
     names = _numbered(len(spans), identity)
     judges = []
-    if not stages.is_done("resolve", names):
+    if stages.missing("resolve", names):
         found = _find_edges(config, corpus, identity, stages)
         judges = _judge(config, corpus, found, (identity, stages))
     return stages.run(

@@ -46,10 +46,11 @@ from corpus.snapshots import (
     snapshot_root,
     write_head,
 )
-from pipeline import encode, pack
+from pipeline import encode
 from pipeline.build import Contents, Job, assemble, commit, part_entry
 from pipeline.cascade import REMOVED_SCHEMA, judge_again
 from pipeline.clean import forgotten_row, write_part
+from pipeline.gather import pack_shards
 from pipeline.index import Corpus
 from pipeline.jobs import HERE, LOOKS, Output, Pool, Record, Stages, Task, describe_file
 from pipeline.nearest import listed_excerpts, nearest_path, without_forgotten
@@ -240,13 +241,9 @@ def _take_out(job: Job, affected: Sequence[str], stages: Stages, pool: Pool) -> 
         ],
     )
     stages.renew(_written(encoded))
-    packed = stages.run(
-        "pack",
-        [
-            Task(f"{plan.name}-{identity}", pack.pack_shard, (plan, job.recipe.pack, given))
-            for plan, given in _plan(job.parent, job.recipe.pack, counts["shards"])
-        ],
-    )
+    plans = _plan(job.parent, job.recipe.pack, counts["shards"])
+    made_with = job.recipe.pack, (fingerprint, job.parent.vocab_size)
+    packed = pack_shards(stages, plans, parts_by_delivery(job.parent), made_with, identity)
     records = {"forget": filtered, "cascade": judged, "encode": encoded, "pack": packed}
     contents = _contents(job, counts, records)
     noted = contents._replace(files=[*contents.files, _note_holdings(job, counts, pool)])
@@ -284,17 +281,10 @@ def forget_part(tree: Tree, _task: str, name: str, config: Dedup, forgotten: For
     return Output(tuple(paths), {"name": name, "removed": len(removed)})
 
 
-def _plan(
-    parent: Snapshot, config: Pack, shards: Iterable[Sequence[Any]]
-) -> Iterator[tuple[ShardPlan, tuple[str, int, list[str]]]]:
+def _plan(parent: Snapshot, config: Pack, shards: Iterable[Sequence[Any]]) -> list[ShardPlan]:
     counts = count_shards(parent)
     plans = {place: cut_split(place, count, config) for place, count in counts.items()}
-    given = {  # one object for all shards of a source
-        place: (parent.tokenizer, parent.vocab_size, names)
-        for place, names in parts_by_delivery(parent).items()
-    }
-    for snapshot, source, split, number in shards:
-        yield plans[snapshot, source, split][number], given[snapshot, source]
+    return [plans[snapshot, source, split][number] for snapshot, source, split, number in shards]
 
 
 def _contents(

@@ -17,7 +17,7 @@ from corpus.documents import text_hash
 from corpus.files import create
 from corpus.recipe import Dedup, Recipe
 from corpus.snapshots import Snapshot, open_snapshot
-from pipeline import canaries, cuts
+from pipeline import canaries, cuts, gather
 from pipeline.forget import Request, forget
 from pipeline.jobs import Pool
 from pipeline.parquet import read_table
@@ -27,6 +27,9 @@ from pipeline.signatures import reference_shingles, sign
 
 SOURCES = ("a", "b")
 _WORDS = [f"w{n}" for n in range(400)]
+# Ways to do the same: tasks that are wanted of a source's files, shards from which on its tokens
+# are laid anew.
+_WAYS = ((64, 1), (1, gather.LEAST_SHARDS), (1, 2))
 
 
 class Delivery(NamedTuple):
@@ -124,14 +127,13 @@ class Chain:
         self.directory = directory
         self.store = str(directory / "store")
         self.config = config
-        # Every other command reads the files of a source by one task.
-        self._tasks_wanted = cycle([64, 1])
+        self._ways = cycle(_WAYS)
 
     @contextmanager
-    def _joining(self) -> Iterator[None]:
-        """Let a command join small files, or not."""
+    def _another_way(self) -> Iterator[None]:
+        """Let every command do it in another way than the one before."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cuts, "_TASKS_WANTED", next(self._tasks_wanted))
+            _go(patch, next(self._ways))
             yield
 
     def recipe(self, delivery: Delivery) -> Recipe:
@@ -161,17 +163,23 @@ class Chain:
 
     def deliver(self, delivery: Delivery) -> Snapshot:
         """Refresh with one delivery."""
-        with self._joining():
+        with self._another_way():
             return refresh(self.recipe(delivery)).snapshot
 
     def take_down(self, label: str, request: Request) -> Snapshot:
         """Forget what is named."""
-        return forget(self.store, label, request).snapshot
+        with self._another_way():
+            return forget(self.store, label, request).snapshot
 
     def rebuild(self, name: str = "rebuilt") -> Snapshot:
         """Make the newest snapshot anew in one batch."""
-        with self._joining():
+        with self._another_way():
             return rebuild(self.store, str(self.directory / name), workers=1).snapshot
+
+
+def _go(patch: pytest.MonkeyPatch, way: tuple[int, int]) -> None:
+    patch.setattr(cuts, "_TASKS_WANTED", way[0])
+    patch.setattr(gather, "LEAST_SHARDS", way[1])
 
 
 def tables(store: str, snapshot: Snapshot, kind: str) -> list[dict[str, Any]]:
@@ -276,7 +284,7 @@ def _with_workers(command: Callable[[Pool], object], workers: int) -> None:
 def _until_done(rng: random.Random, command: Callable[[int], object]) -> int:
     for kills in count():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cuts, "_TASKS_WANTED", 1 if kills % 2 else 64)  # it goes on with others
+            _go(patch, _WAYS[kills % len(_WAYS)])  # it goes on in another way
             if kills < 3:
                 _kill_at(patch, rng.randrange(12))
             try:

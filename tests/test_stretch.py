@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from corpus.files import join, read_range, writing
+from corpus.membership import tokens_path
 from corpus.recipe import Pack
 from corpus.snapshots import Part, Tree
 from pipeline import stretch
@@ -185,17 +186,20 @@ def test_a_shard_reads_its_own_tokens_of_a_bucket(
     write_tokens(remote, documents)
     config = Pack(sequence_length=16, shard_size_bytes=60_000, validation_fraction=0.1)
     here, there = Tree(str(tmp_path)), Tree(remote)
-    plans = plan_shards(there, "first", {"a": [*PARTS]}, config, 2)
+    parts = {("first", "a"): [*PARTS]}
+    plans = plan_shards(there, parts, config, 2)
     ends = len(PARTS) * 2 * stretch._END_BYTES
     # Of a document its hash and where its tokens lie, each once, but nothing of its tokens.
     assert sum(sizes) < ends + len(PARTS) * documents * 16 + 100
-    assert plans == plan_shards(here, "first", {"a": [*PARTS]}, config, 2)
+    assert plans == plan_shards(here, parts, config, 2)
     assert len(plans) > 10
+    paths = [tokens_path(part) for part in PARTS]
     for plan in plans:
         sizes.clear()
-        found = read_documents(there, PARTS, plan.low, plan.high)
-        expected = read_documents(here, PARTS, plan.low, plan.high)
-        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+        ids, hashes, found = read_documents(there, paths, plan.low, plan.high)
+        expected = read_documents(here, paths, plan.low, plan.high)
+        assert (ids, hashes.tolist()) == (expected.ids, expected.hashes.tolist())
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected.documents, strict=True))
         # Of all documents the hash, of a shard's own some 6 bytes a token here.
         assert sum(sizes) < ends + len(PARTS) * documents * 8 + 6 * len(found.token_ids)
     with Path("/proc/self/maps").open() as maps:
