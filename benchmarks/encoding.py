@@ -36,6 +36,7 @@ from corpus.archives import InputFile
 from corpus.documents import DOCUMENT_SCHEMA, DUPLICATE_SCHEMA
 from corpus.encoding import FlatEncoder, encode_by_reference, flat_texts
 from corpus.files import create, join
+from corpus.membership import tokens_path
 from corpus.readers import detect_format, read_records
 from corpus.recipe import Pack
 from corpus.records import Record
@@ -44,7 +45,7 @@ from corpus.snapshots import Tree, tokenizer_root
 from corpus.tokenizer import Tokenizer, open_tokenizer, tokenizer_files
 from pipeline import encode, pack
 from pipeline.parquet import read_columns, write_table
-from pipeline.plans import plan_shards
+from pipeline.plans import TokenFiles, plan_shards
 from pipeline.spans import bytes_of
 
 _PEER_BYTES = 2_000_000  # of every file, what the slow peers encode: a second or two
@@ -148,9 +149,11 @@ def measure(tokenizer: Tokenizer, paths: list[str], folder: str, peers: str | No
 def pack_parts(tree: Tree, tokenizer: Tokenizer, parts: list[str]) -> None:
     """Pack the tokens of parts into shards of the default size."""
     config, size = Pack(), tokenizer.vocab_size
-    made = (tokenizer.fingerprint, size, parts)
-    for plan in plan_shards(tree, "first", {"s": parts}, config, token_dtype(size)().itemsize):
-        pack.pack_shard(tree, "t", plan, config, made)
+    made_with = config, (tokenizer.fingerprint, size)
+    source = TokenFiles(tuple(map(tokens_path, parts)))
+    planned = plan_shards(tree, {("first", "s"): parts}, config, token_dtype(size)().itemsize)
+    for plan in planned:
+        pack.pack_shard(tree, "t", plan, made_with, source)
 
 
 def reference_rate(tokenizer: Tokenizer, folder: str, size: float) -> float:

@@ -38,7 +38,7 @@ from corpus.documents import (
 )
 from corpus.files import writing
 from corpus.forgotten import Forgotten
-from corpus.membership import SPLITS, ShardPlan, cut_split
+from corpus.membership import SPLITS, ShardPlan, cut_split, tokens_path
 from corpus.recipe import Dedup, Recipe, Source
 from corpus.shards import shard_schema, token_dtype, write_blocks
 from corpus.snapshots import FileEntry, Part, PartEntry, ShardEntry, Tree, commit_snapshot
@@ -185,7 +185,7 @@ def _write_tokens(tree: Tree, name: str, documents: pa.Table, dropped: list[int]
         pa.LargeListArray.from_arrays(offsets, pa.array(np.ones(len(tokens), np.bool_))),
     ]
     schema = tokens_schema(_VOCABULARY)
-    path = f"tokens/{name}.arrow"
+    path = tokens_path(name)
     write_arrow(tree.own(path), pa.table(columns, schema=schema))
     return path
 
@@ -194,7 +194,7 @@ def make_shard(tree: Tree, plan: ShardPlan, parts: int) -> ShardEntry:
     """Pack the documents of a hash range, each of which is one sentence of equal length."""
     count = 0
     for number in range(parts):
-        hashes = open_arrow(tree.find(f"tokens/{_part(number).name}.arrow"))["hash"].to_numpy()
+        hashes = open_arrow(tree.find(tokens_path(_part(number).name)))["hash"].to_numpy()
         below = [np.searchsorted(hashes, np.uint64(min(n, 2**64 - 1))) for n in plan[4:]]
         count += int(below[1] - below[0])
     ends = np.arange(count + 1, dtype=np.int64)

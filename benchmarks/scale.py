@@ -36,7 +36,7 @@ import numpy as np
 import pyarrow as pa
 from matplotlib import pyplot as plt
 
-from corpus.recipe import Dedup
+from corpus.recipe import Dedup, Pack
 from corpus.snapshots import Part, Tree
 from pipeline import pairs
 from pipeline.clean import PART_BYTES
@@ -285,6 +285,9 @@ _PAIR_BYTES, _SCRATCH_BYTES = 32, 16  # VERIFIED_SCHEMA; the two arrays of compo
 # prose); seconds to open one more part in group (0.96 s for 16 partitions of 101 parts, measured
 # with benchmarks.refresh_cost).
 _CLEANS, _DECODES, _OPENS = 6.1e6, 590e6, 0.6e-3
+# Seconds to open one more file of tokens in pack, bytes a second of one core that lays tokens anew
+# (benchmarks.gather); a guess at the text of a token, and what a tokens file has of one.
+_OPENS_TOKENS, _GATHERS, _TEXT_PER_TOKEN, _TOKEN_BYTES = 0.4e-3, 196e6, 4.4, 2.33
 _BYTES_PER_KEY, _BYTES_PER_DOCUMENT = 13, 80  # KEY_SCHEMA; INDEX_SCHEMA without its strings
 
 
@@ -302,6 +305,8 @@ def estimate(documents: float, cluster: Cluster, group_rows: int) -> Iterator[st
     opens = parts * partitions * _OPENS
     read = documents * _READ_SHARE * group_rows * _TEXT_BYTES
     shares = math.ceil(documents * _EDGED_SHARE / DOCUMENTS_PER_SHARE)
+    tokens = text / _TEXT_PER_TOKEN
+    shards = tokens * 2 / Pack().shard_size_bytes
     reads = cluster.machines * cluster.read_bytes_per_second
     seconds = {
         "clean and index": text / _CLEANS / cluster.all_cores,
@@ -314,6 +319,8 @@ def estimate(documents: float, cluster: Cluster, group_rows: int) -> Iterator[st
         "judge, reading": shares * documents * _PAIRS * _PAIR_BYTES / reads,
         "judge, deciding": documents * _JUDGE / min(shares, cluster.all_cores),
         "resolve": documents * _RESOLVE / cluster.all_cores,
+        "pack, laid anew": tokens * _TOKEN_BYTES / _GATHERS / cluster.all_cores,
+        "pack, opening": 2 * parts * math.sqrt(shards) * _OPENS_TOKENS / cluster.all_cores,
     }
     yield f"{documents:,.0f} documents, {text / 1e12:,.1f} TB of text, {parts:,.0f} parts"
     yield f"  {partitions:,} partitions; on disk {stored / 1e12:,.1f} TB with the index"

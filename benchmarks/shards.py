@@ -27,13 +27,14 @@ import pyarrow.parquet as pq
 
 from benchmarks.fill import encode_texts, open_merges, read_texts
 from benchmarks.peers import run_peer
-from corpus.membership import ShardPlan
+from corpus.membership import ShardPlan, tokens_path
 from corpus.recipe import Pack
 from corpus.shards import ROWS_PER_BATCH, Shard, shard_schema, write_blocks
 from corpus.snapshots import Tree
 from pipeline.encode import tokens_schema
 from pipeline.formats import Documents, lay_documents, write_rows
 from pipeline.pack import pack_shard
+from pipeline.plans import TokenFiles
 from pipeline.signatures import write_arrow
 
 _LENGTH, _BATCH = 512, 256
@@ -140,7 +141,7 @@ def write_tokens(directory: Path, documents: Documents) -> None:
     rows = len(counts) * _COPIES
     keys = {"id": [f"s/{n}" for n in range(rows)], "hash": np.arange(rows, dtype=np.uint64)}
     table = pa.table(keys | copies).cast(tokens_schema(50265))
-    write_arrow(str(directory / "tokens" / "s-0-0.arrow"), table)
+    write_arrow(str(directory / tokens_path("s-0-0")), table)
 
 
 def pack(directory: Path, packing: str) -> float:
@@ -150,8 +151,8 @@ def pack(directory: Path, packing: str) -> float:
     plan = ShardPlan("first", "s", "train", 0, 0, 2**64)
     for _ in range(2):
         start = time.process_time()
-        made = ("0" * 64, 50265, ["s-0-0"])
-        output = pack_shard(Tree(str(directory)), plan.name, plan, config, made)
+        made_with, source = (config, ("0" * 64, 50265)), TokenFiles((tokens_path("s-0-0"),))
+        output = pack_shard(Tree(str(directory)), plan.name, plan, made_with, source)
         seconds = time.process_time() - start
     return float(output.counts["tokens"]) / seconds
 
