@@ -42,6 +42,7 @@ from pipeline import pairs
 from pipeline.clean import PART_BYTES
 from pipeline.components import DOCUMENTS_PER_SHARE, Found, deal_components
 from pipeline.dedup import PARTS_PER_TASK, judge_share, resolve_parts
+from pipeline.fetch import Texts
 from pipeline.index import ROW_BITS, Corpus, Int64s, UInt64s
 from pipeline.kernels import UInt32s, band_keys, mix
 from pipeline.keys import EXACT_BAND, ID_BAND, INDEX_SCHEMA, KEY_SCHEMA, SET_BAND
@@ -166,8 +167,8 @@ def work(stage: str, root: str, total: int, share: tuple[int, int]) -> list[dict
     parts = corpus.parts
     cluster_ends = np.load(f"{root}/clusters.npy")
 
-    def read_tokens(tree: Tree, corpus: Corpus, documents: UInt64s, config: Dedup) -> Tokens:
-        assert (tree.root, len(corpus.parts), config) == (root, len(parts), CONFIG)
+    def read_tokens(_: Texts, documents: UInt64s, config: Dedup) -> Tokens:
+        assert config == CONFIG
         part, row = documents >> np.uint64(ROW_BITS), documents & np.uint64(2**ROW_BITS - 1)
         numbers = (part * np.uint64(PER_PART) + row).astype(np.int64)
         return signature_tokens(signatures_of(numbers, cluster_ends, total))

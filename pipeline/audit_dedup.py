@@ -25,6 +25,7 @@ from corpus.recipe import Dedup
 from corpus.snapshots import Part, Tree
 from pipeline.dedup import METHODS, Node, drops_of, read_nodes
 from pipeline.explain import Store
+from pipeline.fetch import read_texts
 from pipeline.index import (
     ROW_BITS,
     Corpus,
@@ -38,7 +39,7 @@ from pipeline.index import (
 from pipeline.jobs import HERE, Pool
 from pipeline.keys import SET_BAND
 from pipeline.order import find_alike
-from pipeline.pairs import Candidates, blocks_of_text, compare, find_candidates, read_texts
+from pipeline.pairs import Candidates, blocks_of_text, compare, find_candidates
 from pipeline.parquet import read_columns, read_table
 from pipeline.signatures import reference_shingles, sign, write_index
 from pipeline.stretch import open_arrow

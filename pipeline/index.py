@@ -303,6 +303,14 @@ def distinct(values: UInt64s) -> UInt64s:
     return values[first]
 
 
+def distinct_rows(rows: UInt64s) -> UInt64s:
+    """Return the distinct rows of two columns in order."""
+    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    first = np.ones(len(rows), np.bool_)
+    first[1:] = (rows[1:] != rows[:-1]).any(axis=1)
+    return rows[first]
+
+
 def rows_by_part(documents: UInt64s) -> Iterator[tuple[int, Int64s]]:
     """Give the distinct rows asked of each part, in order."""
     unique = distinct(documents)

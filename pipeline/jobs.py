@@ -55,7 +55,10 @@ LOOKS = 256
 _BYTES_OF_A_RUN, _FILES_OF_A_RUN = 2**30, 256
 
 # Stages whose outputs, below work/, only a later stage of the same snapshot needs.
-WORK_STAGES = ("group", "verify", "deal", "judge", "count", "count-words", "add-words", "gather")
+WORK_STAGES = (
+    *("group", "fetch", "verify", "deal", "judge"),
+    *("count", "count-words", "add-words", "gather"),
+)
 
 
 class Output(NamedTuple):

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from corpus.recipe import Dedup
 from corpus.snapshots import Tree
 from pipeline.components import Found, documents_of_share
+from pipeline.fetch import Texts
 from pipeline.index import (
     ROW_BITS,
     Corpus,
@@ -292,9 +293,9 @@ def find_alike(
     each = np.arange(len(documents))
     numbers = each.astype(np.int32)
     sets = []
-    ends = documents, documents
+    ends, texts = (documents, documents), Texts(tree, corpus)
     for start, stop in blocks_of_text(tree, corpus, ends, config.memory_bytes):
-        tokens = read_tokens(tree, corpus, documents[start:stop], config)
+        tokens = read_tokens(texts, documents[start:stop], config)
         sets.append((documents[start:stop], tokens.offsets, tokens.values))
     large = _large((each, each), documents, rows, (sets, config))
     none = adjacency(numbers[:0], numbers[:0], np.empty(0), len(documents))

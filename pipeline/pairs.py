@@ -30,8 +30,8 @@ import pyarrow as pa
 from corpus.files import writing
 from corpus.recipe import MEMORY_BYTES, Dedup
 from corpus.snapshots import Tree
+from pipeline.fetch import Pairs, Texts, read_rounds, share_starts
 from pipeline.index import (
-    ROW_BITS,
     Buckets,
     Corpus,
     Int64s,
@@ -39,17 +39,16 @@ from pipeline.index import (
     UInt64s,
     column_values,
     distinct,
+    distinct_rows,
     find_buckets,
     hash_words,
     number_equal,
     read_column,
-    rows_by_part,
     within,
 )
 from pipeline.jobs import Output
 from pipeline.kernels import UInt32s
 from pipeline.keys import SET_BAND
-from pipeline.parquet import read_rows
 from pipeline.signatures import shingle_sets, sign, write_arrow
 from pipeline.stretch import open_arrow
 
@@ -63,10 +62,8 @@ _PAIRS_PER_ROUND = 8_000_000
 # A bucket with more pairs is large: that of 257 different sets. A guess: it bounds the pairs of a
 # document by 255 a band, and few buckets of real text are so varied.
 _PAIRS_PER_BUCKET = 2**15
-# Candidate pairs of one verify task, and places at which their order is sampled to cut it evenly:
-# few, as each reads a page of a mapped file. Guesses.
+# Candidate pairs of one verify task that reads texts where they lie. Guess.
 PAIRS_PER_TASK = 1_000_000
-_SAMPLES_PER_TASK = 10
 
 PAIR_SCHEMA = pa.schema([("left", pa.uint64()), ("right", pa.uint64())])
 VERIFIED_SCHEMA = pa.schema([*PAIR_SCHEMA, ("shared", pa.int64()), ("total", pa.int64())])
@@ -102,12 +99,13 @@ def group_partition(
     schemas = {
         f"work/group/{name}.members.arrow": MEMBER_SCHEMA,
         f"work/group/{name}.pairs.arrow": PAIR_SCHEMA,
+        f"work/group/{name}.rights.arrow": PAIR_SCHEMA,
         f"work/group/{name}.large.arrow": LARGE_SCHEMA,
     }
     counts = {"members": 0, "pairs": 0, "large_buckets": 0, "large_members": 0}
     low, high = partition * 2**64 // partitions, (partition + 1) * 2**64 // partitions
     search = KeySearch(tree, corpus, (low, high))
-    with _writing_tables(tree, schemas) as (of_members, of_pairs, of_large):
+    with _writing_tables(tree, schemas) as (of_members, of_pairs, of_rights, of_large):
         for span in search.rounds(low, high, memory_bytes):
             buckets = find_buckets(search.read(*span), corpus.first_new)
             values = buckets.band >= SET_BAND
@@ -115,7 +113,9 @@ def group_partition(
             _write_columns(of_members, MEMBER_SCHEMA, members[:, 0], members[:, 1])
             candidates = find_candidates(tree, corpus, buckets.where(~values))
             for pairs in candidates.pairs(memory_bytes):
+                by_right = pairs[np.argsort(pairs[:, 1], kind="stable")]
                 _write_columns(of_pairs, PAIR_SCHEMA, pairs[:, 0], pairs[:, 1])
+                _write_columns(of_rights, PAIR_SCHEMA, by_right[:, 0], by_right[:, 1])
                 counts["pairs"] += len(pairs)
             number, document = candidates.large
             _write_columns(of_large, LARGE_SCHEMA, number + counts["large_buckets"], document)
@@ -130,15 +130,7 @@ def _members(buckets: Buckets) -> UInt64s:
     begins = np.flatnonzero(np.diff(buckets.number, prepend=-1))
     sizes = np.diff(np.append(begins, len(buckets.number)))
     first = np.repeat(buckets.document[begins], sizes)
-    return _distinct_rows(np.stack([buckets.document, first], axis=1))
-
-
-def _distinct_rows(rows: UInt64s) -> UInt64s:
-    """Return the distinct rows of two columns in order."""
-    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
-    first = np.ones(len(rows), np.bool_)
-    first[1:] = (rows[1:] != rows[:-1]).any(axis=1)
-    return rows[first]
+    return distinct_rows(np.stack([buckets.document, first], axis=1))
 
 
 class Candidates(NamedTuple):
@@ -232,16 +224,16 @@ def similarity_total(config: Dedup) -> int:
     return 0 if config.verify == "exact" else config.bands * config.rows
 
 
-def read_tokens(tree: Tree, corpus: Corpus, documents: UInt64s, config: Dedup) -> Tokens:
+def read_tokens(texts: Texts, documents: UInt64s, config: Dedup) -> Tokens:
     """Return what documents, given in order, are compared by.
 
     These are the hashes of the shingles, or every position of the signature with its value, so that
     equal positions are common tokens.
     """
-    texts = [text for _, text in read_texts(tree, corpus, documents)]
+    found = texts.read(documents)
     if config.verify == "exact":
-        return Tokens(*shingle_sets(texts, config.ngram))
-    return signature_tokens(sign(texts, config).signatures)
+        return Tokens(*shingle_sets(found, config.ngram))
+    return signature_tokens(sign(found, config).signatures)
 
 
 def signature_tokens(signatures: UInt32s) -> Tokens:
@@ -252,13 +244,20 @@ def signature_tokens(signatures: UInt32s) -> Tokens:
     return Tokens((signatures | places).reshape(-1), offsets)
 
 
-def compare(tree: Tree, corpus: Corpus, pairs: tuple[UInt64s, UInt64s], config: Dedup) -> Int64s:
+def compare(
+    tree: Tree,
+    corpus: Corpus,
+    pairs: tuple[UInt64s, UInt64s],
+    config: Dedup,
+    texts: Texts | None = None,
+) -> Int64s:
     """Compare pairs by their texts: rows (left, right, shared, total) of those that are alike."""
+    texts = texts or Texts(tree, corpus)
     alike = [np.empty((0, 4), np.int64)]
     for start, stop in blocks_of_text(tree, corpus, pairs, config.memory_bytes):
         left, right = (ends[start:stop] for ends in pairs)
         documents = distinct(np.concatenate([left, right]))
-        tokens = read_tokens(tree, corpus, documents, config)
+        tokens = read_tokens(texts, documents, config)
         first, second = np.searchsorted(documents, left), np.searchsorted(documents, right)
         shared = _count_shared(tokens.values, tokens.offsets, first, second)
         sizes = np.diff(tokens.offsets)
@@ -292,13 +291,16 @@ def verify_share(
     config: Dedup,
     corpus: Corpus,
     share: tuple[int, int, Sequence[str]],
+    fetched: Sequence[str] = (),
 ) -> Output:
     """Keep the candidate pairs of this task that are alike; write the sets of large buckets.
 
-    `share` is the task's number, how many there are, and the names of the group tasks.
+    `share` is the task's number, how many there are, and the names of the group tasks; `fetched`
+    are the files of texts, where they were fetched.
     """
-    left, right = _pairs_of(tree, *share)
-    rows = compare(tree, corpus, (left, right), config)
+    mine = _pairs_of(tree, *share)
+    texts = Texts(tree, corpus, share[0], fetched)
+    rows = compare(tree, corpus, mine, config, texts)
     paths = (f"work/verify/{name}.arrow", f"work/verify/{name}.sets.arrow")
     columns = [rows[:, 0].astype(np.uint64), rows[:, 1].astype(np.uint64), rows[:, 2], rows[:, 3]]
     write_arrow(tree.own(paths[0]), pa.table([c.copy() for c in columns], schema=VERIFIED_SCHEMA))
@@ -306,43 +308,28 @@ def verify_share(
     with _writing_tables(tree, {paths[1]: SETS_SCHEMA}) as (of_sets,):
         ends = documents, documents
         for start, stop in blocks_of_text(tree, corpus, ends, config.memory_bytes):
-            tokens = read_tokens(tree, corpus, documents[start:stop], config)
+            tokens = read_tokens(texts, documents[start:stop], config)
             sets = pa.LargeListArray.from_arrays(tokens.offsets, tokens.values)
             of_sets.write_table(pa.table([documents[start:stop], sets], schema=SETS_SCHEMA))
-    counts = {"compared": len(left), "verified": len(rows), "large_members": len(documents)}
+    counts = {"compared": len(mine.left), "verified": len(rows), "large_members": len(documents)}
     return Output(paths, counts)
 
 
-def _pairs_of(
-    tree: Tree, number: int, tasks: int, groups: Sequence[str]
-) -> tuple[UInt64s, UInt64s]:
+def _pairs_of(tree: Tree, number: int, tasks: int, groups: Sequence[str]) -> Pairs:
     """Return this task's share of all pairs, once each, however many bands they share.
 
-    Tasks take ranges of the left document, so that each reads neighbouring rows; the bounds are
-    quantiles of a sample, the same for every task.
+    Tasks take ranges of the left document, so that each reads neighbouring rows.
     """
-    rounds = [
-        (batch["left"].to_numpy(), batch["right"].to_numpy())
-        for group in groups
-        for batch in open_arrow(tree.own(f"work/group/{group}.pairs.arrow")).to_batches()
-    ]
-    step = 1 + sum(len(left) for left, _ in rounds) // (tasks * _SAMPLES_PER_TASK)
-    samples = [np.empty(0, np.uint64), *(left[::step] for left, _ in rounds)]
-    sample = np.sort(np.concatenate(samples))
-    low, high = (_cut(sample, n, tasks) for n in (number, number + 1))
+    rounds = read_rounds(tree, groups, "pairs")
+    starts = share_starts(rounds, tasks)
+    low, is_last = starts[number], number + 1 == tasks
     mine = [np.empty((0, 2), np.uint64)]
     for left, right in rounds:
         start = int(np.searchsorted(left, low))
-        stop = len(left) if number + 1 == tasks else int(np.searchsorted(left, high))
+        stop = len(left) if is_last else int(np.searchsorted(left, starts[number + 1]))
         mine.append(np.stack([left[start:stop], right[start:stop]], axis=1))
-    pairs = _distinct_rows(np.concatenate(mine))
-    return pairs[:, 0], pairs[:, 1]
-
-
-def _cut(sample: UInt64s, number: int, tasks: int) -> np.uint64:
-    """Return the left document at which a task's share begins."""
-    place = len(sample) * number // tasks
-    return sample[place] if 0 < place < len(sample) else np.uint64(0)
+    pairs = distinct_rows(np.concatenate(mine))
+    return Pairs(pairs[:, 0], pairs[:, 1])
 
 
 def _large_members_of(tree: Tree, number: int, tasks: int, groups: Sequence[str]) -> UInt64s:
@@ -381,11 +368,3 @@ def _block_starts(first: Int64s, second: Int64s, sizes: Int64s, limit: int) -> I
                 block_of[document] = len(starts)
                 held += sizes[document]
     return np.array(starts)
-
-
-def read_texts(tree: Tree, corpus: Corpus, documents: UInt64s) -> Iterator[tuple[int, str]]:
-    """Give documents, in order, with their texts."""
-    for part, rows in rows_by_part(documents):
-        path = tree.find(f"clean/{corpus.parts[part].name}.parquet")
-        for row, text in zip(rows.tolist(), read_rows(path, rows, "text"), strict=True):
-            yield part << ROW_BITS | row, text

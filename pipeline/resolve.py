@@ -1,9 +1,10 @@
 """Resolve: the stages of deduplication in order, from the index of every part to its duplicates.
 
 *Group* finds what shares a key, *verify* what is alike, *judge* decides who stays, *resolve* writes
-the duplicates of every part. Where more documents have an edge than one task shall hold, *deal*
-comes before judge and cuts them into shares that no edge joins. What the stages leave below work/
-is deleted with the commit; the records of resolve say that it is not needed any more.
+the duplicates of every part. Where there are many pairs, *fetch* comes before verify and brings
+together the texts that it compares. Where more documents have an edge than one task shall hold,
+*deal* comes before judge and cuts them into shares that no edge joins. What the stages leave below
+work/ is deleted with the commit; the records of resolve say that it is not needed any more.
 """
 
 import logging
@@ -11,7 +12,7 @@ from collections import Counter
 from itertools import pairwise
 
 from corpus.recipe import Dedup
-from pipeline import components, dedup, pairs
+from pipeline import components, dedup, fetch, pairs
 from pipeline.components import Found
 from pipeline.index import Corpus, within
 from pipeline.jobs import Record, Stages, Task
@@ -53,15 +54,18 @@ def _find_edges(config: Dedup, corpus: Corpus, identity: str, stages: Stages) ->
     counts = _sum_counts(grouped)
     if counts["large_buckets"]:
         logger.info("group: %d large buckets, compared in judge", counts["large_buckets"])
-    tasks = -(-(counts["pairs"] + counts["large_members"]) // pairs.PAIRS_PER_TASK)
+    is_fetched = counts["pairs"] >= fetch.LEAST_PAIRS
+    each = fetch.PAIRS_PER_TASK if is_fetched else pairs.PAIRS_PER_TASK
+    tasks = -(-(counts["pairs"] + counts["large_members"]) // each)
     tasks = max(tasks, min(total, stages.workers))
     # Where shares are cut depends on the groups; those cut by other groups are not to be mixed in.
     cut = f"{total}-{identity}"
     checks = _numbered(tasks, cut)
+    fetched = _fetch(config, corpus, (tasks, groups, cut), stages) if is_fetched else []
     verified = stages.run(
         "verify",
         [
-            Task(name, pairs.verify_share, (config, corpus, (number, tasks, groups)))
+            Task(name, pairs.verify_share, (config, corpus, (number, tasks, groups), fetched))
             for number, name in enumerate(checks)
         ],
     )
@@ -69,6 +73,32 @@ def _find_edges(config: Dedup, corpus: Corpus, identity: str, stages: Stages) ->
     at_most = counts["members"] + counts["large_members"] + 2 * _sum_counts(verified)["verified"]
     is_large = at_most > within(config.memory_bytes, components.DOCUMENTS_PER_SHARE)
     return Found(tuple(groups), tuple(checks), f"deal-{cut}" if is_large else None)
+
+
+def _fetch(
+    config: Dedup, corpus: Corpus, wanted_by: tuple[int, list[str], str], stages: Stages
+) -> list[str]:
+    """Fetch the texts that verify tasks want of the new parts; return the files.
+
+    `wanted_by`: how many tasks, of which groups, and what names them.
+    """
+    tasks, groups, cut = wanted_by
+    if not stages.missing("verify", _numbered(tasks, cut)):
+        return []
+    # Of a pair the second is new: settled documents are not paired with each other.
+    bounds = [*range(corpus.settled, len(corpus.parts), fetch.PARTS_PER_TASK), len(corpus.parts)]
+    done = stages.run(
+        "fetch",
+        [
+            Task(
+                f"{first:06d}-{stop:06d}-{tasks}-{cut}",
+                fetch.fetch_texts,
+                (corpus, (first, stop), (tasks, groups), config.memory_bytes),
+            )
+            for first, stop in pairwise(bounds)
+        ],
+    )
+    return [file["path"] for record in done.values() for file in record.files]
 
 
 def _judge(config: Dedup, corpus: Corpus, found: Found, given: tuple[str, Stages]) -> list[str]:

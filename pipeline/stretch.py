@@ -88,7 +88,7 @@ class Stretched:
             low, high = self._bounds(first, np.dtype(np.int64), (start, stop))
             if high > low:
                 self._fill(array.values.slice(low, high - low))
-        elif pa.types.is_string(kind):
+        elif pa.types.is_string(kind) or pa.types.is_binary(kind):
             self._fetch(others[0], *self._bounds(first, np.dtype(np.int32), (start, stop)))
         else:
             self._fetch(first, start * kind.bit_width // 8, -(-stop * kind.bit_width // 8))

@@ -17,7 +17,7 @@ from corpus.documents import text_hash
 from corpus.files import create
 from corpus.recipe import Dedup, Recipe
 from corpus.snapshots import Snapshot, open_snapshot
-from pipeline import canaries, cuts, gather
+from pipeline import canaries, cuts, fetch, gather
 from pipeline.forget import Request, forget
 from pipeline.jobs import Pool
 from pipeline.parquet import read_table
@@ -28,8 +28,8 @@ from pipeline.signatures import reference_shingles, sign
 SOURCES = ("a", "b")
 _WORDS = [f"w{n}" for n in range(400)]
 # Ways to do the same: tasks that are wanted of a source's files, shards from which on its tokens
-# are laid anew.
-_WAYS = ((64, 1), (1, gather.LEAST_SHARDS), (1, 2))
+# are laid anew, pairs from which on texts are fetched.
+_WAYS = ((64, 1, fetch.LEAST_PAIRS), (1, gather.LEAST_SHARDS, 1), (1, 2, 10))
 
 
 class Delivery(NamedTuple):
@@ -177,9 +177,12 @@ class Chain:
             return rebuild(self.store, str(self.directory / name), workers=1).snapshot
 
 
-def _go(patch: pytest.MonkeyPatch, way: tuple[int, int]) -> None:
+def _go(patch: pytest.MonkeyPatch, way: tuple[int, int, int]) -> None:
     patch.setattr(cuts, "_TASKS_WANTED", way[0])
     patch.setattr(gather, "LEAST_SHARDS", way[1])
+    patch.setattr(fetch, "LEAST_PAIRS", way[2])
+    patch.setattr(fetch, "PAIRS_PER_TASK", 5)
+    patch.setattr(fetch, "PARTS_PER_TASK", 2)
 
 
 def tables(store: str, snapshot: Snapshot, kind: str) -> list[dict[str, Any]]:

@@ -16,8 +16,8 @@ from corpus.snapshots import Tree
 from pipeline import audit_dedup, pairs
 from pipeline.audit_dedup import check_duplicates, check_index, check_survivors
 from pipeline.explain import Store, open_store
+from pipeline.fetch import read_texts
 from pipeline.index import Corpus, UInt64s
-from pipeline.pairs import read_texts
 from pipeline.proofs import audit
 from pipeline.signatures import write_arrow
 from pipeline.stretch import open_arrow

@@ -29,6 +29,7 @@ from corpus.recipe import Dedup
 from corpus.snapshots import Tree
 from pipeline import index, pairs
 from pipeline.dedup import METHODS, Node, Verdict, first_independent_set
+from pipeline.fetch import Texts
 from pipeline.index import hash_words, number_equal
 from pipeline.order import find_alike, sort_places
 from pipeline.pairs import (
@@ -297,7 +298,7 @@ def test_tokens_count_what_is_compared(tmp_path: Path, verify: str) -> None:
         assert alike.get((one, other), 0.0) == value
         seen += value > 0
     assert seen > 3
-    assert (np.diff(read_tokens(tree, corpus, numbers, config).offsets) > 0).any()
+    assert (np.diff(read_tokens(Texts(tree, corpus), numbers, config).offsets) > 0).any()
 
 
 def test_the_order_falls_back_on_strings() -> None:
