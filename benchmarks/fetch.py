@@ -11,26 +11,26 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice, pairwise
+from itertools import count, islice, pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.prose import documents
+from benchmarks.signatures import documents
 from corpus.documents import DOCUMENT_SCHEMA
 from corpus.recipe import Dedup
 from corpus.snapshots import Part, Tree
 from pipeline.fetch import PAIRS_PER_TASK, PARTS_PER_TASK, fetch_texts
 from pipeline.index import ROW_BITS, Corpus, UInt64s
 from pipeline.keys import INDEX_SCHEMA
-from pipeline.pairs import PAIR_SCHEMA, verify_share
+from pipeline.pairs import LARGE_SCHEMA, PAIR_SCHEMA, verify_share
 from pipeline.parquet import write_table
 from pipeline.signatures import write_arrow
 from pipeline.stretch import open_arrow
 
 _PART_BYTES = 128 * 2**20
-_TEXT_BYTES = 4096
+_PAGE_BYTES = 4096  # about
 _CONFIG = Dedup()
 
 
@@ -42,49 +42,46 @@ def main() -> int:
     parser.add_argument("--gb", type=float, default=2)
     given = parser.parse_args()
     tree = Tree(given.work)
-    texts = list(islice(cut_texts(given.files), int(given.gb * 1e9) // _TEXT_BYTES // 2))
+    texts = list(islice(pages(given.files), int(given.gb * 1e9) // _PAGE_BYTES // 2))
     corpus, pairs = write_parts(tree, texts)
     for kind, side in (("pairs", 0), ("rights", 1)):
         rows = pairs[np.argsort(pairs[:, side], kind="stable")]
         table = pa.table([rows[:, 0].copy(), rows[:, 1].copy()], schema=PAIR_SCHEMA)
         write_arrow(tree.own(f"work/group/g.{kind}.arrow"), table)
+    write_arrow(tree.own("work/group/g.large.arrow"), LARGE_SCHEMA.empty_table())
     tasks = -(-len(pairs) // PAIRS_PER_TASK)
     print(f"{len(pairs):,} pairs, {len(corpus.parts)} parts, {tasks} tasks")
     print(f"{'':>22} {'wall s':>8} {'CPU s':>8}")
     with measured("fetch"):
-        paths = []
-        for first, stop in pairwise([*range(0, len(corpus.parts), PARTS_PER_TASK), len(corpus.parts)]):
-            wanted = tasks, ["g"]
-            paths += fetch_texts(tree, f"f{first}", corpus, (first, stop), wanted).paths
+        paths = fetch(tree, corpus, tasks)
     with measured("verify, fetched"):
         found = verify(tree, corpus, tasks, paths)
     print(f"fetched {sum(Path(tree.own(each)).stat().st_size for each in paths) / 1e6:,.0f} MB")
     with measured("verify, where they lie"):
         expected = verify(tree, corpus, tasks, [])
-    assert found.equals(expected)
+    assert found == expected
     print(f"the same {len(found):,} pairs are alike")
     return 0
 
 
-def cut_texts(files: list[str]) -> Iterator[str]:
-    """Cut the documents of files into texts of about 4 kB, again and again with other words."""
-    for turn in range(1000):
+def pages(files: list[str]) -> Iterator[str]:
+    """Give documents of the size of web pages, again and again with another first word."""
+    for turn in count():
         for text in documents(files, 10**12):
-            for start in range(0, len(text), _TEXT_BYTES):
-                yield f"{turn} {text[start : start + _TEXT_BYTES]}"
+            yield f"{turn} {text}"
 
 
 def write_parts(tree: Tree, texts: list[str]) -> tuple[Corpus, UInt64s]:
     """Write every text and a changed copy of it anywhere; return the parts and the pairs."""
     rng = np.random.default_rng(0)
     order = rng.permutation(2 * len(texts))
-    rows = _PART_BYTES // _TEXT_BYTES
+    rows = _PART_BYTES // _PAGE_BYTES
     numbers = np.empty(len(order), np.uint64)
     parts = []
     for number, start in enumerate(range(0, len(order), rows)):
         mine = order[start : start + rows]
         numbers[mine] = (number << ROW_BITS) + np.arange(len(mine))
-        held = [texts[n % len(texts)] + " and some more words" * (n >= len(texts)) for n in mine]
+        held = [texts[n % len(texts)] + (" and more" if n >= len(texts) else "") for n in mine]
         parts.append(Part(f"s-{number:05d}-0", "s", "first", 0))
         write_part(tree, parts[-1].name, held)
     pairs = np.sort(numbers.reshape(2, -1).T, axis=1)
@@ -100,6 +97,17 @@ def write_part(tree: Tree, name: str, texts: list[str]) -> None:
     write_table(tree.own(f"clean/{name}.parquet"), pa.table(columns, schema=schema))
     sizes = pa.array([len(text.encode()) for text in texts], INDEX_SCHEMA.field("text_bytes").type)
     write_arrow(tree.own(f"index/{name}.documents.arrow"), pa.table({"text_bytes": sizes}))
+
+
+def fetch(tree: Tree, corpus: Corpus, tasks: int) -> list[str]:
+    """Fetch all texts that verify tasks want; return the files."""
+    bounds = [*range(0, len(corpus.parts), PARTS_PER_TASK), len(corpus.parts)]
+    wanted_by = tasks, ["g"]
+    outputs = [
+        fetch_texts(tree, f"f{first}", corpus, (first, stop), wanted_by)
+        for first, stop in pairwise(bounds)
+    ]
+    return [path for output in outputs for path in output.paths]
 
 
 def verify(tree: Tree, corpus: Corpus, tasks: int, fetched: list[str]) -> pa.Table:

@@ -167,8 +167,8 @@ def work(stage: str, root: str, total: int, share: tuple[int, int]) -> list[dict
     parts = corpus.parts
     cluster_ends = np.load(f"{root}/clusters.npy")
 
-    def read_tokens(_: Texts, documents: UInt64s, config: Dedup) -> Tokens:
-        assert config == CONFIG
+    def read_tokens(texts: Texts, documents: UInt64s, config: Dedup) -> Tokens:
+        assert texts and config == CONFIG
         part, row = documents >> np.uint64(ROW_BITS), documents & np.uint64(2**ROW_BITS - 1)
         numbers = (part * np.uint64(PER_PART) + row).astype(np.int64)
         return signature_tokens(signatures_of(numbers, cluster_ends, total))

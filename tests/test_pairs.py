@@ -55,7 +55,8 @@ def grouped(
     for number in range(partitions):
         name, share = f"g{number}-{partitions}", (number, partitions)
         output = group_partition(Tree(str(root)), name, corpus_of(names), share)
-        of_members, of_pairs, of_large = (open_arrow(f"{root}/{path}") for path in output.paths)
+        opened = (open_arrow(f"{root}/{path}") for path in output.paths)
+        of_members, of_pairs, of_rights, of_large = opened
         assert not len(of_large)
         assert (of_members.schema, of_pairs.schema) == (MEMBER_SCHEMA, PAIR_SCHEMA)
         assert output.counts == {
@@ -65,6 +66,7 @@ def grouped(
         members |= set(of_members["document"].to_pylist())
         pair_list = [(row["left"], row["right"]) for row in of_pairs.to_pylist()]
         assert pair_list == sorted(set(pair_list))
+        assert of_rights == of_pairs.sort_by([("right", "ascending"), ("left", "ascending")])
         found.update(pair_list)
     return members, found
 
