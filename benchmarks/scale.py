@@ -273,30 +273,27 @@ class Cluster(NamedTuple):
         return self.machines * self.cores
 
 
-# Guesses at a corpus: bytes of a page's text, of its id and file name; documents that verification
-# reads one here and one there, as a share of all; what zstd leaves of text.
+# Guesses at a corpus: bytes of a page's text, of its id and file name; documents that are second in
+# a pair, as a share of all; what zstd leaves of text.
 _TEXT_BYTES, _NAME_BYTES, _READ_SHARE, _ZSTD = 4000, 100, 0.5, 0.4
+# CPU seconds to fetch a text of 5 kB for verification (benchmarks.fetch).
+_FETCH = 75e-6
 # Measured with this file at 5 million documents (BENCHMARKS.md): CPU seconds a document, the share
 # of documents that have an edge, verified pairs a document.
 _GROUP, _VERIFY, _DEAL, _JUDGE, _RESOLVE = 28.6e-6, 20.7e-6, 1.4e-6, 6.6e-6, 3.4e-6
 _EDGED_SHARE, _PAIRS = 0.5, 2.07
 _PAIR_BYTES, _SCRATCH_BYTES = 32, 16  # VERIFIED_SCHEMA; the two arrays of components.py
-# Bytes of text a second of one core that cleans (benchmarks.prose, 2026-11-21) and that decodes a
-# row group of Parquet for one document of it (9.05 ms for 1,024 of 5.2 kB, measured on 60 MB of
-# prose); seconds to open one more part in group (0.96 s for 16 partitions of 101 parts, measured
+# Bytes of text a second of one core that cleans (benchmarks.prose, 2026-11-21); seconds to open one more part in group (0.96 s for 16 partitions of 101 parts, measured
 # with benchmarks.refresh_cost).
-_CLEANS, _DECODES, _OPENS = 6.1e6, 590e6, 0.6e-3
+_CLEANS, _OPENS = 6.1e6, 0.6e-3
 # Seconds to open one more file of tokens in pack, bytes a second of one core that lays tokens anew
 # (benchmarks.gather); a guess at the text of a token, and what a tokens file has of one.
 _OPENS_TOKENS, _GATHERS, _TEXT_PER_TOKEN, _TOKEN_BYTES = 0.4e-3, 196e6, 4.4, 2.33
 _BYTES_PER_KEY, _BYTES_PER_DOCUMENT = 13, 80  # KEY_SCHEMA; INDEX_SCHEMA without its strings
 
 
-def estimate(documents: float, cluster: Cluster, group_rows: int) -> Iterator[str]:
-    """Say what a corpus of this size would take, as lines of text.
-
-    `group_rows` are the documents of a row group, which verification decodes to read one of them.
-    """
+def estimate(documents: float, cluster: Cluster) -> Iterator[str]:
+    """Say what a corpus of this size would take, as lines of text."""
     text = documents * _TEXT_BYTES
     parts = text / (PART_BYTES * _TEXT_BYTES / (_TEXT_BYTES + 1024))
     partitions = 2 ** math.ceil(math.log2(documents * (CONFIG.bands + 3) / 20e6))
@@ -304,7 +301,8 @@ def estimate(documents: float, cluster: Cluster, group_rows: int) -> Iterator[st
     index = keys + documents * (_BYTES_PER_DOCUMENT + _NAME_BYTES)
     stored = text * _ZSTD + index
     opens = parts * partitions * _OPENS
-    read = documents * _READ_SHARE * group_rows * _TEXT_BYTES
+    fetched = documents * _READ_SHARE
+    read = text * _ZSTD * (1 + _READ_SHARE)  # the first of every pair where it lies, at most all
     shares = math.ceil(documents * _EDGED_SHARE / DOCUMENTS_PER_SHARE)
     tokens = text / _TEXT_PER_TOKEN
     shards = tokens * 2 / Pack().shard_size_bytes
@@ -314,8 +312,9 @@ def estimate(documents: float, cluster: Cluster, group_rows: int) -> Iterator[st
         "group, comparing": documents * _GROUP / cluster.all_cores,
         "group, opening": opens / cluster.all_cores,
         "verify, comparing": documents * _VERIFY / cluster.all_cores,
-        "verify, decoding": read / _DECODES / cluster.all_cores,
-        "verify, reading": read * _ZSTD / reads,
+        "fetch": fetched * _FETCH / cluster.all_cores,
+        "fetch, reading": text * _ZSTD / reads,
+        "verify, reading": read / reads,
         "deal (one task)": documents * _DEAL,
         "judge, reading": shares * documents * _PAIRS * _PAIR_BYTES / reads,
         "judge, deciding": documents * _JUDGE / min(shares, cluster.all_cores),
@@ -326,7 +325,7 @@ def estimate(documents: float, cluster: Cluster, group_rows: int) -> Iterator[st
     yield f"{documents:,.0f} documents, {text / 1e12:,.1f} TB of text, {parts:,.0f} parts"
     yield f"  {partitions:,} partitions; on disk {stored / 1e12:,.1f} TB with the index"
     yield f"  index {index / 1e12:,.2f} TB, of it keys, read once by group, {keys / 1e12:,.2f} TB"
-    yield f"  read by verify {read * _ZSTD / 1e12:,.0f} TB"
+    yield f"  read by fetch {text * _ZSTD / 1e12:,.1f} TB, by verify {read / 1e12:,.1f} TB"
     scratch = documents * _SCRATCH_BYTES / 2**30
     yield f"  {shares:,} shares to judge; scratch files of deal {scratch:,.0f} GiB"
     for name, each in seconds.items():
@@ -359,14 +358,13 @@ def main() -> int:
     parser.add_argument("work", nargs="?", help="directory for the index, 1.2 GB a million")
     parser.add_argument("plot", nargs="?", help="PNG file to write")
     parser.add_argument("--estimate", type=float, nargs="+", help="numbers of documents")
-    parser.add_argument("--group-rows", type=int, default=1024, help="as clean.py writes them")
     parser.add_argument("--millions", type=int, nargs="+", default=[1, 2, 5, 10])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--worker", type=int, nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.estimate:
         for count in given.estimate:
-            print("\n".join(estimate(count, Cluster(), given.group_rows)))
+            print("\n".join(estimate(count, Cluster())))
         return 0
     if given.worker:
         documents, number, workers = given.worker

@@ -44,7 +44,7 @@ _FILE_BYTES = 256 * 2**20
 _SAMPLES_PER_TASK = 10
 
 FETCHED_SCHEMA = pa.schema(
-    [("task", pa.uint32()), ("document", pa.uint64()), ("text", pa.binary())]
+    [("task", pa.uint32()), ("document", pa.uint64()), ("text", pa.large_binary())]
 )
 
 
@@ -128,7 +128,7 @@ def _fetched(wanted: UInt64s, texts: Sequence[bytes], copies: Int64s) -> pa.Tabl
     columns = [
         pa.array(wanted[order, 1].astype(np.uint32)),
         pa.array(wanted[order, 0]),
-        pa.array([texts[n] for n in copies[order].tolist()], pa.binary()),
+        pa.array([texts[n] for n in copies[order].tolist()], pa.large_binary()),
     ]
     return pa.table(columns, schema=FETCHED_SCHEMA)
 

@@ -17,6 +17,8 @@ from corpus.files import RemoteError, is_remote, read_bytes, read_range, size_by
 
 # What is read of both ends of a remote file: its schema and where its columns lie take some 2 KB.
 _END_BYTES = 16 * 2**10
+# Of columns of bytes, what says where a value begins.
+_OFFSETS = {pa.string(): np.dtype(np.int32), pa.large_binary(): np.dtype(np.int64)}
 
 
 def open_arrow(path: str) -> pa.Table:
@@ -88,8 +90,8 @@ class Stretched:
             low, high = self._bounds(first, np.dtype(np.int64), (start, stop))
             if high > low:
                 self._fill(array.values.slice(low, high - low))
-        elif pa.types.is_string(kind) or pa.types.is_binary(kind):
-            self._fetch(others[0], *self._bounds(first, np.dtype(np.int32), (start, stop)))
+        elif kind in _OFFSETS:
+            self._fetch(others[0], *self._bounds(first, _OFFSETS[kind], (start, stop)))
         else:
             self._fetch(first, start * kind.bit_width // 8, -(-stop * kind.bit_width // 8))
 

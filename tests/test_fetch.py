@@ -200,5 +200,5 @@ def test_of_files_in_a_bucket_a_task_reads_its_own_texts(
     found = Texts(tree, corpus_of(["p"]), 7, ["work/fetch/f.arrow"])
     assert found.read(documents) == texts[140:160]
     ends, of_tasks, own = 2 * stretch._END_BYTES, 4 * 2000, sum(map(len, data[140:160]))
-    assert sum(asked) <= ends + of_tasks + own + 20 * 16
+    assert sum(asked) <= ends + of_tasks + own + 21 * 16
     assert sum(asked) < sum(map(len, data)) / 10
