@@ -32,10 +32,11 @@ from pipeline.parquet import read_rows
 from pipeline.signatures import write_arrow
 from pipeline.stretch import Stretched, open_arrow
 
-# Candidate pairs from which on texts are fetched, and how many a verify task has then: in a bucket
-# it holds their texts compressed. Guesses.
-LEAST_PAIRS = PAIRS_PER_TASK = 2**17
-# Parts that one task goes through, and compressed text that it holds and a file has, at the default
+# Candidate pairs from which on texts are fetched: with fewer it takes as long as it saves (measured
+# with documents of 0.85 and 5 kB, BENCHMARKS.md). How many a verify task has then: in a bucket it
+# holds their texts, compressed. A guess.
+LEAST_PAIRS, PAIRS_PER_TASK = 2**18, 2**17
+# Parts that one task goes through at most, and compressed text that it holds and a file has, at the default
 # of `memory_bytes`. Guesses.
 PARTS_PER_TASK = 32
 _FILE_BYTES = 256 * 2**20

@@ -86,7 +86,8 @@ def _fetch(
     if not stages.missing("verify", _numbered(tasks, cut)):
         return []
     # Of a pair the second is new: settled documents are not paired with each other.
-    bounds = [*range(corpus.settled, len(corpus.parts), fetch.PARTS_PER_TASK), len(corpus.parts)]
+    each = max(1, min(fetch.PARTS_PER_TASK, len(corpus.new_parts) // stages.workers))
+    bounds = [*range(corpus.settled, len(corpus.parts), each), len(corpus.parts)]
     done = stages.run(
         "fetch",
         [
