@@ -283,8 +283,8 @@ _FETCH = 75e-6
 _GROUP, _VERIFY, _DEAL, _JUDGE, _RESOLVE = 28.6e-6, 20.7e-6, 1.4e-6, 6.6e-6, 3.4e-6
 _EDGED_SHARE, _PAIRS = 0.5, 2.07
 _PAIR_BYTES, _SCRATCH_BYTES = 32, 16  # VERIFIED_SCHEMA; the two arrays of components.py
-# Bytes of text a second of one core that cleans (benchmarks.prose, 2026-11-21); seconds to open one more part in group (0.96 s for 16 partitions of 101 parts, measured
-# with benchmarks.refresh_cost).
+# Bytes of text a second of one core that cleans (benchmarks.prose, 2026-11-21); seconds to open one
+# more part in group (0.96 s for 16 partitions of 101 parts, measured with benchmarks.refresh_cost).
 _CLEANS, _OPENS = 6.1e6, 0.6e-3
 # Seconds to open one more file of tokens in pack, bytes a second of one core that lays tokens anew
 # (benchmarks.gather); a guess at the text of a token, and what a tokens file has of one.

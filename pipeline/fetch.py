@@ -36,8 +36,8 @@ from pipeline.stretch import Stretched, open_arrow
 # with documents of 0.85 and 5 kB, BENCHMARKS.md). How many a verify task has then: in a bucket it
 # holds their texts, compressed. A guess.
 LEAST_PAIRS, PAIRS_PER_TASK = 2**18, 2**17
-# Parts that one task goes through at most, and compressed text that it holds and a file has, at the default
-# of `memory_bytes`. Guesses.
+# Parts that one task goes through at most, and compressed text that it holds and a file has, at the
+# default of `memory_bytes`. Guesses.
 PARTS_PER_TASK = 32
 _FILE_BYTES = 256 * 2**20
 # Places at which the order of a task's pairs is sampled, to cut them evenly: few, as each reads a

@@ -18,7 +18,10 @@ from corpus.files import RemoteError, is_remote, read_bytes, read_range, size_by
 # What is read of both ends of a remote file: its schema and where its columns lie take some 2 KB.
 _END_BYTES = 16 * 2**10
 # Of columns of bytes, what says where a value begins.
-_OFFSETS = {pa.string(): np.dtype(np.int32), pa.large_binary(): np.dtype(np.int64)}
+_OFFSETS: dict[pa.DataType, np.dtype[Any]] = {
+    pa.string(): np.dtype(np.int32),
+    pa.large_binary(): np.dtype(np.int64),
+}
 
 
 def open_arrow(path: str) -> pa.Table:
