@@ -35,7 +35,7 @@ from corpus.files import (
 from corpus.lease import holding
 from corpus.recipe import Recipe
 from corpus.snapshots import Snapshot
-from pipeline import inputs
+from pipeline import fetch, gather, inputs
 from pipeline.explain import explain, open_store
 from pipeline.forget import Request, forget
 from pipeline.inputs import find_inputs
@@ -134,13 +134,15 @@ def kill_in(stage: str, raw: str, store: str) -> None:
 def test_a_store_in_a_bucket_is_what_it_is_on_a_disk(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed twice, delivered to again, after a take-down, and audited."""
+    """Killed in several stages, delivered to again, after a take-down, and audited."""
     prepare(monkeypatch)
+    monkeypatch.setattr(gather, "LEAST_REMOTE", 1)
+    monkeypatch.setattr(fetch, "LEAST_PAIRS", 1)
     here, there = str(tmp_path / "store"), f"{bucket}/deep/store"
     raw = {here: str(tmp_path / "raw"), there: f"{bucket}/raw"}
     for each in raw.values():
         write_raw(each)
-    for stage in ("resolve", "pack"):
+    for stage in ("fetch", "resolve", "gather", "pack"):
         kill_in(stage, raw[there], there)
     both = made(raw[here], here), made(raw[there], there)
     assert {each.path.partition("://")[0] for each in both[1].inputs} == {"s3"}
