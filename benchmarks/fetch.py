@@ -21,7 +21,7 @@ from benchmarks.signatures import documents
 from corpus.documents import DOCUMENT_SCHEMA
 from corpus.recipe import Dedup
 from corpus.snapshots import Part, Tree
-from pipeline.fetch import PAIRS_PER_TASK, PARTS_PER_TASK, fetch_texts
+from pipeline.fetch import PARTS_PER_TASK, fetch_texts
 from pipeline.index import ROW_BITS, Corpus, UInt64s
 from pipeline.keys import INDEX_SCHEMA
 from pipeline.pairs import LARGE_SCHEMA, PAIR_SCHEMA, verify_share
@@ -31,6 +31,7 @@ from pipeline.stretch import open_arrow
 
 _PART_BYTES = 128 * 2**20
 _PAGE_BYTES = 4096  # about
+_PAIRS_PER_TASK = 2**17
 _CONFIG = Dedup()
 
 
@@ -49,7 +50,7 @@ def main() -> int:
         table = pa.table([rows[:, 0].copy(), rows[:, 1].copy()], schema=PAIR_SCHEMA)
         write_arrow(tree.own(f"work/group/g.{kind}.arrow"), table)
     write_arrow(tree.own("work/group/g.large.arrow"), LARGE_SCHEMA.empty_table())
-    tasks = -(-len(pairs) // PAIRS_PER_TASK)
+    tasks = -(-len(pairs) // _PAIRS_PER_TASK)
     print(f"{len(pairs):,} pairs, {len(corpus.parts)} parts, {tasks} tasks")
     print(f"{'':>22} {'wall s':>8} {'CPU s':>8}")
     with measured("fetch"):

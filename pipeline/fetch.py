@@ -32,10 +32,9 @@ from pipeline.parquet import read_rows
 from pipeline.signatures import write_arrow
 from pipeline.stretch import Stretched, open_arrow
 
-# Candidate pairs from which on texts are fetched: with fewer it takes as long as it saves (measured
-# with documents of 0.85 and 5 kB, BENCHMARKS.md). How many a verify task has then: in a bucket it
-# holds their texts, compressed. A guess.
-LEAST_PAIRS, PAIRS_PER_TASK = 2**18, 2**17
+# Candidate pairs from which on texts are fetched, each counted in every partition that finds it (of
+# sixteen some twelve): with fewer it takes as long as it saves (BENCHMARKS.md).
+LEAST_PAIRS = 2**20
 # Parts that one task goes through at most, and compressed text that it holds and a file has, at the
 # default of `memory_bytes`. Guesses.
 PARTS_PER_TASK = 32

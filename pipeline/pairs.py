@@ -62,7 +62,7 @@ _PAIRS_PER_ROUND = 8_000_000
 # A bucket with more pairs is large: that of 257 different sets. A guess: it bounds the pairs of a
 # document by 255 a band, and few buckets of real text are so varied.
 _PAIRS_PER_BUCKET = 2**15
-# Candidate pairs of one verify task that reads texts where they lie. Guess.
+# Candidate pairs of one verify task, each counted in every partition that finds it. Guess.
 PAIRS_PER_TASK = 1_000_000
 
 PAIR_SCHEMA = pa.schema([("left", pa.uint64()), ("right", pa.uint64())])

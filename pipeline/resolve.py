@@ -54,13 +54,12 @@ def _find_edges(config: Dedup, corpus: Corpus, identity: str, stages: Stages) ->
     counts = _sum_counts(grouped)
     if counts["large_buckets"]:
         logger.info("group: %d large buckets, compared in judge", counts["large_buckets"])
-    is_fetched = counts["pairs"] >= fetch.LEAST_PAIRS
-    each = fetch.PAIRS_PER_TASK if is_fetched else pairs.PAIRS_PER_TASK
-    tasks = -(-(counts["pairs"] + counts["large_members"]) // each)
+    tasks = -(-(counts["pairs"] + counts["large_members"]) // pairs.PAIRS_PER_TASK)
     tasks = max(tasks, min(total, stages.workers))
     # Where shares are cut depends on the groups; those cut by other groups are not to be mixed in.
     cut = f"{total}-{identity}"
     checks = _numbered(tasks, cut)
+    is_fetched = counts["pairs"] >= fetch.LEAST_PAIRS
     fetched = _fetch(config, corpus, (tasks, groups, cut), stages) if is_fetched else []
     verified = stages.run(
         "verify",

@@ -17,7 +17,7 @@ from corpus.documents import text_hash
 from corpus.files import create
 from corpus.recipe import Dedup, Recipe
 from corpus.snapshots import Snapshot, open_snapshot
-from pipeline import canaries, cuts, fetch, gather
+from pipeline import canaries, cuts, fetch, gather, pairs
 from pipeline.forget import Request, forget
 from pipeline.jobs import Pool
 from pipeline.parquet import read_table
@@ -181,7 +181,7 @@ def _go(patch: pytest.MonkeyPatch, way: tuple[int, int, int]) -> None:
     patch.setattr(cuts, "_TASKS_WANTED", way[0])
     patch.setattr(gather, "LEAST_SHARDS", way[1])
     patch.setattr(fetch, "LEAST_PAIRS", way[2])
-    patch.setattr(fetch, "PAIRS_PER_TASK", 5)
+    patch.setattr(pairs, "PAIRS_PER_TASK", 10)
     patch.setattr(fetch, "PARTS_PER_TASK", 2)
 
 
