@@ -1,11 +1,12 @@
 """Gather: packs a delivery's shards, its tokens laid anew first where opening them would take long.
 
 Every part holds documents of every shard. From n parts m shards are packed by n m openings of a
-file, each for some kilobytes: of terabytes this takes longer than any other stage. So where a
-source has many shards, the tokens of every √m parts are laid anew as √m files, each one range of
-the hashes, and a shard opens one file of each √m parts: 2 n √m openings in all, and tokens are
-written once more. Such a file is about as large as one of a part, and a task holds one at a time.
-They are work files, gone when the snapshot is committed; no shard shows whether there were any.
+file, each for some kilobytes: of terabytes it takes more than half as long as cleaning, and the
+more the larger the corpus (`benchmarks.scale --estimate`, on paper). So where a source has many
+shards, the tokens of every √m parts are laid anew as √m files, each one range of the hashes, and a
+shard opens one file of each √m parts: 2 n √m openings in all, and tokens are written once more.
+Such a file is about as large as one of a part, and a task holds one at a time. They are work files,
+gone when the snapshot is committed; no shard shows whether there were any.
 """
 
 from collections import Counter
