@@ -36,8 +36,9 @@ from corpus.archives import InputFile
 from corpus.documents import DOCUMENT_SCHEMA, DUPLICATE_SCHEMA
 from corpus.encoding import FlatEncoder, encode_by_reference, flat_texts
 from corpus.files import create, join
+from corpus.formats import detect_format
 from corpus.membership import tokens_path
-from corpus.readers import detect_format, read_records
+from corpus.readers import read_records
 from corpus.recipe import Pack
 from corpus.records import Record
 from corpus.shards import token_dtype

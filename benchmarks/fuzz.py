@@ -19,7 +19,9 @@ import random
 import resource
 import signal
 import sys
+import tarfile
 import time
+import zipfile
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -77,10 +79,47 @@ def seeds() -> dict[str, bytes]:
         "arrow-stream": stream.getvalue(),
         "warc": warc_seed(),
         "wikipedia": wikipedia_seed(),
+        "tar": tar_seed(tarfile.GNU_FORMAT),
+        "tar-pax": tar_seed(tarfile.PAX_FORMAT),
+        "zip": zip_seed(),
         "warc-arc": b"filedesc://x 0.0.0.0 20140216050221 text/plain 8\n1 0 Live\n\n"
         b"http://e.com/ 1.2.3.4 20140216050221 text/html 37\n"
         b"HTTP/1.1 200 OK\r\n\r\n<html>hello</html>\n",
     }
+
+
+def files_seed() -> dict[str, bytes]:
+    """Return the files of an archive: of one record and of two, compressed, and of no format."""
+    return {
+        "a.txt": b"A text.",
+        "b/" + "long" * 30 + ".jsonl": b'{"text": "one"}\n{"text": "two"}\n',
+        "c.txt.gz": gzip.compress(b"Another text.", mtime=0),
+        "d.png": b"\x89PNG",
+    }
+
+
+def tar_seed(form: int) -> bytes:
+    """Return a tar with a tar in it."""
+    return _tar(files_seed() | {"e.tar": _tar(files_seed(), form)}, form)
+
+
+def _tar(files: dict[str, bytes], form: int) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=form) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return data.getvalue().rstrip(b"\0") + bytes(1024)
+
+
+def zip_seed() -> bytes:
+    """Return a zip with a tar in it, its files packed in two ways."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, content in (files_seed() | {"e.tar": _tar(files_seed(), 1)}).items():
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED * (name > "b"))
+    return data.getvalue()
 
 
 def warc_seed() -> bytes:

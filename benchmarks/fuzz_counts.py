@@ -2,8 +2,8 @@
 
 A record that is lost leaves no trace in what is given, so rising positions alone do not show it.
 Lines and paragraphs are counted exactly, pages of a dump by their tags, and of numbered records
-none may be missing. What lies within a WARC or a table is their libraries' to tell: of those only
-gaps are seen. Rows of CSV may hold newlines, so theirs are not counted.
+none may be missing. What lies within a WARC, a table or an archive is their libraries' to tell: of
+those only gaps are seen. Rows of CSV may hold newlines, so theirs are not counted.
 """
 
 import codecs
@@ -25,7 +25,7 @@ def check_counts(
     Where the data is not whole, the archive broke behind it, and the last of `found` says so.
     """
     positions = [each.position for each in found]
-    if form in ("warc", "wikipedia", "parquet", "arrow"):
+    if form in ("warc", "wikipedia", "parquet", "arrow", "tar", "zip"):
         _check_gaps(found)
     if form == "wikipedia":
         _check_pages(data, is_whole, found)

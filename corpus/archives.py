@@ -14,7 +14,7 @@ import bz2
 import hashlib
 import lzma
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 import lz4.frame
 import zstandard
@@ -76,6 +76,35 @@ def check_ratio(given: int, taken: int) -> None:
         raise DecompressionBombError(given / taken)
 
 
+class Growth:
+    """What the compressed members of an archive become, against the raw bytes of all of it."""
+
+    def __init__(self, taken: Callable[[], int]) -> None:
+        """Count from nothing; `taken` tells how many raw bytes were read so far."""
+        self.is_bomb = False
+        self._taken = taken
+        self._given = 0
+
+    def count(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Give chunks as they come; raises `DecompressionBombError` where all are too many."""
+        for chunk in chunks:
+            self._given += len(chunk)
+            try:
+                check_ratio(self._given, max(1, self._taken()))
+            except DecompressionBombError:
+                self.is_bomb = True
+                raise
+            yield chunk
+
+
+class Bytes(Protocol):
+    """Bytes that are read forward; fewer than asked for come only at the end."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read so many bytes."""
+        ...
+
+
 class _Decoder(Protocol):
     """What `bz2`, `lzma`, `lz4.frame` and `isal` agree on."""
 
@@ -109,7 +138,7 @@ class InputFile:
         self.failure: OSError | None = None
         # Places where decompression can start: (raw, decompressed) bytes from `start`.
         self.boundaries: list[tuple[int, int]] = []
-        self._raw = open_reader(path)
+        self._raw = self._open()
         self._left = None if stop is None else stop - start
         self._digest = hashlib.sha256()
         self._taken = 0
@@ -121,6 +150,14 @@ class InputFile:
         self._head = self.read(max(map(len, _MAGIC)))
         self.codec = codec_of(path, self._head) if codec is None else codec or None
         self._taken = 0
+
+    def _open(self) -> BinaryIO:
+        return open_reader(self.path)
+
+    @property
+    def growth(self) -> Growth:
+        """Return what counts the growth of archives within this file, from now on."""
+        return Growth(lambda: self._taken)
 
     def read(self, size: int = -1) -> bytes:
         """Read raw bytes, noting a failure of the storage apart from one of the archive."""
@@ -234,6 +271,21 @@ class InputFile:
         """Close the raw file."""
         self.closed = True
         self._raw.close()
+
+
+class MemberFile(InputFile):
+    """A member of an archive; read once only, so a break costs the last step of decompression."""
+
+    def __init__(self, name: str, contents: Bytes) -> None:
+        """Stand at the beginning of what the archive gives for it."""
+        self._contents = contents
+        super().__init__(name)
+
+    def _open(self) -> BinaryIO:
+        return cast(BinaryIO, self._contents)
+
+    def _salvage(self, decoder: _Decoder, member: tuple[int, int]) -> Iterator[bytes]:
+        return iter(())
 
 
 def _maker(codec: str) -> Callable[[], Any]:

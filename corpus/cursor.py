@@ -6,14 +6,24 @@ there later, which is how large files are split.
 
 from collections.abc import Iterator
 
+from corpus.archives import Growth
+
 
 class Cursor:
     """Reads forward through chunks; what is longer than a limit is passed over, not held."""
 
-    def __init__(self, chunks: Iterator[bytes], position: int = 0) -> None:
-        """Stand before the first chunk; `position` counts the lines or records before it."""
+    def __init__(
+        self, chunks: Iterator[bytes], position: int = 0, growth: Growth | None = None
+    ) -> None:
+        """Stand before the first chunk; `position` counts the lines or records before it.
+
+        `growth` counts what archives within the chunks become.
+        """
         self.position = position
+        self.growth = growth
         self.ended = False
+        # True within a file of an archive, where no piece can start.
+        self.is_inside = False
         self._chunks = chunks
         self._buffer = b""
         self._at = 0

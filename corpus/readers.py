@@ -1,14 +1,14 @@
 """Raw files become records; what cannot be read becomes damage with its place.
 
-This room tells formats apart and opens the right one; JSON lines, text and HTML files are read
-here, the rest in rooms of their own (`delimited`, `tables`, `webarchives`, `wikipedia`). Reading
+This room opens the reader of a format; JSON lines, text and HTML files are read
+here, the rest in rooms of their own (`delimited`, `tables`, `webarchives`, `wikipedia`), and so are
+files that hold files (`tars`, `zips`), of which each member has a format of its own. Reading
 streams: memory is a chunk and a record, and a record beyond the size limit is passed over without
 being held. A broken archive gives the records before the break and one `corrupt_archive`; a failing
 disk or network is no property of the data and raises.
 """
 
 import codecs
-import re
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -16,13 +16,14 @@ import orjson
 
 from corpus.archives import (
     MAX_RATIO,
-    SUFFIXES,
     CorruptArchiveError,
     DecompressionBombError,
     InputFile,
 )
 from corpus.cursor import Cursor
 from corpus.delimited import read_delimited
+from corpus.formats import SEEKING
+from corpus.members import MemberReader
 from corpus.records import (
     UTF_8,
     Damage,
@@ -34,98 +35,17 @@ from corpus.records import (
     too_long,
 )
 from corpus.tables import open_table, read_table
+from corpus.tars import read_tar
 from corpus.webarchives import read_webarchive
 from corpus.wikipedia import read_wikipedia
+from corpus.zips import read_zip
 
 # Raised by hand when the same bytes give other records.
 VERSION = 6
 
 PLAIN = ReadOptions()
-TABLES = ("parquet", "arrow")
-# Formats whose file is one document.
-WHOLE = ("text", "html")
-_FORMATS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".txt": "text",
-    ".md": "text",
-    ".rst": "text",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-    ".ipc": "arrow",
-    ".warc": "warc",
-    ".wet": "warc",
-    ".wat": "warc",
-    ".arc": "warc",
-    ".html": "html",
-    ".htm": "html",
-    ".xhtml": "html",
-    ".xml": "wikipedia",
-}
-# Archives that hold files, told so that nobody looks for a format of theirs.
-_OF_MANY = re.compile(r"\.(tar|tgz|tbz2?|txz|zip|7z|rar)(\.(gz|bz2|xz|zst|zstd|lz4))?$")
-# How much is looked at to tell a format. A Wikipedia dump says so in its first line.
-_SNIFF_BYTES = 4096
-_SNIFFED = (
-    (re.compile(rb"PAR1"), "parquet"),
-    (re.compile(rb"ARROW1|\xff\xff\xff\xff"), "arrow"),
-    (re.compile(rb"WARC/\d|filedesc:"), "warc"),
-    (re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?<mediawiki[\s>]"), "wikipedia"),
-    (
-        re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?<(?:!doctype html|html)", re.I),
-        "html",
-    ),
-    (re.compile(rb"(?:\xef\xbb\xbf)?\s*\{\s*\""), "jsonl"),
-)
-
 # UTF-16, and UTF-32 where it begins like it.
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
-
-
-def detect_format(name: str) -> str:
-    """Tell the format by a file's name; `ValueError` where it does not say."""
-    found = format_by_name(name)
-    if found is None and _OF_MANY.search(name.lower()):
-        raise ValueError(
-            f"{name} is an archive of many files, which is not looked into: unpack it, and name "
-            "the directory (files may be small and many)"
-        )
-    if found is None:
-        raise ValueError(
-            f"cannot tell the format of {name} by its name ({', '.join(_FORMATS)}, each also "
-            f"{', '.join(SUFFIXES)}) nor by its first bytes: set the source's format, or let its "
-            "paths leave the file out, as data/*.txt does of data/logo.png"
-        )
-    return found
-
-
-def format_by_name(name: str) -> str | None:
-    """Return the format that a file's name says, in any case; None where it says none."""
-    stem = name.rsplit("/", 1)[-1].lower()
-    for suffix in SUFFIXES:
-        stem = stem.removesuffix(suffix)
-    return next((found for suffix, found in _FORMATS.items() if stem.endswith(suffix)), None)
-
-
-def sniff_format(path: str) -> str:
-    """Tell the format of a file by its name, then by its first decompressed bytes."""
-    found = format_by_name(path)
-    if found is not None:
-        return found
-    with closing(InputFile(path)) as file:
-        try:
-            head = Cursor(file.chunks()).peek(_SNIFF_BYTES)[:_SNIFF_BYTES]
-        except CorruptArchiveError:
-            head = b""
-    for pattern, form in _SNIFFED:
-        if pattern.match(head):
-            return form
-    return detect_format(path)
 
 
 def read_records(
@@ -135,10 +55,10 @@ def read_records(
     options: ReadOptions = PLAIN,
 ) -> Iterator[Record | Damage]:
     """Give every record of a file in order, and damage in the place of what cannot be read."""
-    if form in TABLES:
+    if form in SEEKING:
         yield from _whole_table(file, form, options, max_record_bytes)
         return
-    cursor = Cursor(file.chunks())
+    cursor = Cursor(file.chunks(), growth=file.growth)
     yield from until_broken(cursor, read_from(cursor, form, max_record_bytes, options))
 
 
@@ -163,6 +83,8 @@ def read_from(
         return read_wikipedia(cursor, max_bytes, is_last)
     if form == "warc":
         return read_webarchive(cursor, max_bytes)
+    if form == "tar":
+        return read_tar(cursor, read_members(max_bytes, options))
     own = {"jsonl": _read_lines, "paragraphs": _read_paragraphs, "text": _read_text}
     return _if_utf8(cursor, own[form](cursor, max_bytes, options))
 
@@ -199,7 +121,17 @@ def _whole_table(
         yield bomb(1, error.ratio, MAX_RATIO)
         return
     with closing(data):
-        yield from read_table(data, form, options, max_bytes)
+        if form == "zip":
+            yield from read_zip(data, read_members(max_bytes, options))
+        else:
+            yield from read_table(data, form, options, max_bytes)
+
+
+def read_members(max_bytes: int, options: ReadOptions) -> MemberReader:
+    """Return what reads the members of an archive."""
+    return MemberReader(
+        lambda cursor, form: read_from(cursor, form, max_bytes, options), options.members
+    )
 
 
 def _read_lines(cursor: Cursor, max_bytes: int, options: ReadOptions) -> Iterator[Record | Damage]:

@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from corpus.files import check_no_file_url
-from corpus.records import UTF_8
+from corpus.records import AUTO, UTF_8
 from corpus.section import Location, Section, load_section
 from corpus.training import Pretrain
 
@@ -37,10 +37,15 @@ Format = Literal[
     "warc",
     "html",
     "wikipedia",
+    "tar",
+    "zip",
 ]
 
+# Tables are read at any place, and so not within an archive.
+Member = Literal["auto", "jsonl", "csv", "tsv", "text", "paragraphs", "warc", "html", "wikipedia"]
+
 _ASCII = "".join(map(chr, range(128)))
-_ENCODED = ("auto", "jsonl", "csv", "tsv", "text", "paragraphs")
+_ENCODED = ("auto", "jsonl", "csv", "tsv", "text", "paragraphs", "tar", "zip")
 
 # One record of this size at the end of a full part leaves a cleaning task below 1.5 GB: it peaks at
 # 1,025 MiB with English text, 1,137 with Chinese, 1,019 with a page and 1,173 with one of as many
@@ -66,6 +71,9 @@ class Source(Section):
     markup: Literal["none", "html"] = Field(
         "none", description="what the text of records is written in; pages of archives are HTML"
     )
+    members: Member = Field(
+        "auto", description="format of the files in a tar or zip; auto goes by name and first bytes"
+    )
     encoding: str = Field(
         UTF_8, description="of JSON lines, CSV, TSV and text, as Python names it; not UTF-16 or 32"
     )
@@ -84,6 +92,8 @@ class Source(Section):
             )
         if self.encoding != UTF_8 and self.format not in _ENCODED:
             raise ValueError(f"encoding has no effect on {self.format}, which says its own")
+        if self.members != AUTO and self.format not in (AUTO, "tar", "zip"):
+            raise ValueError(f"members has no effect on {self.format}: it is for tar and zip")
         return self
 
 

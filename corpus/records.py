@@ -19,6 +19,7 @@ _NAMES, _NAME_CHARACTERS = 8, 40
 # Below this a float is one integer only: its mantissa has 53 bits.
 _EXACT = 2**53
 UTF_8 = "utf-8"
+AUTO = "auto"
 
 
 class ReadOptions(BaseModel):
@@ -32,6 +33,8 @@ class ReadOptions(BaseModel):
     language_key: str = "language"
     markup: Literal["none", "html"] = "none"
     encoding: str = UTF_8
+    # Of what a tar or zip holds.
+    members: str = AUTO
 
 
 class Record(NamedTuple):

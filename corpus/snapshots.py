@@ -20,7 +20,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from corpus.files import create, exists, join, list_folders, read_bytes, write_bytes
-from corpus.records import UTF_8, ReadOptions
+from corpus.records import AUTO, UTF_8, ReadOptions
 
 FORMAT_VERSION = 2
 _MANIFEST = "snapshot.json"
@@ -124,7 +124,11 @@ class Input(BaseModel):
     def identity(self) -> tuple[str, str, str, str, int, str]:
         """What makes it the same input when it is delivered again."""
         # A key that came later counts where it says something: inputs of older stores keep theirs.
-        later = {"encoding"} if self.options.encoding == UTF_8 else set()
+        later = {
+            name
+            for name, none in (("encoding", UTF_8), ("members", AUTO))
+            if getattr(self.options, name) == none
+        }
         options = self.options.model_dump_json(exclude=later)
         return self.source, self.name, self.format, options, self.size_bytes, self.checksum
 

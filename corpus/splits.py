@@ -3,8 +3,9 @@
 `survey` reads a file once and notes where pieces start: at a record (`position` counts the lines or
 records before it), found again by decompressing from the last place where that is possible, `skip`
 bytes on. Such a place is any byte of an uncompressed file, and the start of a member of a gzip,
-zstd, bzip2, xz or lz4 file; an archive of one member stays one piece. Parquet and Arrow files are
-split between row groups and batches. Pieces follow from the content and the size asked for only.
+zstd, bzip2, xz or lz4 file; one of a single member stays one piece. Parquet and Arrow files are
+split between row groups and batches, tar and zip archives between the files that they hold. Pieces
+follow from the content and the size asked for only.
 
 Every piece carries the SHA-256 of the raw bytes it is read from, and `survey` that of the file: so
 each task checks what it read without reading all.
@@ -12,22 +13,25 @@ each task checks what it read without reading all.
 
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from corpus.archives import CorruptArchiveError, DecompressionBombError, InputFile
 from corpus.cursor import Cursor
 from corpus.delimited import read_header
 from corpus.files import checksum
-from corpus.readers import PLAIN, TABLES, WHOLE, read_from, read_records, until_broken
-from corpus.records import UTF_8, Damage, ReadOptions, Record
-from corpus.tables import groups_of, open_table, read_table
+from corpus.formats import SEEKING, WHOLE
+from corpus.readers import PLAIN, read_from, read_members, read_records, until_broken
+from corpus.records import Damage, ReadOptions, Record
+from corpus.tables import Data, groups_of, open_table, read_table
+from corpus.zips import Members, read_zip, sizes_of
 
 
 class Piece(NamedTuple):
     """Records of a file: raw bytes `start` to `stop`, decompressed bytes `skip` to `skip + length`.
 
     `length` is None for what goes to the end of the file. In a table, `skip` and `length` count row
-    groups or batches, and the raw bytes are the whole file's.
+    groups or batches, in a zip its files, and the raw bytes are the whole file's.
     """
 
     start: int
@@ -49,14 +53,14 @@ class _Mark(NamedTuple):
 
 
 def survey(
-    path: str, form: str, piece_bytes: int, max_record_bytes: int, encoding: str = UTF_8
+    path: str, form: str, piece_bytes: int, max_record_bytes: int, options: ReadOptions = PLAIN
 ) -> tuple[tuple[Piece, ...], str]:
     """Return the pieces of a file, each of about so many raw bytes, and its SHA-256."""
-    if form in TABLES:
-        return _survey_table(path, form, piece_bytes)
+    if form in SEEKING:
+        return _survey_seeking(path, form, (piece_bytes, max_record_bytes), options)
     with closing(InputFile(path)) as file:
-        header = _header(path, form, max_record_bytes, encoding)
-        marks = _marks(file, form, (piece_bytes, max_record_bytes), encoding)
+        header = _header(path, form, max_record_bytes, options.encoding)
+        marks = _marks(file, form, (piece_bytes, max_record_bytes), options)
         of_file = file.checksum()
         boundaries = dict.fromkeys(raw for raw, _ in file.boundaries)
     pieces = tuple(_pieces(path, marks, list(boundaries), header))
@@ -75,22 +79,23 @@ def _header(path: str, form: str, max_bytes: int, encoding: str) -> tuple[str, .
     return tuple(found) if found is not None else None
 
 
-def _marks(file: InputFile, form: str, sizes: tuple[int, int], encoding: str) -> list[_Mark]:
+def _marks(file: InputFile, form: str, sizes: tuple[int, int], options: ReadOptions) -> list[_Mark]:
     """Find where pieces start; a bomb, or a format of one record, is one piece."""
     piece_bytes, max_record_bytes = sizes
     marks = [_Mark(0, 0, 0, 0)]
     if form in WHOLE:
         return marks
-    cursor = Cursor(file.chunks())
+    cursor = Cursor(file.chunks(), growth=file.growth)
     at = 0
     # What comes before the header row of a table cannot be read by itself.
     headed = form not in ("csv", "tsv")
     try:
-        for each in read_from(cursor, form, max_record_bytes, ReadOptions(encoding=encoding)):
+        for each in read_from(cursor, form, max_record_bytes, options):
             at = _last_boundary(file, at, cursor.offset)
             raw, given = file.boundaries[at] if file.codec else (cursor.offset, cursor.offset)
             headed = headed or isinstance(each, Record) or each.rule == "invalid_record"
-            if headed and raw - marks[-1].raw >= piece_bytes and cursor.peek(1):
+            can_start = headed and not cursor.is_inside
+            if can_start and raw - marks[-1].raw >= piece_bytes and cursor.peek(1):
                 marks.append(_Mark(raw, given, cursor.offset, cursor.position))
     except CorruptArchiveError:
         pass
@@ -129,30 +134,70 @@ def _stop(after: _Mark, boundaries: list[int]) -> int | None:
     return next((raw for raw in boundaries if raw > after.raw), None)
 
 
-def _survey_table(path: str, form: str, piece_bytes: int) -> tuple[tuple[Piece, ...], str]:
+def _survey_seeking(
+    path: str, form: str, sizes: tuple[int, int], options: ReadOptions
+) -> tuple[tuple[Piece, ...], str]:
     of_file = checksum(path)
     whole = (Piece(0, None, 0, None, 0, of_file),)
+    piece_bytes, max_record_bytes = sizes
     with closing(InputFile(path)) as file:
         try:
             data = open_table(file)
         except (CorruptArchiveError, DecompressionBombError):
             return whole, of_file
         with closing(data):
-            groups = groups_of(data, form)
-            size = data.seek(0, 2)
-    if not groups:
+            if form == "zip":
+                runs = _runs_of_members(data, piece_bytes)
+                counts = _counts(data, runs, max_record_bytes, options)
+            else:
+                runs, counts = _runs_of_groups(groups_of(data, form), piece_bytes, data.size())
+    if not runs:
         return whole, of_file
-    step = max(1, len(groups) * piece_bytes // max(size, 1))
-    starts = list(range(0, len(groups), step))
     return tuple(
-        Piece(0, None, start, min(step, len(groups) - start), sum(groups[:start]), of_file)
-        for start in starts
+        Piece(0, None, start, length, position, of_file)
+        for (start, length), position in zip(runs, accumulate(counts, initial=0), strict=False)
     ), of_file
+
+
+def _runs_of_groups(
+    groups: list[int], piece_bytes: int, size: int
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """Return runs of row groups or batches, each its first and how many, and the rows of each."""
+    step = max(1, len(groups) * piece_bytes // max(size, 1))
+    runs = [(start, min(step, len(groups) - start)) for start in range(0, len(groups), step)]
+    return runs, [sum(groups[start : start + length]) for start, length in runs]
+
+
+def _runs_of_members(data: Data, piece_bytes: int) -> list[tuple[int, int]]:
+    """Return runs of a zip's files, each its first and how many."""
+    starts = [0]
+    held = 0
+    sizes = sizes_of(data)
+    for number, size in enumerate(sizes):
+        if held >= piece_bytes:
+            starts.append(number)
+            held = 0
+        held += size
+    return [
+        (start, stop - start) for start, stop in pairwise([*starts, len(sizes)]) if stop > start
+    ]
+
+
+def _counts(
+    data: Data, runs: list[tuple[int, int]], max_record_bytes: int, options: ReadOptions
+) -> list[int]:
+    """Return how many records the files of each run hold."""
+    reader = read_members(max_record_bytes, options)
+    found = []
+    for start, length in runs:
+        records = read_zip(data, reader, Members(start, start + length))
+        found.append(sum(1 for _ in records))
+    return found
 
 
 def open_piece(path: str, form: str, piece: Piece) -> InputFile:
     """Open the raw bytes of a piece; its `checksum` is to be that of the piece."""
-    if form in TABLES:
+    if form in SEEKING:
         return InputFile(path)
     codec = None
     if piece.start:
@@ -165,11 +210,12 @@ def read_piece(
     file: InputFile, form: str, piece: Piece, max_record_bytes: int, options: ReadOptions = PLAIN
 ) -> Iterator[Record | Damage]:
     """Give the records of a piece with the positions they have in the whole file."""
-    if form in TABLES:
+    if form in SEEKING:
         yield from _read_groups(file, form, piece, max_record_bytes, options)
         return
     header = list(piece.header) if piece.header is not None else None
-    cursor = Cursor(_clip(file.chunks(), piece.skip, piece.length), piece.position)
+    chunks = _clip(file.chunks(), piece.skip, piece.length)
+    cursor = Cursor(chunks, piece.position, file.growth)
     is_last = piece.length is None
     records = read_from(cursor, form, max_record_bytes, options, header, is_last)
     yield from until_broken(cursor, records)
@@ -196,4 +242,8 @@ def _read_groups(
         return
     groups = (piece.skip, piece.skip + piece.length, piece.position)
     with closing(open_table(file)) as data:
-        yield from read_table(data, form, options, max_record_bytes, groups)
+        if form == "zip":
+            reader = read_members(max_record_bytes, options)
+            yield from read_zip(data, reader, Members(*groups))
+        else:
+            yield from read_table(data, form, options, max_record_bytes, groups)

@@ -124,9 +124,8 @@ def _survey(source: Input, max_record_bytes: int) -> _Surveyed | None:
     """Return what is known of a large file; None where it is gone."""
     if not exists(source.path):
         return None
-    piece_bytes = cuts.PIECE_BYTES * 3 // 4
-    encoding = source.options.encoding
-    found = survey(source.path, source.format, piece_bytes, max_record_bytes, encoding)
+    sizes = (cuts.PIECE_BYTES * 3 // 4, max_record_bytes)
+    found = survey(source.path, source.format, *sizes, source.options)
     records = positions = 0
     with closing(InputFile(source.path)) as file:
         for each in read_records(file, source.format, max_record_bytes, source.options):

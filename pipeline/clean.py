@@ -51,7 +51,7 @@ _BATCH_RECORDS, _BATCH_BYTES = 1024, 4 * 2**20
 _ROW_BYTES = 1024
 # Broken records are all that readers drop, but for what is none of a document's, and pages with no
 # text in them. Of a file and rule the first are told, those a reader looks at: a guess.
-_NO_DOCUMENTS, _BROKEN_PAGES = ("warc_", "http_status", "wikipedia_"), "page_"
+_NO_DOCUMENTS, _BROKEN_PAGES = ("warc_", "http_status", "wikipedia_", "member_"), "page_"
 FIRST_PLACES = 3
 
 

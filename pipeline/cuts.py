@@ -17,7 +17,8 @@ import orjson
 
 from corpus.archives import InputFile
 from corpus.files import size_bytes
-from corpus.readers import TABLES, read_records
+from corpus.formats import SEEKING
+from corpus.readers import read_records
 from corpus.records import Damage, Record
 from corpus.snapshots import Input, Tree
 from corpus.splits import Piece, open_piece, read_piece, survey
@@ -130,8 +131,8 @@ def name_inputs(inputs: Sequence[Input]) -> str:
 
 def survey_file(_tree: Tree, _task: str, source: Input, max_record_bytes: int) -> Output:
     """Find where the pieces of a file start, and check that it is the planned one."""
-    encoding = source.options.encoding
-    pieces, checksum = survey(source.path, source.format, PIECE_BYTES, max_record_bytes, encoding)
+    sizes = (PIECE_BYTES, max_record_bytes)
+    pieces, checksum = survey(source.path, source.format, *sizes, source.options)
     check_unchanged(checksum, source.checksum, source)
     return Output((), {"pieces": [list(piece) for piece in pieces]})
 
@@ -148,7 +149,7 @@ def _read(source: Input, max_record_bytes: int, piece: Piece | None) -> Iterator
         yield from of_file(source.name, records)
         if piece is None:
             check_unchanged(file.checksum(), source.checksum, source)
-        elif source.format in TABLES:  # where each piece would have to read the whole file
+        elif source.format in SEEKING:  # where each piece would have to read the whole file
             check_unchanged(str(size_bytes(source.path)), str(source.size_bytes), source)
         else:
             check_unchanged(file.checksum(), piece.checksum, source)

@@ -37,9 +37,9 @@ from corpus.files import (
     state_key,
     write_bytes,
 )
-from corpus.readers import format_by_name, sniff_format
+from corpus.formats import ARCHIVES, format_by_name, sniff_format
 from corpus.recipe import Recipe, Source
-from corpus.records import ReadOptions
+from corpus.records import AUTO, ReadOptions
 from corpus.snapshots import Input
 from pipeline.jobs import HERE, Pool, in_runs
 
@@ -197,11 +197,20 @@ def _find_in_source(source: Source, store: str) -> list[tuple[str, str, _File]]:
                     f"{file.name}: name their common parent directory instead, or make them two "
                     "sources"
                 )
-    form = source.format
-    return [
-        (source.name, form if form != "auto" else sniff_format(file.path), file)
-        for file in by_name.values()
-    ]
+    return [(source.name, _format(source, file.path), file) for file in by_name.values()]
+
+
+def _format(source: Source, path: str) -> str:
+    """Tell the format of a file; one that a recipe says is not that of an archive's members."""
+    if source.format == AUTO:
+        return sniff_format(path)
+    by_name = format_by_name(path)
+    if by_name in ARCHIVES and source.format not in ARCHIVES:
+        raise ValueError(
+            f"source {source.name}: {path} is a {by_name} by its name and no {source.format}: if "
+            f"what it holds is, say members: {source.format} in place of format"
+        )
+    return source.format
 
 
 def _hint(given: str) -> str:

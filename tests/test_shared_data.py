@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from corpus.archives import InputFile
-from corpus.readers import read_records, sniff_format
+from corpus.formats import sniff_format
+from corpus.readers import read_records
 from corpus.records import Damage, ReadOptions, Record
 
 LIMIT = 64 * 2**20

@@ -17,16 +17,27 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stage_helpers import unhurried
+from test_members import tar, zipped
 
 from corpus.archives import InputFile
 from corpus.files import checksum
-from corpus.readers import read_records, sniff_format
+from corpus.formats import sniff_format
+from corpus.readers import read_records
 from corpus.records import Damage, ReadOptions, Record
 from corpus.splits import open_piece, read_piece, survey
 
 LIMIT = 200
 CSV = ("stray", "jungle")
 in_tmp = settings(unhurried, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+# Of an archive: documents, files of several records, with and without any, and compressed ones.
+FILES = {f"{n}.txt": b"text %d" % n for n in range(9)} | {
+    **{f"{n}/lines.jsonl": b'{"text": "x"}\n{\n' * n for n in range(5)},
+    **{f"{n}/empty.csv": b"" for n in range(2)},
+    **{f"{n}/p.txt.gz": gzip.compress(b"packed %d" % n, mtime=0) for n in range(3)},
+    "within.tar": tar({"a.txt": b"a", "b.jsonl": b'{"text": "b"}\n' * 9}),
+    "picture.png": b"\x89PNG",
+}
 
 CODECS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
@@ -62,6 +73,8 @@ CONTENTS = {
         for n in range(40)
     ),
     "text": b"one document\nof two lines",
+    "tar": tar(FILES),
+    "zip": zipped(FILES),
 }
 
 
@@ -69,7 +82,7 @@ def test_a_header_may_have_another_encoding(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes("id,größe,text\n".encode("latin-1") + b"1,2,caf\xe9\n" * 60)
     options = ReadOptions(encoding="latin-1")
-    pieces, _ = survey(str(path), "csv", 100, LIMIT, "latin-1")
+    pieces, _ = survey(str(path), "csv", 100, LIMIT, options)
     assert len(pieces) > 1
     for piece in pieces:
         with closing(open_piece(str(path), "csv", piece)) as file:
@@ -135,7 +148,7 @@ def test_pieces_together_are_the_file(
 
 
 @pytest.mark.parametrize("suffix", sorted(CODECS))
-@pytest.mark.parametrize("form", ["jsonl", "csv", "warc"])
+@pytest.mark.parametrize("form", ["jsonl", "csv", "warc", "tar"])
 def test_a_file_of_many_members_is_split_and_one_of_one_is_not(
     tmp_path: Path, form: str, suffix: str
 ) -> None:
@@ -163,6 +176,16 @@ def test_tables_are_split_between_their_groups(tmp_path: Path, form: str, suffix
     expected = [Record(n + 1, None, f"text {n}", None, None, None) for n in range(1000)]
     found, pieces = in_pieces(path, form, len(data.getvalue()) // 5)
     assert found == expected == whole(path, form)
+    assert pieces > 3
+
+
+@pytest.mark.parametrize("suffix", ["", ".zst"])
+def test_a_zip_is_split_between_its_files(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.zip{suffix}"
+    path.write_bytes(CODECS[suffix](CONTENTS["zip"]))
+    found, pieces = in_pieces(path, "zip", 60)
+    assert found == whole(path, "zip")
+    assert len(found) > len(FILES)
     assert pieces > 3
 
 

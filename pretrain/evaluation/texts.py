@@ -12,13 +12,14 @@ from itertools import chain
 
 from corpus.archives import InputFile
 from corpus.files import exists
-from corpus.readers import read_records, sniff_format
+from corpus.formats import ARCHIVES, sniff_format
+from corpus.readers import read_records
 from corpus.records import Damage
 
 # A measure of this much text is stable to a thousandth, and takes a base model minutes. Guess.
 DEFAULT_MAX_BYTES = 4 * 2**20
 _MAX_RECORD_BYTES = 32 * 2**20  # as clean.max_record_bytes has it
-_MARKUP = ("html", "warc", "wikipedia")
+_MARKUP = ("html", "warc", "wikipedia", *ARCHIVES)
 
 
 @dataclass(frozen=True)
