@@ -100,24 +100,25 @@ def files_seed() -> dict[str, bytes]:
 
 def tar_seed(form: int) -> bytes:
     """Return a tar with a tar in it."""
-    return _tar(files_seed() | {"e.tar": _tar(files_seed(), form)}, form)
+    return tar_of(files_seed() | {"e.tar": tar_of(files_seed(), form)}, form)
 
 
-def _tar(files: dict[str, bytes], form: int) -> bytes:
+def tar_of(files: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
+    """Return a tar of files."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w", format=form) as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    return data.getvalue().rstrip(b"\0") + bytes(1024)
+    return data.getvalue().rstrip(b"\0") + bytes(1024)  # without the padding of a tape
 
 
 def zip_seed() -> bytes:
     """Return a zip with a tar in it, its files packed in two ways."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
-        for name, content in (files_seed() | {"e.tar": _tar(files_seed(), 1)}).items():
+        for name, content in (files_seed() | {"e.tar": tar_of(files_seed())}).items():
             archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED * (name > "b"))
     return data.getvalue()
 

@@ -1,4 +1,4 @@
-"""How fast every format is read, beside gzip and json of the standard library.
+"""How fast every format is read, beside gzip, json and tarfile of the standard library.
 
     python -m benchmarks.reading [MEGABYTES]
 
@@ -12,8 +12,10 @@ import json
 import lzma
 import random
 import sys
+import tarfile
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,8 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from benchmarks.fuzz import _warc_record
+from benchmarks.fuzz import _warc_record, tar_of
 from corpus.archives import InputFile
+from corpus.formats import SEEKING
 from corpus.readers import read_records
 
 DOCUMENT_WORDS = 400
@@ -76,6 +79,14 @@ def make_files(texts: list[str]) -> Iterator[tuple[str, str, bytes, Callable[[by
         for n, text in enumerate(texts)
     )
     yield "a.xml", "wikipedia", b"<mediawiki>" + pages + b"</mediawiki>", bytes
+    archive = tar_of({f"{n}.txt": text.encode() for n, text in enumerate(texts)})
+    yield "a.tar", "tar", archive, bytes
+    yield "a.tar.gz", "tar", archive, gzip.compress
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as members:
+        for n, text in enumerate(texts):
+            members.writestr(f"{n}.txt", text)
+    yield "a.zip", "zip", target.getvalue(), bytes
 
 
 def timed(work: Callable[[], int], size: int) -> tuple[float, int]:
@@ -102,6 +113,13 @@ def read_plainly(path: Path) -> int:
         return sum(1 for line in stream if json.loads(line)["text"])
 
 
+def read_plain_tar(path: Path) -> int:
+    """Read the files of a tar as the standard library does."""
+    with tarfile.open(path, "r|*") as archive:
+        files = (archive.extractfile(member) for member in archive)
+        return sum(1 for file in files if file is not None and file.read().decode())
+
+
 def main(megabytes: int) -> None:
     """Print a line a format."""
     texts = make_texts(megabytes * 10**6)
@@ -113,12 +131,15 @@ def main(megabytes: int) -> None:
             # What a table or an archive of members weighs is its text.
             rate, count = timed(
                 lambda path=path, form=form: read(path, form),  # type: ignore[misc]
-                size if form in ("parquet", "arrow") else len(data),
+                size if form in SEEKING else len(data),
             )
             print(f"{name:18} {rate:7.0f} MB/s  {count:,} records", flush=True)
             if name == "a.jsonl.gz":
                 rate, _ = timed(lambda path=path: read_plainly(path), len(data))  # type: ignore[misc]
                 print(f"{'gzip + json':18} {rate:7.0f} MB/s  standard library", flush=True)
+            if form == "tar":
+                rate, _ = timed(lambda path=path: read_plain_tar(path), len(data))  # type: ignore[misc]
+                print(f"{'tarfile':18} {rate:7.0f} MB/s  standard library", flush=True)
 
 
 if __name__ == "__main__":

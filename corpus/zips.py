@@ -10,6 +10,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from corpus.archives import (
@@ -65,10 +66,11 @@ def read_zip(
     position = members.position
     try:
         with _open(data) as archive:
-            for info in archive.infolist()[members.start : members.stop]:
-                for each in _records(archive, info, data, read_member, growth):
-                    position += 1
-                    yield each._replace(position=position)
+            infos = archive.infolist()[members.start : members.stop]
+            found = (_records(archive, info, data, read_member, growth) for info in infos)
+            for each in chain.from_iterable(found):
+                position += 1
+                yield each._replace(position=position)
     except CorruptArchiveError as error:
         yield Damage(position + 1, "corrupt_archive", str(error))
     except DecompressionBombError as error:
@@ -92,7 +94,7 @@ def _records(
     growth: Growth,
 ) -> Iterator[Record | Damage]:
     name = info.filename
-    if info.is_dir():
+    if name.endswith("/"):
         return iter(())
     if stat.S_ISLNK(info.external_attr >> 16):
         return iter((Damage(1, "member_no_file", f"{name}: a link"),))

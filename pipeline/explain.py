@@ -12,9 +12,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 
 from corpus.documents import deal_hash
 from corpus.forgotten import hash_id, read_forgotten
+from corpus.members import META_KEY
 from corpus.membership import documents_of, part_names, planned_shards, shard_plan, tokens_path
 from corpus.recipe import Recipe
 from corpus.shards import REORDERED, Shard
@@ -137,7 +139,9 @@ def _explain_drop(
 
 
 def _title(row: Mapping[str, Any]) -> str:
-    return f"{row['id']} ({row['snapshot']}: {row['file']}, record {row['position']})"
+    place = f"{row['snapshot']}: {row['file']}, record {row['position']}"
+    member = orjson.loads(row.get("meta") or "{}").get(META_KEY)
+    return f"{row['id']} ({place}, {member})" if member else f"{row['id']} ({place})"
 
 
 def compared(drop: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """A large file is read by several tasks, small ones by one, and nothing of it shows."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +13,15 @@ from corpus_helpers import make_documents, write_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 from stage_helpers import table_rows
+from test_members import PACK
 
 from corpus.forgotten import Forgotten, hash_id
+from corpus.members import META_KEY
 from corpus.recipe import load_recipe
 from corpus.snapshots import Input, Snapshot, open_snapshot
 from pipeline import cuts
 from pipeline.dedup_report import duplicates
-from pipeline.explain import open_store
+from pipeline.explain import explain, open_store
 from pipeline.proofs import audit
 from pipeline.purge import out_of_reach
 from pipeline.refresh import refresh
@@ -62,6 +65,35 @@ def test_pieces_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert [each.checksum for each in split.shards] == [each.checksum for each in whole.shards]
     # The audit cuts every file at other places and finds the same rows.
     assert audit(open_store(str(tmp_path / "split"))).problems == []
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_an_archive_gives_the_shards_of_its_unpacked_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Read whole and in pieces; the audit cuts it at other places."""
+    write_corpus(tmp_path, files=4, documents=60)
+    plain = build(tmp_path, "plain")
+    for source in sorted((tmp_path / "raw").iterdir()):
+        names = sorted(path for path in source.rglob("*") if path.is_file())
+        files = {str(path.relative_to(source)): path.read_bytes() for path in names}
+        shutil.rmtree(source)
+        source.mkdir()
+        (source / f"all.{kind}").write_bytes(PACK[kind](files))
+    packed = build(tmp_path, "packed")
+    monkeypatch.setattr(cuts, "PIECE_BYTES", 3000)
+    split = build(tmp_path, "split")
+    assert len(split.parts) > len(packed.parts)
+    assert split.fingerprint == packed.fingerprint != plain.fingerprint  # names of files differ
+    shards = [[each.checksum for each in found.shards] for found in (plain, packed, split)]
+    assert shards[0] == shards[1] == shards[2]
+    assert packed.counts == plain.counts
+    store = open_store(str(tmp_path / "split"))
+    assert audit(store).problems == []
+    (row, *_) = table_rows(store.tree.find(f"clean/{split.parts[0].name}.parquet"))
+    assert f"record {row['position']}, {json.loads(row['meta'])[META_KEY]})" in "".join(
+        explain(store, row["id"])
+    )
 
 
 def test_a_large_file_that_changed_stops_the_job(

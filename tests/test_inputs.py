@@ -1,6 +1,7 @@
 """Inputs are known by name, size and checksum, whatever machine and order they come from."""
 
 import gzip
+import lzma
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
+from test_members import tar
 
 from corpus.archives import InputFile
 from corpus.files import checksum, list_names, write_bytes
@@ -145,6 +147,28 @@ def test_a_format_is_given_or_told_by_the_name(raw: Path) -> None:
     assert {each.format for each in find(raw, format="text")} == {"text"}
 
 
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("a.tar", "tar"), ("a.TGZ", "tar"), ("a.txz", "tar"), ("a.tar.zst", "tar"), ("a.zip", "zip")],
+)
+def test_an_archive_is_told_by_its_name(tmp_path: Path, name: str, form: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    (found,) = find(tmp_path, members="paragraphs")
+    assert (found.format, found.options.members) == (form, "paragraphs")
+    with pytest.raises(ValueError, match=f"is a {form} by its name and no jsonl: .* members: jso"):
+        find(tmp_path, format="jsonl")
+
+
+def test_an_input_of_an_older_store_is_the_same_input(raw: Path) -> None:
+    """Keys that came later do not count where they say nothing."""
+    (plain, *_), (told, *_) = find(raw), find(raw, members="text")
+    options = plain.identity[3]
+    assert options == (
+        '{"text_key":"text","id_key":"id","url_key":"url","language_key":"language","markup":"none"}'
+    )
+    assert told.identity[3] == options[:-1] + ',"members":"text"}'
+
+
 def test_urls_are_read_like_paths(remote: str) -> None:
     for name in ("a.txt", "deep/b.jsonl"):
         write_bytes(f"{remote}/{name}", name.encode())
@@ -219,6 +243,14 @@ def test_first_bytes_tell_a_format_that_the_name_does_not(tmp_path: Path) -> Non
     (tmp_path / "part-2").write_bytes(b"<!DOCTYPE html><p>")
     (tmp_path / "part-3").write_bytes(b'<mediawiki xmlns="x">')
     assert [each.format for each in find(tmp_path)] == ["jsonl", "warc", "html", "wikipedia"]
+
+
+def test_first_bytes_tell_a_tar_in_any_compression(tmp_path: Path) -> None:
+    made = tar({"a.txt": b"a"})
+    (tmp_path / "part").write_bytes(made)
+    (tmp_path / "other").write_bytes(gzip.compress(made))
+    (tmp_path / "subset00_data.xz").write_bytes(lzma.compress(made))
+    assert [each.format for each in find(tmp_path)] == ["tar"] * 3
 
 
 def test_a_directory_passes_over_what_is_no_data(

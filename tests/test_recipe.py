@@ -277,9 +277,11 @@ def test_overrides_reach_every_kind_of_key(path: Path) -> None:
         ("encoding: utf8000", "encoding is utf8000, which Python does not know"),
         ("encoding: rot13", "encoding is rot13, which Python does not know"),
         ("format: warc, encoding: latin-1", "encoding has no effect on warc, which says its own"),
+        ("format: csv, members: text", "members has no effect on csv: it is for tar and zip"),
+        ("members: parquet", "members: Input should be 'auto', 'jsonl', 'csv', "),
     ],
 )
-def test_encodings_are_checked(path: Path, given: str, message: str) -> None:
+def test_how_a_source_is_read_is_checked(path: Path, given: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(path, None, f"sources=[{{name: x, paths: [a], {given}}}]")
 
