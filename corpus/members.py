@@ -79,7 +79,7 @@ class MemberReader:
 
     def _records(self, cursor: Cursor, form: str | None) -> Iterator[Record | Damage]:
         if form is None:
-            why = "neither its name nor its first bytes tell a format"
+            why = "no format by its name and first bytes: `members` in the source can say one"
             return iter((Damage(1, "member_unknown", why),))
         if form in SEEKING:
             return iter((Damage(1, "unread_member", f"{form} in an archive: unpack it"),))

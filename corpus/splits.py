@@ -24,7 +24,7 @@ from corpus.formats import SEEKING, WHOLE
 from corpus.readers import PLAIN, read_from, read_members, read_records, until_broken
 from corpus.records import Damage, ReadOptions, Record
 from corpus.tables import Data, groups_of, open_table, read_table
-from corpus.zips import Members, read_zip, sizes_of
+from corpus.zips import Members, count_records, read_zip, sizes_of
 
 
 class Piece(NamedTuple):
@@ -148,7 +148,9 @@ def _survey_seeking(
         with closing(data):
             if form == "zip":
                 runs = _runs_of_members(data, piece_bytes)
-                counts = _counts(data, runs, max_record_bytes, options)
+                members = [Members(start, start + length) for start, length in runs]
+                reader = read_members(max_record_bytes, options)
+                counts = count_records(data, reader, members) if runs else []
             else:
                 runs, counts = _runs_of_groups(groups_of(data, form), piece_bytes, data.size())
     if not runs:
@@ -181,18 +183,6 @@ def _runs_of_members(data: Data, piece_bytes: int) -> list[tuple[int, int]]:
     return [
         (start, stop - start) for start, stop in pairwise([*starts, len(sizes)]) if stop > start
     ]
-
-
-def _counts(
-    data: Data, runs: list[tuple[int, int]], max_record_bytes: int, options: ReadOptions
-) -> list[int]:
-    """Return how many records the files of each run hold."""
-    reader = read_members(max_record_bytes, options)
-    found = []
-    for start, length in runs:
-        records = read_zip(data, reader, Members(start, start + length))
-        found.append(sum(1 for _ in records))
-    return found
 
 
 def open_piece(path: str, form: str, piece: Piece) -> InputFile:

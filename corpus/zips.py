@@ -9,7 +9,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
@@ -61,18 +61,31 @@ def read_zip(
 
     Directories are passed over. An archive that grows beyond all that text can ends with a drop.
     """
+    try:
+        with _open(data) as archive:
+            yield from _read(archive, data, read_member, members)
+    except CorruptArchiveError as error:
+        yield Damage(members.position + 1, "corrupt_archive", str(error))
+
+
+def count_records(data: Data, read_member: ReadMember, runs: Iterable[Members]) -> list[int]:
+    """Count the records and drops that runs of members give; the directory is read once."""
+    with _open(data) as archive:
+        return [sum(1 for _ in _read(archive, data, read_member, run)) for run in runs]
+
+
+def _read(
+    archive: zipfile.ZipFile, data: Data, read_member: ReadMember, members: Members
+) -> Iterator[Record | Damage]:
     size = data.size()
     growth = Growth(lambda: size)
     position = members.position
+    infos = archive.infolist()[members.start : members.stop]
+    found = (_records(archive, info, data, read_member, growth) for info in infos)
     try:
-        with _open(data) as archive:
-            infos = archive.infolist()[members.start : members.stop]
-            found = (_records(archive, info, data, read_member, growth) for info in infos)
-            for each in chain.from_iterable(found):
-                position += 1
-                yield each._replace(position=position)
-    except CorruptArchiveError as error:
-        yield Damage(position + 1, "corrupt_archive", str(error))
+        for each in chain.from_iterable(found):
+            position += 1
+            yield each._replace(position=position)
     except DecompressionBombError as error:
         yield bomb(position + 1, error.ratio, MAX_RATIO)
 

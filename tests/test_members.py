@@ -19,6 +19,7 @@ import zstandard
 
 from corpus import archives, tables
 from corpus.archives import InputFile
+from corpus.files import write_bytes
 from corpus.formats import sniff_format
 from corpus.members import META_KEY
 from corpus.readers import read_records
@@ -118,6 +119,14 @@ def test_the_files_of_a_zip_are_read_as_if_unpacked(tmp_path: Path, name: str, m
     check_expected(read(tmp_path / name, gzip.compress(data) if name.endswith("gz") else data))
 
 
+@pytest.mark.parametrize("kind", sorted(PACK))
+def test_an_archive_in_a_bucket_is_read(kind: str) -> None:
+    path = f"memory://members/a.{kind}"
+    write_bytes(path, PACK[kind](FILES))
+    with closing(InputFile(path)) as file:
+        check_expected(list(read_records(file, sniff_format(path), LIMIT)))
+
+
 @pytest.mark.parametrize("form", ["v7", "oldgnu", "gnu", "ustar", "posix"])
 def test_what_the_program_tar_writes_is_read(tmp_path: Path, form: str) -> None:
     """Names of 90 characters in V7, and beyond what a header holds in the others."""
@@ -149,13 +158,13 @@ def test_what_is_no_document_is_a_drop_with_its_name(tmp_path: Path, kind: str) 
     deep = PACK["tar"]({"x.tar": tar({"y.tar": tar({"z.txt": b"z"}), "y.txt": b"y"})})
     files |= {"e.parquet": parquet, "f.zip": zipped({"g.txt": b"g"}), "h.tar": deep}
     shown = told(read(tmp_path / f"a.{kind}", PACK[kind](files)))
-    unknown = "d.png: neither its name nor its first bytes tell a format"
+    why = "no format by its name and first bytes: `members` in the source can say one"
     unpack = "an archive in an archive in an archive: unpack it"
     assert shown == [
         (1, "._a.txt: hidden", "member_hidden"),
         (2, ".git/b.txt: hidden", "member_hidden"),
         (3, "c", "./c.txt"),
-        (4, unknown, "member_unknown"),
+        (4, f"d.png: {why}", "member_unknown"),
         (5, "e.parquet: parquet in an archive: unpack it", "unread_member"),
         (6, "f.zip: zip in an archive: unpack it", "unread_member"),
         (7, f"h.tar: x.tar: {unpack}", "unread_member"),
