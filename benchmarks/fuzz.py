@@ -22,7 +22,7 @@ import sys
 import tarfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from unittest import mock
 
@@ -103,7 +103,7 @@ def tar_seed(form: int) -> bytes:
     return tar_of(files_seed() | {"e.tar": tar_of(files_seed(), form)}, form)
 
 
-def tar_of(files: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
+def tar_of(files: Mapping[str, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
     """Return a tar of files."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w", format=form) as archive:
@@ -111,7 +111,8 @@ def tar_of(files: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    return data.getvalue().rstrip(b"\0") + bytes(1024)  # without the padding of a tape
+    made = data.getvalue().rstrip(b"\0")
+    return made + bytes(-len(made) % 512 + 1024)  # two blocks end it; the padding of tapes is left
 
 
 def zip_seed() -> bytes:

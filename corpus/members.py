@@ -47,9 +47,9 @@ class MemberReader:
         self._depth = depth
 
     def __call__(self, name: str, contents: Cursor) -> Iterator[Record | Damage]:
-        """Give what a member holds; one that breaks or is a bomb ends with that damage.
+        """Give what a member holds; one that breaks, or is a bomb, ends with that damage.
 
-        Where the whole archive breaks or is a bomb, that is raised.
+        `DecompressionBombError` is raised where the archive as a whole is one.
         """
         if any(part.startswith(".") and part not in (".", "..") for part in name.split("/")):
             yield Damage(1, "member_hidden", f"{name}: hidden")

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
-from test_members import tar
 
+from benchmarks.fuzz import tar_of
 from corpus.archives import InputFile
 from corpus.files import checksum, list_names, write_bytes
 from corpus.readers import read_records
@@ -246,7 +246,7 @@ def test_first_bytes_tell_a_format_that_the_name_does_not(tmp_path: Path) -> Non
 
 
 def test_first_bytes_tell_a_tar_in_any_compression(tmp_path: Path) -> None:
-    made = tar({"a.txt": b"a"})
+    made = tar_of({"a.txt": b"a"})
     (tmp_path / "part").write_bytes(made)
     (tmp_path / "other").write_bytes(gzip.compress(made))
     (tmp_path / "subset00_data.xz").write_bytes(lzma.compress(made))

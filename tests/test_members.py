@@ -17,6 +17,7 @@ import orjson
 import pytest
 import zstandard
 
+from benchmarks.fuzz import tar_of
 from corpus import archives, tables
 from corpus.archives import InputFile
 from corpus.files import write_bytes
@@ -48,16 +49,6 @@ EXPECTED = [
 ]
 
 
-def tar(files: Mapping[str, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w", format=form) as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return data.getvalue()
-
-
 def zipped(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", method) as archive:
@@ -66,7 +57,7 @@ def zipped(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> by
     return data.getvalue()
 
 
-PACK: dict[str, Callable[[Mapping[str, bytes]], bytes]] = {"tar": tar, "zip": zipped}
+PACK: dict[str, Callable[[Mapping[str, bytes]], bytes]] = {"tar": tar_of, "zip": zipped}
 
 
 def read(path: Path, data: bytes, options: ReadOptions | None = None) -> list[Record | Damage]:
@@ -107,7 +98,7 @@ def test_the_files_of_a_tar_are_read_as_if_unpacked(tmp_path: Path, name: str, f
         "a.tar.bz2": bz2.compress,
         "a.xz": lzma.compress,
     }
-    check_expected(read(tmp_path / name, packs.get(name, bytes)(tar(FILES, form))))
+    check_expected(read(tmp_path / name, packs.get(name, bytes)(tar_of(FILES, form))))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +146,7 @@ def test_what_the_program_tar_writes_is_read(tmp_path: Path, form: str) -> None:
 def test_what_is_no_document_is_a_drop_with_its_name(tmp_path: Path, kind: str) -> None:
     parquet = b"PAR1" + bytes(20)
     files = {"._a.txt": b"x", ".git/b.txt": b"x", "./c.txt": b"c", "d.png": b"\x89PNG"}
-    deep = PACK["tar"]({"x.tar": tar({"y.tar": tar({"z.txt": b"z"}), "y.txt": b"y"})})
+    deep = PACK["tar"]({"x.tar": tar_of({"y.tar": tar_of({"z.txt": b"z"}), "y.txt": b"y"})})
     files |= {"e.parquet": parquet, "f.zip": zipped({"g.txt": b"g"}), "h.tar": deep}
     shown = told(read(tmp_path / f"a.{kind}", PACK[kind](files)))
     why = "no format by its name and first bytes: `members` in the source can say one"
@@ -175,11 +166,11 @@ def test_an_archive_of_compressed_archives_is_read(tmp_path: Path) -> None:
     """As OpenWebText comes: an archive of archives of texts, named .xz and nothing else."""
     parts = {
         f"openwebtext/urlsf_subset{n:02d}_data.xz": lzma.compress(
-            tar({f"{n}-{m}.txt": b"text %d %d" % (n, m) for m in range(3)})
+            tar_of({f"{n}-{m}.txt": b"text %d %d" % (n, m) for m in range(3)})
         )
         for n in range(2)
     }
-    shown = told(read(tmp_path / "openwebtext.tar.xz", lzma.compress(tar(parts))))
+    shown = told(read(tmp_path / "openwebtext.tar.xz", lzma.compress(tar_of(parts))))
     assert shown == [
         (
             3 * n + m + 1,
@@ -195,7 +186,7 @@ def test_an_archive_of_compressed_archives_is_read(tmp_path: Path) -> None:
 def test_a_recipe_may_say_what_the_members_are(tmp_path: Path, kind: str) -> None:
     files = {"a.txt": b"one\n\ntwo", "b": b"three"}
     if kind == "tar":
-        files["c.tar"] = tar({"d": b"four\n\nfive"})
+        files["c.tar"] = tar_of({"d": b"four\n\nfive"})
     found = read(tmp_path / f"a.{kind}", PACK[kind](files), ReadOptions(members="paragraphs"))
     expected = ["one", "two", "three", "four", "five"]
     assert [each.text for each in found if isinstance(each, Record)] == expected[: len(found)]
@@ -203,7 +194,7 @@ def test_a_recipe_may_say_what_the_members_are(tmp_path: Path, kind: str) -> Non
 
 
 def test_a_broken_header_costs_its_own_file(tmp_path: Path) -> None:
-    data = bytearray(tar({f"{n}.txt": b"text %d" % n for n in range(5)}, tarfile.USTAR_FORMAT))
+    data = bytearray(tar_of({f"{n}.txt": b"text %d" % n for n in range(5)}, tarfile.USTAR_FORMAT))
     data[1024 * 2] ^= 1  # the name of the third
     shown = told(read(tmp_path / "a.tar", bytes(data)))
     assert [each[1] for each in shown[:2] + shown[3:]] == ["text 0", "text 1", "text 3", "text 4"]
@@ -213,7 +204,7 @@ def test_a_broken_header_costs_its_own_file(tmp_path: Path) -> None:
 
 
 def test_archives_one_after_another_are_one(tmp_path: Path) -> None:
-    data = tar({"a.txt": b"a"}) + tar({"b.txt": b"b"})
+    data = tar_of({"a.txt": b"a"}) + tar_of({"b.txt": b"b"})
     assert [each[1] for each in told(read(tmp_path / "a.tar", data))] == ["a", "b"]
 
 
@@ -221,7 +212,7 @@ def test_archives_one_after_another_are_one(tmp_path: Path) -> None:
 def test_a_tar_that_ends_within_a_file_says_so(
     tmp_path: Path, pack: Callable[[bytes], bytes]
 ) -> None:
-    whole = tar({"a.txt": b"a" * 600, "b.txt": b"b" * 600}, tarfile.USTAR_FORMAT)
+    whole = tar_of({"a.txt": b"a" * 600, "b.txt": b"b" * 600}, tarfile.USTAR_FORMAT)
     shown = told(read(tmp_path / "a.tar", pack(whole[: 3 * 512 + 700])))
     assert shown[0][1] == "a" * 600
     end = "b.txt: the archive ends within the file"

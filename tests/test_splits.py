@@ -17,8 +17,9 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stage_helpers import unhurried
-from test_members import tar, zipped
+from test_members import zipped
 
+from benchmarks.fuzz import tar_of
 from corpus.archives import InputFile
 from corpus.files import checksum
 from corpus.formats import sniff_format
@@ -35,7 +36,7 @@ FILES = {f"{n}.txt": b"text %d" % n for n in range(9)} | {
     **{f"{n}/lines.jsonl": b'{"text": "x"}\n{\n' * n for n in range(5)},
     **{f"{n}/empty.csv": b"" for n in range(2)},
     **{f"{n}/p.txt.gz": gzip.compress(b"packed %d" % n, mtime=0) for n in range(3)},
-    "within.tar": tar({"a.txt": b"a", "b.jsonl": b'{"text": "b"}\n' * 9}),
+    "within.tar": tar_of({"a.txt": b"a", "b.jsonl": b'{"text": "b"}\n' * 9}),
     "picture.png": b"\x89PNG",
 }
 
@@ -73,7 +74,7 @@ CONTENTS = {
         for n in range(40)
     ),
     "text": b"one document\nof two lines",
-    "tar": tar(FILES),
+    "tar": tar_of(FILES),
     "zip": zipped(FILES),
 }
 
