@@ -40,11 +40,13 @@ SUFFIXES = {
     ".xz": "xz",
     ".lz4": "lz4",
 }
-# First bytes: RFC 1952; RFC 8878; the bzip2, xz and LZ4 frame format descriptions.
+# First bytes: RFC 1952; RFC 8878; the bzip2, xz and LZ4 frame format descriptions. That of bzip2 is
+# letters, which a text may begin with too: the first block's, or the end's, are asked for as well.
 _MAGIC = {
     b"\x1f\x8b\x08": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",
-    b"BZh": "bzip2",
+    **{b"BZh%d1AY&SY" % level: "bzip2" for level in range(1, 10)},
+    **{b"BZh%d\x17rE8P\x90" % level: "bzip2" for level in range(1, 10)},
     b"\xfd7zXZ\x00": "xz",
     b"\x04\x22\x4d\x18": "lz4",
 }

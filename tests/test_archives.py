@@ -49,6 +49,12 @@ def test_members_are_one_file_under_any_name(tmp_path: Path, suffix: str, named:
     assert read(tmp_path / f"a{suffix if named else ''}", packed) == (DATA, False)
 
 
+def test_letters_are_no_archive(tmp_path: Path) -> None:
+    for text in (b"BZh", b"BZhang wrote this\n", b"BZh9 is a drive\n"):
+        assert read(tmp_path / "a.txt", text) == (text, False)
+    assert codec_of("a", bz2.compress(b"")) == "bzip2"
+
+
 @pytest.mark.parametrize("suffix", sorted(CODECS))
 def test_a_truncated_archive_gives_what_lies_before(tmp_path: Path, suffix: str) -> None:
     given, broken = [], []

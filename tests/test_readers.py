@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import orjson
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from stage_helpers import unhurried
 
@@ -377,6 +377,7 @@ def test_an_unexpected_error_is_not_taken_for_damage(
 def test_every_line_that_is_not_blank_becomes_a_record_or_a_damage(
     tmp_path: Path, data: bytes, limit: int
 ) -> None:
+    assume(archives.codec_of("any.jsonl", data) is None)
     found = read(tmp_path / "any.jsonl", data, limit)
     lines = data.split(b"\n")
     assert [each.position for each in found] == [

@@ -5,6 +5,7 @@ How many rows a file has was counted independently; its MANIFEST.tsv says so.
 
 import csv
 import re
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import pytest
 from corpus.archives import InputFile
 from corpus.formats import sniff_format
 from corpus.readers import read_records
-from corpus.records import Damage, ReadOptions, Record
+from corpus.records import AUTO, Damage, ReadOptions, Record
 
 LIMIT = 64 * 2**20
-# No format of ours: merges of a vocabulary, columns of tokens, an archive of many files.
-NOT_DOCUMENTS = ("bpe/vocab.bpe", "finetune/ner/", ".zip")
+# No format of ours: merges of a vocabulary, columns of tokens.
+NOT_DOCUMENTS = ("bpe/vocab.bpe", "finetune/ner/")
+# Files in many encodings, by names that say the language: no format by name or first bytes.
+ENCODINGS = "multilingual/udhr-original-encodings.zip"
 # Where the text of a record lies, by the beginning of the path, if not in "text".
 TEXT_KEYS = {
     "finetune/zh/csl": "abst",
@@ -40,11 +43,11 @@ def rows_of(data: Path, under: str) -> list[tuple[str, int]]:
         return [(row["path"], int(row["rows"])) for row in listed if row["path"].startswith(under)]
 
 
-def read_all(data: Path, path: str) -> list[Record | Damage]:
+def read_all(data: Path, path: str, members: str = AUTO) -> list[Record | Damage]:
     """Read a file in the format that is found for it."""
     key = next((key for start, key in TEXT_KEYS.items() if path.startswith(start)), "text")
     file = InputFile(str(data / path))
-    options = ReadOptions(text_key=key)
+    options = ReadOptions(text_key=key, members=members)
     found = list(read_records(file, sniff_format(str(data / path)), LIMIT, options))
     file.close()
     return found
@@ -88,12 +91,33 @@ def test_a_dump_gives_its_pages(shared_data: Path) -> None:
 
 def test_files_of_no_known_format_are_refused_by_name(shared_data: Path) -> None:
     files = [path for path, _ in rows_of(shared_data, "")]
-    strange = [path for path in files if path.startswith(NOT_DOCUMENTS) or path.endswith(".zip")]
-    assert len(strange) == 7
+    strange = [path for path in files if path.startswith(NOT_DOCUMENTS)]
+    assert len(strange) == 6
     for path in strange:
-        remedy = "unpack it" if path.endswith(".zip") else "set the source's format"
-        with pytest.raises(ValueError, match=f"{re.escape(path)} .*: {remedy}"):
+        with pytest.raises(ValueError, match=f"{re.escape(path)} .*: set the source's format"):
             sniff_format(str(shared_data / path))
+
+
+def test_a_zip_gives_its_files_or_their_names(shared_data: Path, tmp_path: Path) -> None:
+    (_, rows), = rows_of(shared_data, ENCODINGS)  # fmt: skip
+    unread = read_all(shared_data, ENCODINGS)
+    assert Counter(getattr(each, "rule", None) for each in unread) == {"member_unknown": rows}
+
+    read = read_all(shared_data, ENCODINGS, members="text")
+    with zipfile.ZipFile(shared_data / ENCODINGS) as unpacked:
+        unpacked.extractall(tmp_path)
+        names = [each for each in unpacked.namelist() if not each.endswith("/")]
+    assert len(read) == len(names) == rows
+    for number, (name, each) in enumerate(zip(names, read, strict=True), 1):
+        file = InputFile(str(tmp_path / name))
+        (alone,) = read_records(file, "text", LIMIT)
+        file.close()
+        if isinstance(alone, Damage):
+            assert each == alone._replace(position=number, detail=f"{name}: {alone.detail}")
+        else:
+            assert isinstance(each, Record)
+            assert (each.text, each.meta) == (alone.text, f'{{"archive_member":"{name}"}}')
+    assert sum(isinstance(each, Record) for each in read) == 141
 
 
 def test_one_json_value_is_counted_line_by_line(shared_data: Path) -> None:
