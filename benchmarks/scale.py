@@ -12,6 +12,9 @@ band besides: the bucket with 5 x 10^9 pairs. Signatures are computed from the d
 where verification would read texts and sign them; nothing else is replaced. So reading and signing
 of texts is what these figures leave out, `benchmarks.prose` has it.
 
+`--deal 100 300` measures the arrays of `deal` alone for so many million documents, with edges that
+are drawn at random: it is one task for the whole corpus, and its memory is read at any place.
+
 `--estimate 1e9 1e10` measures nothing: it multiplies what was measured up to corpora of such sizes
 on 64 machines of 32 cores and names what would hold them up.
 """
@@ -36,9 +39,9 @@ import numpy as np
 import pyarrow as pa
 from matplotlib import pyplot as plt
 
-from corpus.recipe import Dedup, Pack
+from corpus.recipe import MEMORY_BYTES, Dedup, Pack
 from corpus.snapshots import Part, Tree
-from pipeline import pairs
+from pipeline import components, pairs
 from pipeline.clean import PART_BYTES
 from pipeline.components import DOCUMENTS_PER_SHARE, Found, deal_components
 from pipeline.dedup import PARTS_PER_TASK, judge_share, resolve_parts
@@ -63,6 +66,7 @@ PER_PART = 100_000
 CROWD = 100_000
 EXPONENT, LARGEST = 2.8, 20_000
 STAGES = ("group", "verify", "deal", "judge", "resolve")
+_EDGES_AT_A_TIME = 2**22
 _STRIDE = 982_451_653  # a prime, so that neighbours in a cluster lie in different parts
 
 
@@ -260,6 +264,33 @@ def measure(root: Path, documents: int, workers: int) -> list[Run]:
     return runs
 
 
+def measure_deal(documents: int, memory_bytes: int = MEMORY_BYTES) -> str:
+    """Join that many documents by random edges, deal and number them; say what it took."""
+    rng = np.random.default_rng(documents)
+    edges = int(documents * _PAIRS)
+    seconds = 0.0
+    with components.no_parents(documents, memory_bytes) as parents:
+        for start in range(0, edges, _EDGES_AT_A_TIME):
+            count = min(_EDGES_AT_A_TIME, edges - start)
+            # Of every second document, in clusters of five that lie anywhere.
+            slots = rng.integers(0, documents // 2, count)
+            left = slots * _STRIDE % documents
+            right = (slots // 5 * 5 + rng.integers(0, 5, count)) * _STRIDE % documents
+            begun = time.perf_counter()
+            components.join(parents, left, right)
+            seconds += time.perf_counter() - begun
+        begun = time.perf_counter()
+        shares, _ = components.deal(parents, DOCUMENTS_PER_SHARE)
+        for _ in components.all_shares(parents):
+            pass
+        seconds += time.perf_counter() - begun
+    rate = seconds * 1e6 / documents
+    return (
+        f"{documents:,} documents, {edges:,} edges, {shares} shares: {seconds:.1f} s, "
+        f"{rate:.3f} us/doc"
+    )
+
+
 class Cluster(NamedTuple):
     """What an estimate supposes: machines, their cores, and what each reads of a file system."""
 
@@ -358,6 +389,7 @@ def main() -> int:
     parser.add_argument("work", nargs="?", help="directory for the index, 1.2 GB a million")
     parser.add_argument("plot", nargs="?", help="PNG file to write")
     parser.add_argument("--estimate", type=float, nargs="+", help="numbers of documents")
+    parser.add_argument("--deal", type=int, nargs="+", help="millions of documents")
     parser.add_argument("--millions", type=int, nargs="+", default=[1, 2, 5, 10])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--worker", type=int, nargs=3, help=argparse.SUPPRESS)
@@ -365,6 +397,11 @@ def main() -> int:
     if given.estimate:
         for count in given.estimate:
             print("\n".join(estimate(count, Cluster())))
+        return 0
+    if given.deal:
+        measure_deal(1000)  # compiles
+        for millions in given.deal:
+            print(measure_deal(millions * 1_000_000), flush=True)
         return 0
     if given.worker:
         documents, number, workers = given.worker

@@ -202,7 +202,8 @@ class Dedup(Section):
         MEMORY_BYTES,
         ge=1,
         description="memory that a task of deduplication works in, about: its rounds of keys and "
-        "pairs, blocks of texts and shares of documents follow from it, bytes (a run key)",
+        "pairs, blocks of texts and shares of documents follow from it, bytes (a run key); the one "
+        "task that joins all documents takes up to four times it, 4 bytes a document",
     )
 
     @model_validator(mode="after")

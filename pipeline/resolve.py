@@ -104,8 +104,7 @@ def _fetch(
 def _judge(config: Dedup, corpus: Corpus, found: Found, given: tuple[str, Stages]) -> list[str]:
     """Run judge, on shares where there is much to decide; return the names of its tasks."""
     identity, stages = given
-    limit = within(config.memory_bytes, components.DOCUMENTS_PER_SHARE)
-    shares = 1 if found.dealt is None else _deal(corpus, found, limit, stages)
+    shares = 1 if found.dealt is None else _deal(corpus, found, config.memory_bytes, stages)
     names = _numbered(shares, f"{len(found.groups)}-{identity}")
     stages.run(
         "judge",
@@ -117,11 +116,12 @@ def _judge(config: Dedup, corpus: Corpus, found: Found, given: tuple[str, Stages
     return names
 
 
-def _deal(corpus: Corpus, found: Found, limit: int, stages: Stages) -> int:
+def _deal(corpus: Corpus, found: Found, memory_bytes: int, stages: Stages) -> int:
     """Deal components to shares; return how many shares there are."""
+    limit = within(memory_bytes, components.DOCUMENTS_PER_SHARE)
     name = found.dealt
     assert name is not None
-    task = Task(name, components.deal_components, (corpus, found, limit))
+    task = Task(name, components.deal_components, (corpus, found, limit, memory_bytes))
     dealt = stages.run("deal", [task])[name].counts
     if dealt["largest"] > limit:
         logger.warning(

@@ -17,7 +17,7 @@ from stage_helpers import (
     spread,
 )
 
-from corpus.recipe import Dedup
+from corpus.recipe import MEMORY_BYTES, Dedup
 from corpus.snapshots import Tree
 from pipeline import components, pairs
 from pipeline.components import Found, deal_components, documents_of_share
@@ -81,7 +81,8 @@ def test_shares_are_whole_components(
         whole = naive_components(tree, found)
         limit = rng.randint(1, 6)
         monkeypatch.setattr(components, "_PLACES_PER_BATCH", rng.randint(1, 9))
-        counts = deal_components(tree, "d", corpus, found, limit).counts
+        memory_bytes = rng.choice([0, MEMORY_BYTES])  # a scratch file, or none
+        counts = deal_components(tree, "d", corpus, found, limit, memory_bytes).counts
         shares = [set(documents_of_share(tree, "d", n).tolist()) for n in range(counts["shares"])]
         assert sum(map(len, shares)) == sum(map(len, whole))
         assert counts["largest"] == max(map(len, whole), default=0)
@@ -103,14 +104,14 @@ def test_shares_are_whole_components(
     assert alone > 3
 
 
-def test_components_are_dealt_in_order() -> None:
+@pytest.mark.parametrize("parents", [np.zeros(10, np.int32), np.zeros(10, np.int64)])
+def test_components_are_dealt_in_order(parents: components.Parents) -> None:
     """Three, four and two of them, at most five a share; place 3 has no edge."""
-    parents, sizes = np.zeros(10, np.int64), np.zeros(10, np.int64)
     left = np.array([8, 2, 4, 6, 7, 1], np.int64)
     right = np.array([9, 0, 5, 5, 4, 2], np.int64)
-    components._join(parents, left, right)
-    assert components._deal(parents, sizes, 5) == (3, 4)
-    places, shares = components._shares_of(parents, sizes, 0, 10)
+    components.join(parents, left, right)
+    assert components.deal(parents, 5) == (3, 4)
+    ((places, shares),) = components.all_shares(parents)
     assert places.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert shares.tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2]
 
