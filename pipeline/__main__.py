@@ -111,6 +111,7 @@ def _add_viewers(commands: Any) -> None:  # noqa: ANN401 - argparse's own type i
     command.add_argument("later", metavar="B")
     command.add_argument("--list", action="store_true", help="name every document")
     command.add_argument("--json", action="store_true", help="print one JSON object instead")
+    _add_workers(command)
     command.set_defaults(run=_diff)
     command = commands.add_parser("clusters", help="count duplicates by the document that stays")
     command.add_argument("store")
@@ -235,15 +236,20 @@ def _stats(parsed: argparse.Namespace) -> int:
 
 
 def _diff(parsed: argparse.Namespace) -> int:
-    from pipeline.diff import compare, describe, to_json
+    from pipeline.diff import describe, to_json
     from pipeline.explain import open_store
+    from pipeline.jobs import Pool
 
-    earlier, later = (open_store(parsed.store, label) for label in (parsed.earlier, parsed.later))
-    if parsed.json:
-        print(json.dumps(to_json(compare(earlier, later))))
-        return 0
-    for line in describe(earlier, later, parsed.list):
-        print(line)
+    check_absolute_in_job("store", parsed.store)
+    root = absolute(parsed.store)
+    earlier, later = (open_store(root, label) for label in (parsed.earlier, parsed.later))
+    with Pool(parsed.workers) as pool:
+        if parsed.json:
+            sys.stdout.writelines(to_json(earlier, later, pool))
+            print()
+            return 0
+        for line in describe(earlier, later, pool, parsed.list):
+            print(line)
     return 0
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 from corpus.snapshots import Input
 from pipeline import pictures
-from pipeline.clusters import cluster_sizes
+from pipeline.clusters import cluster_sizes, measure_sizes, with_duplicates
 from pipeline.cuts import join_inputs, name_inputs
-from pipeline.dedup import METHODS
 from pipeline.explain import Store
 from pipeline.parquet import read_row, read_table
 from pipeline.pictures import Bar, Html, heading, name, paragraph, percent, place, table
@@ -17,7 +16,7 @@ from pipeline.samples import rank, some_parts, where
 
 _PAIRS, _PARTS_FOR_PAIRS, _WITNESS_PARTS = 6, 8, 4
 # Guesses of what a machine that only starts jobs has the time and the memory for.
-_CLUSTER_PARTS, _CLUSTER_ROWS, _LARGEST_CLUSTERS = 512, 1_000_000, 10
+_CLUSTER_PARTS, _CLUSTER_ROWS = 512, 1_000_000
 _UNREAD = Html("not looked up: the witness lies in one of too many parts of a file")
 
 Bins = Sequence[Mapping[str, Any]]
@@ -101,31 +100,23 @@ def _is_of(row: Mapping[str, Any], source: Input) -> bool:
 
 def clusters(store: Store) -> Iterator[Html]:
     """Show how many records the kept documents stand for."""
-    having = [part for part in store.snapshot.parts if any(map(part.dropped.get, METHODS))]
-    duplicates = sum(part.dropped.get(method, 0) for part in having for method in METHODS)
-    if len(having) > _CLUSTER_PARTS or duplicates > _CLUSTER_ROWS:
+    parts, duplicates = with_duplicates(store.snapshot)
+    if len(parts) > _CLUSTER_PARTS or duplicates > _CLUSTER_ROWS:
         yield paragraph(
-            f"Not counted here: {duplicates:,} duplicates in {len(having):,} parts are too many. "
+            f"Not counted here: {duplicates:,} duplicates in {len(parts):,} parts are too many. "
             "`python -m pipeline clusters STORE` counts them."
         )
         return
-    having_store = store._replace(
-        snapshot=store.snapshot.model_copy(update={"parts": tuple(having)})
-    )
-    sizes = cluster_sizes(having_store)
-    alone = store.snapshot.counts.documents_kept - len(sizes)
-    counted, bound = [("1 record", alone)], 2
-    while bound <= max(sizes.values(), default=0):
-        count = sum(bound <= size < 2 * bound for size in sizes.values())
-        counted.append((f"{bound:,} to {2 * bound - 1:,} records", count))
-        bound *= 2
+    sizes = measure_sizes(cluster_sizes(store))
+    alone = store.snapshot.counts.documents_kept - sizes.clusters
+    binned = [(f"{n:,} to {2 * n - 1:,} records", count) for n, count in sizes.bins.items()]
+    counted = [("1 record", alone), *binned]
     most = max(count for _, count in counted)
     drawn = [Bar(f"{size}: {count:,}", (count,), most) for size, count in counted]
     title = "Kept documents by the records they stand for"
     yield pictures.bars(title, (("kept", "kept"),), drawn)
     yield table(title, ("size", "documents"), counted)
-    largest = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:_LARGEST_CLUSTERS]
-    rows = [(name(of[0]), place(of[1], of[2], of[3]), size) for of, size in largest]
+    rows = [(name(of[0]), place(*of[1:4]), of[4]) for of in sizes.largest]
     yield table("The largest", ("kept document", "where", "records"), rows)
 
 

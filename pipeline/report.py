@@ -18,18 +18,18 @@ documents that came or went (a take-down's would stay in print). No recall witho
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
 from corpus.files import write_bytes
-from corpus.snapshots import FileEntry, PartEntry, Snapshot
+from corpus.snapshots import FileEntry, Snapshot
 from pipeline import pictures
 from pipeline.cleaning_report import changed_texts, distributions, languages, unreadable
 from pipeline.dedup import METHODS
 from pipeline.dedup_report import clusters, duplicates, recall
-from pipeline.diff import compare
+from pipeline.diff import count_changes
 from pipeline.drift import measure_drift, measure_fertility
 from pipeline.explain import Store
 from pipeline.funnel_report import came_of, what_is_left
@@ -243,39 +243,13 @@ def _changes(store: Store, parent: Store | None) -> Iterator[Html]:
         for field in ("documents_in", "documents_kept", "tokens", "sequences")
     ]
     yield table("Before and after", ("count", before.label, after.label), rows)
-    changes, unread = _count_changes(store, parent)
+    changes, unread = count_changes(parent, store, most=_COMPARED_PARTS)
     if unread:
         yield paragraph(
             f"{unread:,} older parts changed, too many to be read for this page: `python -m "
             f"pipeline diff STORE {before.label} {after.label}` tells what came and went there."
         )
-    for title, counted in changes.items():
-        found = [(*key, count) for key, count in sorted(counted.items()) if count]
-        yield table(title, ("source", "why", "records"), found)
-
-
-def _only(store: Store, parts: Iterable[PartEntry]) -> Store:
-    return store._replace(snapshot=store.snapshot.model_copy(update={"parts": tuple(parts)}))
-
-
-def _count_changes(store: Store, parent: Store) -> tuple[dict[str, Counter[tuple[str, str]]], int]:
-    """Count what came, went and was refused, by source and reason; and the parts not looked at.
-
-    New parts are counted in the manifest, only older ones that a take-down rewrote are compared.
-    """
-    known = {part.name: part for part in parent.snapshot.parts}
-    came, went, refused = (Counter[tuple[str, str]]() for _ in range(3))
-    again = []
-    for part in store.snapshot.parts:
-        if part.name not in known:
-            came[part.source, "delivered"] += part.kept
-            refused.update({(part.source, rule): count for rule, count in part.dropped.items()})
-        elif part != known[part.name]:
-            again.append(part)
-    unread = len(again) if len(again) > _COMPARED_PARTS else 0
-    if not unread:
-        earlier = _only(parent, [known[part.name] for part in again])
-        for change in compare(earlier, _only(store, again)).changes:
-            (came if change.came else went)[change.source, change.why] += 1
     titles = ("Documents that came", "Documents that went", "New records that were dropped")
-    return dict(zip(titles, (came, went, refused), strict=True)), unread
+    for title, counted in zip(titles, changes, strict=True):
+        found = [(*key, count) for key, count in sorted((+counted).items())]
+        yield table(title, ("source", "why", "records"), found)
