@@ -309,11 +309,11 @@ class Cluster(NamedTuple):
 _TEXT_BYTES, _NAME_BYTES, _READ_SHARE, _ZSTD = 4000, 100, 0.5, 0.4
 # CPU seconds to fetch a text of 5 kB for verification (benchmarks.fetch).
 _FETCH = 75e-6
-# Measured with this file at 5 million documents (BENCHMARKS.md): CPU seconds a document, the share
-# of documents that have an edge, verified pairs a document.
-_GROUP, _VERIFY, _DEAL, _JUDGE, _RESOLVE = 28.6e-6, 20.7e-6, 1.4e-6, 6.6e-6, 3.4e-6
+# Measured with this file (BENCHMARKS.md): CPU seconds that a document more takes between 10 and 20
+# million, deal's with `--deal 1000`; the share of documents that have an edge, pairs a document.
+_GROUP, _VERIFY, _DEAL, _JUDGE, _RESOLVE = 21.9e-6, 20.7e-6, 0.285e-6, 3.5e-6, 1.2e-6
 _EDGED_SHARE, _PAIRS = 0.5, 2.07
-_PAIR_BYTES, _SCRATCH_BYTES = 32, 16  # VERIFIED_SCHEMA; the two arrays of components.py
+_PAIR_BYTES = 32  # VERIFIED_SCHEMA
 # Bytes of text a second of one core that cleans (benchmarks.prose, 2026-11-21); seconds to open one
 # more part in group (0.96 s for 16 partitions of 101 parts, measured with benchmarks.refresh_cost).
 _CLEANS, _OPENS = 6.1e6, 0.6e-3
@@ -357,8 +357,8 @@ def estimate(documents: float, cluster: Cluster) -> Iterator[str]:
     yield f"  {partitions:,} partitions; on disk {stored / 1e12:,.1f} TB with the index"
     yield f"  index {index / 1e12:,.2f} TB, of it keys, read once by group, {keys / 1e12:,.2f} TB"
     yield f"  read by fetch {text * _ZSTD / 1e12:,.1f} TB, by verify {read / 1e12:,.1f} TB"
-    scratch = documents * _SCRATCH_BYTES / 2**30
-    yield f"  {shares:,} shares to judge; scratch files of deal {scratch:,.0f} GiB"
+    array = documents * components.parents_type(int(documents)).itemsize / 2**30
+    yield f"  {shares:,} shares to judge; deal holds {array:,.0f} GiB"
     for name, each in seconds.items():
         longest = "  <- the longest" if each == max(seconds.values()) else ""
         yield f"  {name:>20} {each / 3600:10.3f} h{longest}"

@@ -70,8 +70,17 @@ def cluster_sizes(store: Store) -> Iterator[pa.Table]:
     rows of a table are, and `records`.
     """
     parts, duplicates = with_duplicates(store.snapshot)
-    files = min(_FILES, math.ceil(duplicates / _ROWS))
-    for survivors in _deal(_read(store.tree, parts), files):
+    return count_parts(store.tree, [part.name for part in parts], files_for(duplicates))
+
+
+def files_for(duplicates: int) -> int:
+    """Return how many scratch files keep each small; fewer than two are none."""
+    return min(_FILES, math.ceil(duplicates / _ROWS))
+
+
+def count_parts(tree: Tree, parts: Sequence[str], files: int) -> Iterator[pa.Table]:
+    """Give the clusters of some parts by way of so many scratch files."""
+    for survivors in _deal(_read(tree, parts), files):
         counted = survivors.group_by(list(_NAMES)).aggregate([([], "count_all")])
         ordered = counted.sort_by([(name, "ascending") for name in _NAMES])
         records = pa.array(ordered["count_all"].to_numpy() + 1)
@@ -99,11 +108,11 @@ def _by_size(row: tuple[Any, ...]) -> tuple[Any, ...]:
     return -row[-1], *row
 
 
-def _read(tree: Tree, parts: Sequence[PartEntry]) -> Iterator[pa.Table]:
+def _read(tree: Tree, parts: Sequence[str]) -> Iterator[pa.Table]:
     """Give the survivors that the duplicates of some parts at a time name."""
 
-    def read(part: PartEntry) -> pa.Table:
-        table = read_columns(tree.find(f"duplicates/{part.name}.parquet"), _WITNESS)
+    def read(part: str) -> pa.Table:
+        table = read_columns(tree.find(f"duplicates/{part}.parquet"), _WITNESS)
         return table.select(_WITNESS).rename_columns(list(_NAMES))
 
     for start in range(0, len(parts), _PARTS_AT_A_TIME):

@@ -86,6 +86,11 @@ def deal_components(
     return Output((path,), {"shares": int(shares), "largest": int(largest)})
 
 
+def parents_type(count: int) -> np.dtype[np.int32] | np.dtype[np.int64]:
+    """Return the narrowest type that holds parents, sizes and shares of so many places."""
+    return _NARROW if count <= -(np.iinfo(_NARROW).min // 2) else _WIDE
+
+
 @contextmanager
 def no_parents(count: int, memory_bytes: int = MEMORY_BYTES) -> Iterator[Parents]:
     """Give the array for so many places, none of which has an edge.
@@ -93,7 +98,7 @@ def no_parents(count: int, memory_bytes: int = MEMORY_BYTES) -> Iterator[Parents
     0: no edge yet; n > 0: the parent is place n - 1; below 0: a root, minus the size of its
     component, or in the lower half of all numbers its share.
     """
-    dtype = _NARROW if count <= -(np.iinfo(_NARROW).min // 2) else _WIDE
+    dtype = parents_type(count)
     if count * dtype.itemsize <= _TASKS_BESIDE * memory_bytes:
         yield np.zeros(count, dtype)
         return
