@@ -25,9 +25,11 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
-# Nothing is timed: a busy machine must not make a test fail.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
+# Nothing is timed: a busy machine must not make a test fail. Nor does chance: the same code sees
+# the same examples, others with HYPOTHESIS_PROFILE=random.
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("random", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

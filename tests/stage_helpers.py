@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import settings
 
 from corpus.documents import text_hash
 from corpus.membership import documents_of
@@ -26,9 +25,6 @@ from pipeline.normalize import normalize_text
 from pipeline.pairs import group_partition, verify_share
 from pipeline.parquet import read_table
 from pipeline.signatures import reference_shingles, sign
-
-# Four agents or a busy CI machine share two cores: how long an example takes proves nothing.
-unhurried = settings(deadline=None)
 
 # Cleans text and asks nothing of it.
 PLAIN = open_chain("", Clean(rules=(), languages=Languages(identify=False)))

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 from torch import Tensor
 
 from pretrain import attention
@@ -54,7 +53,6 @@ NEARLY_NONE = 2.0**-32
 # Our own attention takes what has dropout, torch's the rest.
 @pytest.mark.parametrize("dropout", [0.0, NEARLY_NONE])
 @given(data=st.data())
-@unhurried
 def test_tokens_reach_what_the_formula_lets_them(dropout: float, data: st.DataObject) -> None:
     lengths = data.draw(st.lists(st.integers(1, LENGTH), min_size=1, max_size=3))
     isolated = data.draw(st.booleans())

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from corpus.recipe import Clean
 from corpus.records import Record
@@ -66,7 +65,7 @@ def test_a_word_stands_whole_where_words_have_spaces(text: str, word: str, count
 
 
 # A list builds tables of a megabyte: a third of the usual examples.
-fewer = settings(unhurried, max_examples=33)
+fewer = settings(max_examples=33)
 
 pieces = st.sampled_from(
     ["darn", "Darn", "darn it", "d", "x", "_", "-", " ", "\n", ".", "1", "σ", "Σ", "ς", "坏", "话",

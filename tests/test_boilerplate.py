@@ -4,7 +4,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from pipeline.boilerplate import VERSION, Boilerplate, hash_lines, index_lines, list_lines
 from pipeline.spans import bytes_of
@@ -92,7 +91,6 @@ parts = st.sampled_from(["a", "B", "é", " ", "\t", "\n", "\n", "-", "1", "\u300
 texts = st.lists(parts, max_size=16).map("".join)
 
 
-@unhurried
 @given(st.lists(texts, max_size=5), st.integers(0, 2))
 def test_lines_are_hashed_as_defined(documents: list[str], skipped: int) -> None:
     array = pa.array(["skipped\n"] * skipped + documents, pa.string())[skipped:]
@@ -107,7 +105,6 @@ def test_lines_are_hashed_as_defined(documents: list[str], skipped: int) -> None
     assert len(set(by_line.values())) == len(by_line)
 
 
-@unhurried
 @given(st.lists(texts, max_size=5), texts)
 def test_lines_are_removed_as_defined(documents: list[str], source: str) -> None:
     lines = set(list_lines(source))

@@ -7,7 +7,6 @@ import orjson
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 from test_tokenizer import NASTY
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import models, pre_tokenizers, trainers
@@ -82,7 +81,7 @@ RUNS = st.text(st.sampled_from("ab"), min_size=1, max_size=40)
 SYLLABLES = st.lists(st.sampled_from(["the", "re", " in", "ing", "aa", "\u4f60"])).map("".join)
 
 
-@settings(unhurried, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(NASTY | RUNS | SYLLABLES, max_size=12), st.integers(261, 420))
 @example(["aaaa baaa aabaa aaabaaab abababab ababa " * 3], 420)
 def test_merges_are_the_references(texts: list[str], vocab_size: int) -> None:
@@ -92,7 +91,6 @@ def test_merges_are_the_references(texts: list[str], vocab_size: int) -> None:
     assert learn_merges(words.counted, vocab_size - 261, 2) == reference_merges(texts, vocab_size)
 
 
-@unhurried
 @given(st.dictionaries(RUNS | SYLLABLES.filter(bool), st.integers(1, 5), max_size=12), st.data())
 def test_the_order_of_words_does_not_show(counts: dict[str, int], data: st.DataObject) -> None:
     order = data.draw(st.permutations(list(counts)))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stage_helpers import table_rows, unhurried
+from stage_helpers import table_rows
 
 from corpus.documents import DOCUMENT_SCHEMA, text_hash
 from corpus.files import checksum, list_names
@@ -134,7 +134,6 @@ def all_rows(parts: Iterable[Rows]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["position"])
 
 
-@unhurried
 @given(RECORDS, st.integers(1, 60), st.integers(1, 5))
 def test_every_record_is_one_document_or_one_drop_in_whatever_parts(
     records: list[Record | Damage], part_bytes: int, batch: int
@@ -174,7 +173,6 @@ def test_a_batch_is_closed_by_large_records(monkeypatch: pytest.MonkeyPatch) -> 
     assert [[each.position for _, each in batch] for batch in batches] == [[1, 2], [3, 4]]
 
 
-@unhurried
 @given(RECORDS)
 def test_tables_are_in_canonical_order(records: list[Record | Damage]) -> None:
     (part,) = parts_of(records)
@@ -183,7 +181,6 @@ def test_tables_are_in_canonical_order(records: list[Record | Damage]) -> None:
         assert keys == sorted(keys)
 
 
-@unhurried
 @given(RECORDS)
 def test_a_verdict_depends_on_the_document_alone(records: list[Record | Damage]) -> None:
     alone = [part for each in records for part in parts_of([each])]
@@ -263,7 +260,7 @@ def test_a_change_behind_the_break_of_an_archive_is_found(tmp_path: Path) -> Non
         cleaned(tmp_path / "out", source, NONE)
 
 
-@settings(unhurried, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text("ab\x00\r\n \u0301\ufeff", max_size=10), max_size=6))
 def test_in_is_documents_and_drops(tmp_path: Path, texts: list[str]) -> None:
     lines = [json.dumps({"text": text}) for text in texts]

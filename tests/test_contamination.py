@@ -6,7 +6,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from pipeline.contamination import Contamination
 from pipeline.examples import read_examples
@@ -107,7 +106,6 @@ words = st.sampled_from(["a", "b", "C"])
 texts = st.lists(words, max_size=16).map(" ".join)
 
 
-@unhurried
 @given(st.lists(texts, max_size=4), st.lists(texts, max_size=4), st.integers(1, 10))
 def test_what_is_found_is_what_sets_of_words_share(
     examples: list[str], documents: list[str], ngram: int

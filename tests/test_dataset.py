@@ -62,7 +62,7 @@ def test_the_order_is_stable() -> None:
     assert rows_of(np.arange(100, 108), 100, seed=7).tolist() == [14, 11, 45, 83, 48, 15, 37, 2]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=st.integers(1, 60),
     batch=st.integers(1, 40),

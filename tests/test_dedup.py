@@ -25,7 +25,6 @@ from stage_helpers import (
     deduplicate,
     spread,
     table_rows,
-    unhurried,
 )
 
 from corpus.documents import text_hash
@@ -119,7 +118,7 @@ DOCUMENTS = st.lists(
 )
 
 
-@settings(unhurried, max_examples=50)
+@settings(max_examples=50)
 @given(DOCUMENTS, st.lists(st.integers(0, 8), max_size=2), st.sampled_from(CONFIGS))
 def test_the_stages_do_what_the_rule_says_on_nasty_corpora(
     documents: list[Given], cuts: list[int], config: Dedup

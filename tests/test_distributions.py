@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from pipeline.distributions import Kind, add_counts, bins_of, count_bins
 from pipeline.pictures import Bin, histogram
@@ -46,7 +45,6 @@ def test_what_a_rule_looks_at_is_told_by_the_rule_not_by_its_threshold() -> None
     assert {name: BY_NAME[name].kind for name in kinds} == kinds
 
 
-@unhurried
 @given(st.lists(st.floats(0, 1e9)), st.sampled_from(KINDS), st.integers(0))
 def test_parts_add_up(values: list[float], kind: Kind, cut: int) -> None:
     cut %= len(values) + 1

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from corpus.documents import (
     DOCUMENT_SCHEMA,
@@ -67,14 +66,12 @@ def test_other_texts_have_other_hashes(other: str) -> None:
     assert text_hash(other) != text_hash("The Caf\u00e9 is open")
 
 
-@unhurried
 @given(ROWS, st.randoms(use_true_random=False))
 def test_the_digest_does_not_see_the_order(rows: list[list[Any]], rng: random.Random) -> None:
     shuffled = rng.sample(rows, len(rows))
     assert digest_rows(shuffled) == digest_rows(rows)
 
 
-@unhurried
 @given(ROWS, ROWS)
 def test_digests_of_parts_add_up(one: list[list[Any]], other: list[list[Any]]) -> None:
     parts = [format_digest(digest_rows(rows)) for rows in (one, other)]
@@ -82,7 +79,6 @@ def test_digests_of_parts_add_up(one: list[list[Any]], other: list[list[Any]]) -
     assert len(add_digests(parts)) == 64
 
 
-@unhurried
 @given(ROWS.filter(bool), st.data())
 def test_the_digest_sees_every_change(rows: list[list[Any]], data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(rows) - 1))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from stage_helpers import Given, clean_parts, deduplicate, spread, unhurried
+from stage_helpers import Given, clean_parts, deduplicate, spread
 from test_vocabulary import count_and_learn
 
 from corpus.documents import KEPT_COLUMNS, deal_hash, digest_table, format_digest
@@ -89,7 +89,7 @@ def by_the_definition(tokenizer: Tokenizer, text: str) -> One:
     return One(ids, np.cumsum([0, *map(len, pieces)])[:-1].tolist(), words)
 
 
-@settings(unhurried, max_examples=400)
+@settings(max_examples=400)
 @given(st.lists(NASTY.map(cleaned).filter(bool), max_size=4))
 @example(["a.  b. \n\n c?\u3000d\u3002 e\u00a0.\n f"])
 @example(["<s>.\n<mask>. <mask>"])
@@ -104,7 +104,6 @@ def test_the_whole_text_gives_what_its_sentences_give(texts: list[str]) -> None:
         assert not special & set(one.token_ids)
 
 
-@unhurried
 @given(
     st.lists(
         (st.text(WORDY, max_size=30) | st.text(max_size=9)).map(cleaned).filter(bool), max_size=4
@@ -152,7 +151,6 @@ WHOLE = with_splitter(
 )
 
 
-@unhurried
 @given(st.lists(NASTY.map(cleaned).filter(bool), max_size=4))
 @example(["a. a.\n\n a"])
 def test_another_splitter_encodes_sentence_by_sentence(texts: list[str]) -> None:

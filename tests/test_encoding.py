@@ -15,7 +15,6 @@ import pytest
 import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 from test_tokenizer import MERGES, NASTY
 
 from corpus import encoding
@@ -51,7 +50,7 @@ def test_the_library_is_used() -> None:
     assert FAST.library.startswith("gigatoken ")
 
 
-@settings(unhurried, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(NASTY, max_size=5))
 @example(["<s></s><mask> <mask><pad><unk>", "", "'s 't're've'm'll'd 'S"])
 @example(["\u00a0\u3000 \u2028x", "\u0301 \u0301", "\U0001f468\u200d\U0001f469 \U0001f1e9"])
@@ -59,7 +58,7 @@ def test_ids_are_the_references(texts: list[str]) -> None:
     assert by_both(FAST, texts) == TOKENIZER.encode(texts)
 
 
-@settings(unhurried, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.text(max_size=40) | NASTY, max_size=5))
 def test_ids_are_robertas(roberta: Tokenizer, texts: list[str]) -> None:
     by_both(_fast(roberta), texts)
@@ -87,7 +86,6 @@ def test_letters_that_only_one_library_knows(roberta: Tokenizer, letter: str) ->
     assert fresh._disputed(*flat_texts(["the", text, "\u4f60", text])) == [1, 3]
 
 
-@unhurried
 @given(st.text(st.characters(min_codepoint=0x80, codec="utf-8"), max_size=30))
 def test_characters_are_found_in_utf8(text: str) -> None:
     data = np.frombuffer(f"a{text}b".encode(), np.uint8)

@@ -25,7 +25,6 @@ from format_helpers import (
 )
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from corpus.shards import PAIRED, REORDERED, ROWS_PER_BATCH, SEPARATE
 from pipeline import formats, partners
@@ -138,7 +137,7 @@ def reference_rows(lengths: Sequence[Sequence[int]], size: int) -> list[list[tup
     return rows
 
 
-@settings(unhurried, max_examples=80)
+@settings(max_examples=80)
 @given(LENGTHS, st.integers(8, 14))
 @example([[6, 7], [1], [13], [1, 1]], 8)
 def test_packing_is_the_greedy_reference(lengths: list[list[int]], size: int) -> None:
@@ -173,7 +172,7 @@ def test_packing_is_the_greedy_reference(lengths: list[list[int]], size: int) ->
     assert begun == len(lengths)
 
 
-@settings(unhurried, max_examples=80)
+@settings(max_examples=80)
 @given(LENGTHS, st.integers(8, 14))
 def test_what_the_format_promises(lengths: list[list[int]], size: int) -> None:
     """Each token once and in order; no sentence split that fits; no row closed too early."""
@@ -198,7 +197,7 @@ def test_what_the_format_promises(lengths: list[list[int]], size: int) -> None:
             assert sequences.lengths[row - 1] + (start in firsts) + need > size
 
 
-@settings(unhurried, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.lists(st.lists(st.integers(1, 13), min_size=1, max_size=4), min_size=1, max_size=25),
     st.sampled_from([8, 9]),
@@ -230,7 +229,7 @@ KERNELS = (
 )
 
 
-@settings(unhurried, max_examples=100)
+@settings(max_examples=100)
 @given(SENTENCES, SIZES, st.sampled_from(FORMATS))
 @example([[6, 7], [1], [13], [1, 1]], 8, "best-fit")
 def test_no_token_is_lost_or_doubled(lengths: list[list[int]], size: int, packing: str) -> None:
@@ -248,7 +247,7 @@ def test_no_token_is_lost_or_doubled(lengths: list[list[int]], size: int, packin
         assert words == documents.word_starts[start:stop].tolist()
 
 
-@settings(unhurried, max_examples=80)
+@settings(max_examples=80)
 @given(SENTENCES, SIZES, st.sampled_from(FORMATS))
 def test_what_stands_between_pieces(lengths: list[list[int]], size: int, packing: str) -> None:
     """A row is `<s> A </s> [opener] B </s>` and padding; no word starts on what is no text."""
@@ -280,7 +279,7 @@ def expected_segments(packing: str, bounds: list[tuple[int, int]]) -> list[int]:
     return [0] + [start - (packing in SEPARATE) for start, _ in bounds[1:]]
 
 
-@settings(unhurried, max_examples=80)
+@settings(max_examples=80)
 @given(SENTENCES, SIZES, st.sampled_from([each for each in FORMATS if each != "stream"]))
 def test_only_what_is_longer_than_a_row_is_split(
     lengths: list[list[int]], size: int, packing: str
@@ -321,7 +320,7 @@ def fewest_rows(lengths: Sequence[Sequence[int]], size: int, joint: int, keep: b
     return rows_from(0)
 
 
-@settings(unhurried, max_examples=100)
+@settings(max_examples=100)
 @given(LENGTHS, SIZES, st.sampled_from(["full-sentences", "doc-sentences", "stream"]))
 def test_no_other_cut_needs_fewer_rows(lengths: list[list[int]], size: int, packing: str) -> None:
     joint = 2 if packing == "doc-sentences" else 1
@@ -329,7 +328,7 @@ def test_no_other_cut_needs_fewer_rows(lengths: list[list[int]], size: int, pack
     assert rows == fewest_rows(lengths, size, joint, packing != "stream")
 
 
-@settings(unhurried, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(8, 20))
 def test_best_fit_is_best_fit_decreasing(lengths: list[int], size: int) -> None:
     """The readable algorithm, a list of what every row has left, gives as full rows, or more."""
@@ -347,7 +346,7 @@ def test_best_fit_is_best_fit_decreasing(lengths: list[int], size: int) -> None:
         assert sorted(sequences.lengths.tolist()) == sorted(size - room for room in left)
 
 
-@settings(unhurried, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.lists(st.integers(1, 60), max_size=9),
     st.integers(1, 5),

@@ -5,7 +5,6 @@ from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from corpus.recipe import Clean
 from pipeline.dedup import METHODS
@@ -41,7 +40,6 @@ counts = st.dictionaries(
 )
 
 
-@unhurried
 @given(st.integers(0, 9), counts)
 def test_each_step_leaves_what_it_did_not_drop(kept: int, dropped: dict[str, int]) -> None:
     drawn = bars_of(ALL, {"documents": kept, "dropped": dropped})

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 from torch import Tensor
 
 from pretrain import fused, loops
@@ -50,7 +49,6 @@ def gradients_of(result: Tensor, tensors: list[Tensor]) -> list[Tensor]:
     "scores", [2**20, 300, 100, 7]
 )  # whole, some documents, heads, queries; one
 @given(data=st.data())
-@unhurried
 def test_attention_is_that_of_its_formula(
     scores: int, probability: float, data: st.DataObject
 ) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from benchmarks import fuzz
 from corpus import archives, tables
@@ -48,7 +47,6 @@ def test_a_valid_seed_gives_all_its_records(form: str, suffix: str) -> None:
     assert fuzz.check(f"x{suffix}", form.split("-", maxsplit=1)[0], data) == COUNTS[form]
 
 
-@unhurried
 @given(st.sampled_from(sorted(SEEDS)), st.sampled_from(sorted(fuzz.CODECS)), st.integers(0))
 def test_a_mutated_input_is_read_to_its_end(form: str, suffix: str, seed: int) -> None:
     rng = random.Random(seed)
@@ -60,7 +58,6 @@ def test_a_mutated_input_is_read_to_its_end(form: str, suffix: str, seed: int) -
     fuzz.check(f"x{suffix}", form.split("-", maxsplit=1)[0], data)
 
 
-@unhurried
 @given(st.sampled_from(sorted(SEEDS)), st.binary(max_size=500))
 def test_arbitrary_bytes_are_read_to_their_end(form: str, data: bytes) -> None:
     fuzz.check("x", form.split("-", maxsplit=1)[0], data)

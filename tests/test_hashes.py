@@ -4,7 +4,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from corpus.documents import text_hash
 from pipeline.hashes import text_hashes
@@ -19,7 +18,6 @@ def hashes(texts: list[str]) -> list[bytes]:
     return text_hashes(pa.array(texts, pa.large_string()))
 
 
-@unhurried
 @given(st.lists(st.text() | st.text(TRICKY, max_size=12)))
 def test_the_kernel_gives_what_the_reference_gives(texts: list[str]) -> None:
     assert hashes(texts) == [text_hash(text) for text in texts]

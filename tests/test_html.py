@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.html import PageError, decode_page, page_text
@@ -150,7 +150,6 @@ def test_odd_pages_are_survived(part: str) -> None:
     assert page_text(b"<p class='" + b"x" * 10**6 + b"'>word", None).text == "word"
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200), st.none() | st.text(max_size=12))
 def test_any_bytes_become_text_or_a_refusal(page: bytes, charset: str | None) -> None:
     try:

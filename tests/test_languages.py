@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from corpus.recipe import Languages
@@ -66,7 +66,6 @@ def test_a_beginning_that_says_too_little_gets_a_second_look() -> None:
     assert identify_batch([numbers * 10 + ARTICLES["fr"] * 3]) == [("und", 0)]
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_any_text_gets_an_answer_and_always_the_same(texts: list[str]) -> None:
     found = identify_batch(texts)

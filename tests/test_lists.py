@@ -7,7 +7,6 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from pipeline.lists import filter_of, fingerprint_of, may_hold, place_of, plain_name, unpack
 
@@ -49,7 +48,6 @@ def test_a_fingerprint_is_the_published_hash() -> None:
 hashes = st.lists(st.integers(0, 2**64 - 1), unique=True, max_size=50)
 
 
-@unhurried
 @given(hashes, st.integers(0, 2**64 - 1))
 def test_hashes_are_found_where_they_are(listed: list[int], other: int) -> None:
     values = np.array(sorted(listed), np.uint64)

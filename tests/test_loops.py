@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mask_reference import splitmix64
 from numpy.typing import NDArray
-from stage_helpers import unhurried
 from torch import Tensor
 
 from pretrain.loops import Drop, cross_entropy, drop_out, exponential, softmax, softmax_gradient
@@ -48,7 +47,6 @@ def test_exponentials_are_right_to_the_last_bits() -> None:
 
 
 @given(st.integers(1, 40), st.floats(-50, 50), st.floats(0.01, 30), st.integers(0, 99))
-@unhurried
 def test_softmax_is_that_of_torch(columns: int, middle: float, spread: float, seed: int) -> None:
     scores = np.random.default_rng(seed).normal(middle, spread, (2, 3, columns))
     found, logs = scores.astype(np.float32), np.empty((2, 3), np.float32)
@@ -153,7 +151,6 @@ def test_the_gradient_of_softmax_is_that_of_torch(probability: float) -> None:
 
 
 @given(st.integers(1, 50), st.sampled_from([1.0, 1e4]), st.integers(0, 99))
-@unhurried
 def test_losses_and_gradients_are_those_of_torch(entries: int, spread: float, seed: int) -> None:
     random = np.random.default_rng(seed)
     logits = random.normal(0, spread, (4, entries)).astype(np.float32)

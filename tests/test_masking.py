@@ -196,7 +196,7 @@ def messy_rows(rows: int, length: int, seed: int) -> tuple[Int32s, Int32s, Bools
     return tokens, lengths, draw.random((rows, length)) < draw.random((rows, 1))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     masking=st.sampled_from(MASKINGS), length=st.sampled_from([1, 2, 63, 64, 65, 130, 200]),
     prob=st.sampled_from([0.01, 0.15, 0.3, 0.5]), seed=st.integers(0, 2**32),

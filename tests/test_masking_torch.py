@@ -31,7 +31,7 @@ def check_equal(
     assert np.array_equal(rows.cpu().numpy(), tokens)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     masking=st.sampled_from(MASKINGS), length=st.sampled_from([1, 2, 3, 63, 64, 130]),
     prob=st.sampled_from([0.0, 0.01, 0.15, 0.5, 0.9, 1.0]), seed=st.integers(0, 2**32),

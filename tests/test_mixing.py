@@ -76,7 +76,7 @@ def test_each_source_passes_over_its_own_rows(window: int | None) -> None:
     assert first != second
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shards=st.lists(st.integers(0, 9), min_size=1, max_size=8).filter(any),
     window=st.integers(1, 9), at=st.integers(0, 200),

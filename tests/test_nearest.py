@@ -10,7 +10,6 @@ import pytest
 from forgotten_helpers import covers
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from corpus.documents import text_hash
 from corpus.forgotten import Forgotten, hash_id
@@ -85,7 +84,6 @@ def expected_of(records: list[Record], config: Clean) -> dict[Any, list[tuple[fl
     return found
 
 
-@unhurried
 @given(TEXTS)
 def test_the_nearest_are_those_that_sorting_finds(texts: list[str]) -> None:
     records = [record(n, text) for n, text in enumerate(texts, 1)]
@@ -100,7 +98,6 @@ def test_the_nearest_are_those_that_sorting_finds(texts: list[str]) -> None:
         assert order == sorted(order)
 
 
-@unhurried
 @given(TEXTS, st.lists(st.integers(0, 25), max_size=3), st.integers(1, 7))
 def test_neither_parts_nor_batches_nor_pieces_show(
     texts: list[str], cuts: list[int], batch: int

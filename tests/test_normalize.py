@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.normalize import normalize_batch, normalize_text
@@ -60,7 +60,6 @@ def test_mojibake_by_hand(raw: str, kept: str | None) -> None:
     assert normalize_text(raw, True) == (raw if kept is None else kept)
 
 
-@settings(deadline=None)
 @given(st.lists(TEXTS, max_size=5), st.booleans(), st.integers(0, 4))
 @example(["a", "", "Ã©", ""], True, 1)
 def test_a_batch_gives_what_the_reference_gives(
@@ -74,7 +73,6 @@ def test_a_batch_gives_what_the_reference_gives(
     assert normalize_batch(part, fix_mojibake).to_pylist() == wanted[start:]
 
 
-@settings(deadline=None)
 @given(TEXTS, st.booleans())
 def test_what_is_kept_stays_as_it_is(raw: str, fix_mojibake: bool) -> None:
     kept = normalize_text(raw, fix_mojibake)

@@ -23,7 +23,7 @@ def write(path: Path, ids: list[str | None], group_size: int) -> None:
     pq.write_table(table, path, row_group_size=group_size)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.none() | st.text("aé\U0001f600z", max_size=3) | st.just(LONG), max_size=12),
     st.booleans(),

@@ -5,7 +5,6 @@ import pytest
 from format_helpers import SENTENCES, SIZES, lay_out, pack_documents, reopen, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from corpus.shards import PAIRED
 from pipeline.partners import ALONE, NEXT, OTHER
@@ -42,7 +41,7 @@ def test_pairs_by_hand(
     assert sequences.next_sentence.tolist() == labels
 
 
-@settings(unhurried, max_examples=80)
+@settings(max_examples=80)
 @given(SENTENCES, SIZES, st.sampled_from(PAIRED))
 def test_labels_are_true(lengths: list[list[int]], size: int, packing: str) -> None:
     shard = reopen(lay_out(lengths), packing, size)
@@ -59,7 +58,7 @@ def test_labels_are_true(lengths: list[list[int]], size: int, packing: str) -> N
             assert offsets[1] == offsets[0] + pieces.stops[mine[0]] - pieces.starts[mine[0]]
 
 
-@settings(unhurried, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=40), st.integers(1, 4))
 def test_half_of_the_pairs_are_random(counts: list[int], length: int) -> None:
     """To one row, unless most couples are of one document or most units have no neighbour."""

@@ -4,7 +4,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from pipeline.privacy import Kind, mask_batch, mask_text
 
@@ -96,7 +95,6 @@ messy = st.lists(parts, max_size=14).map("".join)
 kinds = st.sampled_from([(), ("email",), ("ip",), BOTH])
 
 
-@unhurried
 @given(st.lists(messy, max_size=6), kinds, st.integers(0, 3))
 def test_a_batch_is_masked_as_defined(
     texts: list[str], wanted: tuple[Kind, ...], skipped: int
@@ -108,7 +106,6 @@ def test_a_batch_is_masked_as_defined(
     masked.validate(full=True)
 
 
-@unhurried
 @given(messy, kinds)
 def test_a_masked_text_is_masked_already(text: str, wanted: tuple[Kind, ...]) -> None:
     masked, _ = mask_text(text, wanted)

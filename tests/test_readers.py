@@ -15,7 +15,6 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from corpus import archives, readers
 from corpus.archives import InputFile
@@ -26,7 +25,7 @@ from corpus.records import Damage, ReadOptions, Record
 
 LIMIT = 10_000
 
-in_tmp = settings(unhurried, suppress_health_check=[HealthCheck.function_scoped_fixture])
+in_tmp = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def read(path: Path, data: bytes, limit: int = LIMIT) -> list[Record | Damage]:

@@ -14,7 +14,7 @@ import pytest
 from corpus_helpers import random_text
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_helpers import run_stages_here, unhurried
+from stage_helpers import run_stages_here
 
 from corpus.files import list_names, read_bytes
 from corpus.recipe import Recipe, Source, Tokenizer
@@ -43,7 +43,6 @@ lines = st.sampled_from(["menu", " menu", "Über uns", "x", "-", "", "once"])
 documents = st.tuples(st.lists(lines, max_size=5).map("\n".join), st.booleans())
 
 
-@unhurried
 @given(
     st.lists(st.lists(documents, max_size=4), min_size=1, max_size=3),
     st.integers(1, 4),

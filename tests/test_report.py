@@ -16,7 +16,7 @@ from corpus_helpers import random_text as random_prose
 from corpus_helpers import write_corpus
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_helpers import table_rows, unhurried
+from stage_helpers import table_rows
 
 from corpus.recipe import load_recipe
 from pipeline import clean, dedup_report, parquet, report, report_drops
@@ -372,7 +372,6 @@ def test_an_excerpt_is_bounded_and_begins_before_the_first_difference() -> None:
     assert len(mark_differences("x" * 10**6, "x" * 10**6 + "y")[1]) < 700
 
 
-@unhurried
 @given(st.text(st.characters()), st.text(st.characters()))
 def test_any_text_becomes_harmless_markup(left: str, right: str) -> None:
     for markup in (escape(left), *mark_differences(left, right)):

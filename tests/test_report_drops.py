@@ -39,9 +39,7 @@ def write_drops(tree: Tree, dealt: list[tuple[str, str]]) -> list[PartEntry]:
     return parts
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from(PARTS), st.sampled_from(RULES)), max_size=30))
 def test_the_rows_are_those_of_every_rule_alone(
     tmp_path: Path, dealt: list[tuple[str, str]]

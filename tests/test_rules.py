@@ -4,7 +4,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from corpus.recipe import Clean
 from pipeline.characters import BULLETS, STOP_WORDS
@@ -169,7 +168,6 @@ def test_characters_of_a_script_without_spaces_are_words() -> None:
     assert failure("\u4f60\u597d\u3002" * 25) is None
 
 
-@unhurried
 @given(st.text(alphabet=st.sampled_from("ab #.\u2026-\n\t\u00a0\u20281the of"), max_size=600))
 def test_a_verdict_is_a_comparison_that_fails(text: str) -> None:
     found = gopher_quality(text)

@@ -11,7 +11,6 @@ import pytest
 import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from pipeline import stops
@@ -102,14 +101,14 @@ PIECES = [
 NASTY = st.lists(st.sampled_from(PIECES), max_size=30).map("".join) | st.text(max_size=60)
 
 
-@settings(unhurried, max_examples=500)
+@settings(max_examples=500)
 @given(st.lists(NASTY, min_size=1, max_size=4))
 @example(["1.", "1. a", "a.\x1c b", "J.\u00a0The end"])
 def test_the_kernel_is_the_reference(texts: list[str]) -> None:
     assert cuts_of(texts) == [split_sentences(text) for text in texts]
 
 
-@settings(unhurried, max_examples=300)
+@settings(max_examples=300)
 @given(NASTY)
 def test_no_pre_token_lies_over_a_cut(text: str) -> None:
     """Whatever the merges, nothing is merged over the end of a pre-token."""
@@ -155,7 +154,7 @@ def roberta(shared_data: Path) -> Tokenizer:
     return tokenizer
 
 
-@settings(unhurried, max_examples=200)
+@settings(max_examples=200)
 @given(NASTY)
 def test_ids_of_the_pieces_are_the_ids_of_the_whole(roberta: Tokenizer, text: str) -> None:
     apart = roberta.encode_batch(split_sentences(text))

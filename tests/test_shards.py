@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from corpus.files import remove_tree, write_bytes, writing
 from corpus.shards import (
@@ -92,7 +91,6 @@ def test_a_row_that_is_not_there_is_refused(path: Path, row: int) -> None:
         Shard(str(path)).token_ids([0, row])
 
 
-@unhurried
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 3))
 def test_equal_rows_are_equal_bytes(before: int, rows: int, seed: int) -> None:
     """Also where the arrays are views into others, whose neighbours must not leak into padding."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from stage_helpers import Given, clean_parts, unhurried
+from stage_helpers import Given, clean_parts
 
 from corpus.documents import text_hash
 from corpus.recipe import Dedup
@@ -63,7 +63,6 @@ def test_character_classes(character: str, kind: int) -> None:
     assert character_class(character) == kind
 
 
-@unhurried
 @given(ODD_TEXT, ODD_TEXT, st.integers(1, 3))
 @example("\u0130x \u0130x", "i\u0307x", 1)
 @example("\u1e9e \u00df", "SS", 1)
@@ -98,7 +97,6 @@ def test_every_character_is_lowered_by_the_table_or_by_python() -> None:
     assert (upper.shingles == lower.shingles).all()
 
 
-@unhurried
 @given(st.text(st.characters(max_codepoint=127), max_size=200), st.integers(1, 5))
 def test_ascii_text_is_hashed_as_any_other(text: str, ngram: int) -> None:
     config = Dedup(bands=2, rows=2, ngram=ngram)
@@ -111,7 +109,6 @@ def test_ascii_text_is_hashed_as_any_other(text: str, ngram: int) -> None:
     assert np.isin(sign([text], Dedup(bands=2, rows=2, ngram=1)).shingles, lowered).all()
 
 
-@unhurried
 @given(st.lists(ODD_TEXT, min_size=1, max_size=5))
 def test_a_batch_does_not_show(texts: list[str]) -> None:
     together = sign(texts, SMALL)
@@ -260,7 +257,6 @@ def test_an_index_of_nothing(tmp_path: Path) -> None:
         assert len(open_arrow(f"{tmp_path}/index/{name}.{kind}.arrow")) == 0
 
 
-@unhurried
 @given(st.lists(ODD_TEXT, min_size=1, max_size=4), st.sampled_from(["\n", "\t ", "\u3000"]))
 def test_texts_of_one_exact_hash_have_one_shingle_set(words: list[str], space: str) -> None:
     one, other = " ".join(words), space.join(words) + space

@@ -7,7 +7,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from pipeline.spans import bytes_of, from_bytes, replace_spans
 
@@ -15,7 +14,6 @@ texts = st.lists(st.text("ab é中", max_size=6), max_size=5)
 types = st.sampled_from([pa.string(), pa.large_string()])
 
 
-@unhurried
 @given(texts, st.integers(0, 3), st.integers(0, 3), types)
 def test_a_slice_is_read_where_it_lies(
     given_texts: list[str], before: int, after: int, kind: pa.DataType
@@ -37,7 +35,6 @@ def test_a_column_as_a_buffer(chunks: list[list[str]]) -> None:
         assert found == [text.encode() for text in given_texts[start:]]
 
 
-@unhurried
 @given(texts, st.integers(0, 2), st.data())
 def test_spans_are_replaced_where_they_lie(
     given_texts: list[str], before: int, data: st.DataObject

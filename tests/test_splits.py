@@ -16,7 +16,6 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 from test_members import zipped
 
 from benchmarks.fuzz import tar_of
@@ -29,7 +28,7 @@ from corpus.splits import open_piece, read_piece, survey
 
 LIMIT = 200
 CSV = ("stray", "jungle")
-in_tmp = settings(unhurried, suppress_health_check=[HealthCheck.function_scoped_fixture])
+in_tmp = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # Of an archive: documents, files of several records, with and without any, and compressed ones.
 FILES = {f"{n}.txt": b"text %d" % n for n in range(9)} | {

@@ -7,7 +7,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from corpus.archives import InputFile
@@ -52,7 +52,6 @@ PIECES = (
     "the river of plain words", "one two three four five six seven eight nine ten eleven",
 )  # fmt: skip
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=60).map("".join) | st.text(max_size=40)
-unhurried = settings(deadline=None)
 
 
 def arrow(texts: list[str]) -> pa.LargeStringArray:
@@ -83,7 +82,6 @@ def assert_same(texts: list[str], config: Clean, languages: list[str | None] | N
     assert judged.removed_lines == removed
 
 
-@unhurried
 @given(st.lists(TEXTS, max_size=3))
 @example(["\u4f60a\u597d", "a\u4f60", "((\u4f60", "\u4f60) b"])
 @example(["....", "a.. .", "\u2026..."])
@@ -91,7 +89,6 @@ def test_counts_are_those_of_the_reference(texts: list[str]) -> None:
     assert counted(texts) == list(map(expected, texts))
 
 
-@unhurried
 @given(
     st.lists(TEXTS, max_size=4), st.permutations(ALL), st.integers(0, 4), st.booleans(),
     st.sampled_from([None, "en", "deu"]),
@@ -105,7 +102,6 @@ def test_verdicts_and_texts_are_those_of_the_reference(
     assert_same(texts, config, [language] * len(texts))
 
 
-@unhurried
 @given(st.lists(TEXTS, min_size=1, max_size=5), st.integers(0, 4))
 def test_a_verdict_does_not_depend_on_the_batch(texts: list[str], cut: int) -> None:
     config = Clean(rules=ALL, thresholds=LENIENT)
@@ -116,7 +112,6 @@ def test_a_verdict_does_not_depend_on_the_batch(texts: list[str], cut: int) -> N
         assert judged.failures == whole.failures[part]
 
 
-@unhurried
 @given(st.lists(TEXTS, max_size=3))
 def test_the_table_shows_what_verdicts_rest_on(texts: list[str]) -> None:
     config = Clean(rules=ALL, thresholds=LENIENT)
@@ -144,7 +139,6 @@ def test_pieces_of_a_large_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert statistics_table(arrow(texts), config).equals(table)
 
 
-@unhurried
 @given(st.lists(TEXTS, max_size=4), st.booleans())
 def test_the_distributions_of_lines_are_those_of_the_reference(
     texts: list[str], lenient: bool

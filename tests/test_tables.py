@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from corpus import archives, tables
 from corpus.archives import InputFile
@@ -222,7 +221,6 @@ def rows_by_trying(lines: list[str]) -> list[tuple[int, list[str] | None]]:
     return found
 
 
-@settings(unhurried)
 @given(st.lists(st.text('a,"', max_size=6), max_size=12))
 def test_rows_are_those_that_begin_at_every_line(lines: list[str]) -> None:
     data = [line + "\n" for line in lines]

@@ -11,7 +11,6 @@ import pytest
 import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 from tokenizers import pre_tokenizers
 
 from corpus import tokenizer as tokenizer_module
@@ -54,7 +53,6 @@ def test_ids_by_hand() -> None:
     assert TOKENIZER.decode([0, the, TOKENIZER.mask_id, 2]) == "<s>the<mask></s>"
 
 
-@unhurried
 @given(st.lists(NASTY, max_size=4))
 @example(["<s></s><mask> <mask><pad><unk>"])
 def test_every_text_comes_back_and_has_no_special_id(texts: list[str]) -> None:

@@ -5,7 +5,6 @@ import gzip
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 
 from pipeline.rules import Failure
 from pipeline.urls import Url, UrlBlockList, split
@@ -157,7 +156,6 @@ paths = st.lists(labels, max_size=3).map(lambda parts: "".join(f"/{part}" for pa
 entries = st.tuples(names, paths).map("".join)
 
 
-@unhurried
 @given(st.lists(entries, max_size=8), st.lists(st.tuples(names, paths), max_size=8))
 def test_the_search_finds_what_comparing_all_finds(
     listed: list[str], urls: list[tuple[str, str]]

@@ -11,7 +11,7 @@ import pytest
 from chain_helpers import Chain, Delivery, prepare, tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stage_helpers import Given, clean_parts, deduplicate, spread, unhurried
+from stage_helpers import Given, clean_parts, deduplicate, spread
 from test_bpe import reference_merges
 
 from corpus.files import exists, list_names
@@ -106,7 +106,7 @@ def test_a_small_corpus_gives_a_smaller_vocabulary() -> None:
     assert Tokenizer(train(iter([]), 261)).vocab_size == 261
 
 
-@settings(unhurried, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.text(st.sampled_from("aab =.\n<s>/mk"), min_size=1, max_size=60), max_size=12))
 def test_runs_of_one_character_give_no_token_twice(texts: list[str]) -> None:
     """Where two merges made one token, ids would have a gap and <mask> not be last."""

@@ -4,7 +4,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.wikitext import wikitext_text
@@ -51,14 +51,12 @@ def test_by_hand(wikitext: str, text: str) -> None:
     assert re.sub("\n+", "\n", wikitext_text(wikitext)) == re.sub("\n+", "\n", text)
 
 
-@settings(deadline=None)
 @given(st.lists(PIECES, max_size=40).map("".join))
 def test_any_markup_ends_without_brackets(wikitext: str) -> None:
     text = wikitext_text(wikitext)
     assert not re.search(r"\{\{|\}\}|\[\[|\]\]|<ref>|-->.*<!--", text)
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8", exclude_characters="{}[]<>&'=*#:;|!_()/ \t\r\x0b\x0c")))
 def test_text_without_markup_stays(text: str) -> None:
     lines = [line.strip() for line in text.split("\n")]

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from stage_helpers import unhurried
 from test_encoding import NEW_LETTERS
 from test_tokenizer import NASTY
 
@@ -49,7 +48,7 @@ def test_words_by_hand(text: str, words: list[str]) -> None:
     assert counted(count([text])) == Counter(word.encode() for word in words)
 
 
-@settings(unhurried, max_examples=400)
+@settings(max_examples=400)
 @given(st.lists(st.text() | NASTY | st.text(st.sampled_from("a1! '\n\u3000stremvld")), max_size=4))
 @example([f"we{letter}'ll {letter}1" for letter in NEW_LETTERS])
 @example(["e\u0301 \u0301a", "\U0001f468\u200d\U0001f469", "x\u2028 \u2028y"])
@@ -69,7 +68,6 @@ def test_tables_grow() -> None:
     assert found == Counter(word for text in texts for word in split_words(text))
 
 
-@unhurried
 @given(st.lists(NASTY, max_size=6), st.integers(0, 6))
 def test_counts_add_up(texts: list[str], cut: int) -> None:
     total = Words()
