@@ -111,6 +111,30 @@ def test_the_kernel_of_a_gpu_gets_the_bounds_of_documents(
     assert (found - expected)[real].abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("is_cut", [False, True])
+@pytest.mark.parametrize("isolated", [False, True])
+def test_the_kernel_of_a_gpu_takes_what_it_is_given(
+    isolated: bool, is_cut: bool, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On `meta` torch's own kernels check types and shapes, both ways, and compute nothing.
+
+    What asks for a value fails there, as it would wait on a GPU.
+    """
+    monkeypatch.setattr(attention, "_has_kernel", lambda query: True)
+    monkeypatch.setattr(attention, "_MOST_DOCUMENTS", 5 if is_cut else 65_535)
+    parts = [
+        torch.empty(2, LENGTH, 2, 64, device="meta", dtype=torch.bfloat16, requires_grad=True)
+        for _ in range(3)
+    ]
+    lengths = torch.empty(2, dtype=torch.int64, device="meta")
+    starts = torch.empty(2, 3, dtype=torch.int64, device="meta") if isolated else None
+    found = attend(*parts, reach_of(lengths, starts, LENGTH, True), dropout)
+    gradients = torch.autograd.grad(found.float().sum(), parts)
+    for each in (found, *gradients):
+        assert (each.shape, each.dtype) == (parts[0].shape, torch.bfloat16)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_the_kernel_of_a_gpu_drops_out() -> None:
