@@ -123,16 +123,14 @@ def test_the_kernel_of_a_gpu_takes_what_it_is_given(
     """
     monkeypatch.setattr(attention, "_has_kernel", lambda query: True)
     monkeypatch.setattr(attention, "_MOST_DOCUMENTS", 5 if is_cut else 65_535)
-    parts = [
-        torch.empty(2, LENGTH, 2, 64, device="meta", dtype=torch.bfloat16, requires_grad=True)
-        for _ in range(3)
-    ]
+    parts = torch.empty(3, 2, LENGTH, 2, 64, device="meta", dtype=torch.bfloat16)
+    query, key, value = parts.requires_grad_().unbind()
     lengths = torch.empty(2, dtype=torch.int64, device="meta")
     starts = torch.empty(2, 3, dtype=torch.int64, device="meta") if isolated else None
-    found = attend(*parts, reach_of(lengths, starts, LENGTH, True), dropout)
-    gradients = torch.autograd.grad(found.float().sum(), parts)
-    for each in (found, *gradients):
-        assert (each.shape, each.dtype) == (parts[0].shape, torch.bfloat16)
+    found = attend(query, key, value, reach_of(lengths, starts, LENGTH, True), dropout)
+    (gradient,) = torch.autograd.grad(found.float().sum(), parts)
+    assert (found.shape, found.dtype) == (query.shape, torch.bfloat16)
+    assert (gradient.shape, gradient.dtype) == (parts.shape, torch.bfloat16)
 
 
 @pytest.mark.gpu
