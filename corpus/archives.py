@@ -157,6 +157,11 @@ class InputFile:
         return open_reader(self.path)
 
     @property
+    def reached(self) -> int:
+        """Return how many raw bytes were decompressed so far, or more: it reads ahead by a step."""
+        return max(0, self._taken - RAW_BYTES)
+
+    @property
     def growth(self) -> Growth:
         """Return what counts the growth of archives within this file, from now on."""
         return Growth(lambda: self._taken)
@@ -262,6 +267,10 @@ class InputFile:
                 yield from _zstd_frame(source, head)
             except zstandard.ZstdError as error:
                 raise CorruptArchiveError(str(error)) from error
+
+    def read_so_far(self) -> tuple[int, str]:
+        """Return how many raw bytes were read, and their SHA-256."""
+        return self._taken, self._digest.copy().hexdigest()
 
     def checksum(self) -> str:
         """Read what is left and return the SHA-256 of the raw file, or of the range."""

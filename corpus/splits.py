@@ -3,9 +3,11 @@
 `survey` reads a file once and notes where pieces start: at a record (`position` counts the lines or
 records before it), found again by decompressing from the last place where that is possible, `skip`
 bytes on. Such a place is any byte of an uncompressed file, and the start of a member of a gzip,
-zstd, bzip2, xz or lz4 file; one of a single member stays one piece. Parquet and Arrow files are
-split between row groups and batches, tar and zip archives between the files that they hold. Pieces
-follow from the content and the size asked for only.
+zstd, bzip2, xz or lz4 file. Where members are long, as where there is one only, pieces start within
+them, too: to decompress what lies before takes a fraction of what cleaning the piece does, as long
+as pieces grow with it. Parquet and Arrow files are split between row groups and batches, tar and
+zip archives between the files that they hold. Pieces follow from path, content and the size asked
+for only.
 
 Every piece carries the SHA-256 of the raw bytes it is read from, and `survey` that of the file: so
 each task checks what it read without reading all.
@@ -19,12 +21,18 @@ from typing import NamedTuple
 from corpus.archives import CorruptArchiveError, DecompressionBombError, InputFile
 from corpus.cursor import Cursor
 from corpus.delimited import read_header
-from corpus.files import checksum
+from corpus.files import checksum, is_remote, size_bytes
 from corpus.formats import SEEKING, WHOLE
 from corpus.readers import PLAIN, read_from, read_members, read_records, until_broken
 from corpus.records import Damage, ReadOptions, Record
 from corpus.tables import Data, groups_of, open_table, read_table
 from corpus.zips import Members, count_records, read_zip, sizes_of
+
+# What a piece is at least, as a share of what is decompressed up to its end in its member: what
+# comes before it costs a third of cleaning it, or less. Guesses, by what decompressing takes
+# (BENCHMARKS.md, Reading) and cleaning. What is remote is read as often as it is decompressed.
+_SHARES = {"gzip": 1 / 16, "zstd": 1 / 32, "lz4": 1 / 32, "xz": 1 / 3, "bzip2": 1 / 2}
+_REMOTE_SHARE = 1 / 4
 
 
 class Piece(NamedTuple):
@@ -44,12 +52,17 @@ class Piece(NamedTuple):
 
 
 class _Mark(NamedTuple):
-    """Where a piece can start: raw and decompressed bytes of the boundary, and of the record."""
+    """Where a piece can start: raw and decompressed bytes of the boundary, and of the record.
+
+    `taken` raw bytes of the file give all before the record, and have this checksum.
+    """
 
     raw: int
     given: int
     offset: int
     position: int
+    taken: int = 0
+    checksum: str = ""
 
 
 def survey(
@@ -62,9 +75,7 @@ def survey(
         header = _header(path, form, max_record_bytes, options.encoding)
         marks = _marks(file, form, (piece_bytes, max_record_bytes), options)
         of_file = file.checksum()
-        boundaries = dict.fromkeys(raw for raw, _ in file.boundaries)
-    pieces = tuple(_pieces(path, marks, list(boundaries), header))
-    return pieces, of_file
+    return tuple(_pieces(path, marks, header, of_file)), of_file
 
 
 def _header(path: str, form: str, max_bytes: int, encoding: str) -> tuple[str, ...] | None:
@@ -86,7 +97,8 @@ def _marks(file: InputFile, form: str, sizes: tuple[int, int], options: ReadOpti
     if form in WHOLE:
         return marks
     cursor = Cursor(file.chunks(), growth=file.growth)
-    at = 0
+    at = last = 0
+    share, size = _least_share(file), size_bytes(file.path)
     # What comes before the header row of a table cannot be read by itself.
     headed = form not in ("csv", "tsv")
     try:
@@ -94,14 +106,23 @@ def _marks(file: InputFile, form: str, sizes: tuple[int, int], options: ReadOpti
             at = _last_boundary(file, at, cursor.offset)
             raw, given = file.boundaries[at] if file.codec else (cursor.offset, cursor.offset)
             headed = headed or isinstance(each, Record) or each.rule == "invalid_record"
-            can_start = headed and not cursor.is_inside
-            if can_start and raw - marks[-1].raw >= piece_bytes and cursor.peek(1):
-                marks.append(_Mark(raw, given, cursor.offset, cursor.position))
+            reached = max(raw, file.reached) if file.codec else raw
+            least = max(piece_bytes, share * (reached - raw))
+            is_far = reached - last >= least and size - reached >= share * (reached - raw)
+            if is_far and headed and not cursor.is_inside and cursor.peek(1):
+                read = file.read_so_far()
+                marks.append(_Mark(raw, given, cursor.offset, cursor.position, *read))
+                last = reached
     except CorruptArchiveError:
         pass
     except DecompressionBombError:
         return marks[:1]
     return marks
+
+
+def _least_share(file: InputFile) -> float:
+    share = _SHARES.get(file.codec or "", 0.0)
+    return max(share, _REMOTE_SHARE) if is_remote(file.path) else share
 
 
 def _last_boundary(file: InputFile, at: int, offset: int) -> int:
@@ -112,26 +133,26 @@ def _last_boundary(file: InputFile, at: int, offset: int) -> int:
 
 
 def _pieces(
-    path: str, marks: list[_Mark], boundaries: list[int], header: tuple[str, ...] | None
+    path: str, marks: list[_Mark], header: tuple[str, ...] | None, of_file: str
 ) -> Iterator[Piece]:
     for mark, after in zip(marks, [*marks[1:], None], strict=True):
-        stop = None if after is None else _stop(after, boundaries)
+        stop, found = (None, of_file) if after is None else _end(after)
         yield Piece(
             mark.raw,
             stop,
             mark.offset - mark.given,
             None if after is None else after.offset - mark.offset,
             mark.position,
-            checksum(path, mark.raw, stop),
+            checksum(path, mark.raw, stop) if mark.raw or not found else found,
             header if mark.position else None,
         )
 
 
-def _stop(after: _Mark, boundaries: list[int]) -> int | None:
-    """Return the raw byte by which all before a record has been given."""
+def _end(after: _Mark) -> tuple[int, str]:
+    """Return by which raw byte all before a record is given, and the checksum up to there."""
     if after.offset == after.given:
-        return after.raw
-    return next((raw for raw in boundaries if raw > after.raw), None)
+        return after.raw, ""
+    return after.taken, after.checksum
 
 
 def _survey_seeking(

@@ -4,8 +4,10 @@ import bz2
 import gzip
 import io
 import lzma
+import random
 from collections.abc import Callable
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import lz4.frame
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from test_members import zipped
 
 from benchmarks.fuzz import tar_of
+from corpus import archives, splits
 from corpus.archives import InputFile
 from corpus.files import checksum
 from corpus.formats import sniff_format
@@ -123,7 +126,7 @@ def members(data: bytes, size: int, suffix: str) -> bytes:
     st.sampled_from(sorted(CONTENTS)),
     st.sampled_from(sorted(CODECS)),
     st.integers(20, 3000),
-    st.integers(1, 2000),
+    st.tuples(st.integers(1, 2000), st.sampled_from([None, 1, 30])),
     st.none() | st.tuples(st.floats(0, 1), st.booleans()),
 )
 def test_pieces_together_are_the_file(
@@ -131,9 +134,10 @@ def test_pieces_together_are_the_file(
     form: str,
     suffix: str,
     member_bytes: int,
-    piece_bytes: int,
+    sizes: tuple[int, int | None],
     broken: tuple[float, bool] | None,
 ) -> None:
+    piece_bytes, step = sizes
     data = bytearray(members(CONTENTS[form], member_bytes, suffix))
     if broken is not None:
         at = int(broken[0] * (len(data) - 1))
@@ -144,20 +148,80 @@ def test_pieces_together_are_the_file(
     path = tmp_path / f"a{suffix}"
     path.write_bytes(data)
     form = "csv" if form in CSV else form
-    assert in_pieces(path, form, piece_bytes)[0] == whole(path, form)
+    with pytest.MonkeyPatch.context() as patch:
+        if step is not None:
+            read_in_steps(patch, step)
+        assert in_pieces(path, form, piece_bytes)[0] == whole(path, form)
+
+
+def read_in_steps(patch: pytest.MonkeyPatch, step: int) -> None:
+    """Let few bytes be read and decompressed at a time, so that members are long beside that."""
+    patch.setattr(archives, "RAW_BYTES", step)
+    patch.setattr(archives, "STEP_BYTES", 2 * step)
 
 
 @pytest.mark.parametrize("suffix", sorted(CODECS))
 @pytest.mark.parametrize("form", ["jsonl", "csv", "warc", "tar"])
-def test_a_file_of_many_members_is_split_and_one_of_one_is_not(
+def test_a_file_of_many_members_is_split_between_them(
     tmp_path: Path, form: str, suffix: str
 ) -> None:
     path = tmp_path / f"a{suffix}"
-    data = CONTENTS[form]
-    path.write_bytes(members(data, 100, suffix))
+    path.write_bytes(members(CONTENTS[form], 100, suffix))
     assert in_pieces(path, form, 300)[1] > 1
-    path.write_bytes(CODECS[suffix](data))
-    assert in_pieces(path, form, 300)[1] == 1 or not suffix
+
+
+def long_content(form: str) -> bytes:
+    """Return 500 kB or more that hardly compress, so that codecs make several blocks of them."""
+    rng = random.Random(form)
+    texts = [rng.randbytes(60).hex().encode() for _ in range(4000)]
+    if form == "tar":
+        return tar_of({f"{n}.txt": text for n, text in enumerate(texts)})
+    frames = {
+        "jsonl": (b"", b'{"text": "%s"}\n'),
+        "csv": (b"id,text\n", b'1,"%s\nof two lines"\n'),
+        "paragraphs": (b"", b"%s\nof two lines\n\n"),
+        "wikipedia": (
+            b"<mediawiki>",
+            b"<page><ns>0</ns><id>1</id><revision><text>%s</text></revision></page>\n",
+        ),
+        "warc": (
+            b"",
+            b"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: u\r\n"
+            b"Content-Type: text/plain\r\nContent-Length: 120\r\n\r\n%s\r\n\r\n",
+        ),
+    }
+    begin, record = frames[form]
+    return begin + b"".join(record % text for text in texts)
+
+
+@pytest.mark.parametrize("suffix", sorted(set(CODECS) - {""}))
+@pytest.mark.parametrize("form", ["jsonl", "csv", "paragraphs", "wikipedia", "warc", "tar"])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_file_of_one_member_is_split_within_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, suffix: str, share: float
+) -> None:
+    """The more stands before a piece, which is decompressed for it, the longer it is."""
+    read_in_steps(monkeypatch, 1000)
+    monkeypatch.setattr(splits, "_SHARES", dict.fromkeys(splits._SHARES, share))
+    packed: dict[str, Callable[[bytes], bytes]] = {
+        ".bz2": lambda data: bz2.compress(data, 1),
+        ".lz4": lambda data: lz4.frame.compress(data, block_size=lz4.frame.BLOCKSIZE_MAX64KB),
+    }
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(packed.get(suffix, CODECS[suffix])(long_content(form)))
+    pieces, _ = survey(str(path), form, 10_000, LIMIT)
+    assert len(pieces) > (1 if share else 4)
+    assert {piece.start for piece in pieces} == {0}
+    stops = [piece.stop for piece in pieces[:-1]]
+    assert pieces[-1].stop is None
+    for stop, after in pairwise(stops):
+        assert stop is not None
+        assert after is not None
+        assert after - stop >= max(10_000, share * stop) - 1000
+    found, count = in_pieces(path, form, 10_000)
+    assert count == len(pieces)
+    assert len(found) >= 4000
+    assert found == whole(path, form)
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
