@@ -64,18 +64,19 @@ class CorruptArchiveError(Exception):
 
 
 class DecompressionBombError(Exception):
-    """The compressed data grows beyond what text can; holds the ratio."""
+    """The compressed data grows beyond what text can; holds the ratio, and whose it is."""
 
-    def __init__(self, ratio: float) -> None:
+    def __init__(self, ratio: float, owner: object = None) -> None:
         """Note how many times its size the archive has given so far."""
         super().__init__(f"{ratio:.0f} times its size")
         self.ratio = ratio
+        self.owner = owner
 
 
-def check_ratio(given: int, taken: int) -> None:
+def check_ratio(given: int, taken: int, owner: object = None) -> None:
     """Raise `DecompressionBombError` where more came of so many bytes than text can be."""
     if given > BOMB_BYTES and given > MAX_RATIO * taken:
-        raise DecompressionBombError(given / taken)
+        raise DecompressionBombError(given / taken, owner)
 
 
 class Growth:
@@ -83,7 +84,6 @@ class Growth:
 
     def __init__(self, taken: Callable[[], int]) -> None:
         """Count from nothing; `taken` tells how many raw bytes were read so far."""
-        self.is_bomb = False
         self._taken = taken
         self._given = 0
 
@@ -91,11 +91,7 @@ class Growth:
         """Give chunks as they come; raises `DecompressionBombError` where all are too many."""
         for chunk in chunks:
             self._given += len(chunk)
-            try:
-                check_ratio(self._given, max(1, self._taken()))
-            except DecompressionBombError:
-                self.is_bomb = True
-                raise
+            check_ratio(self._given, max(1, self._taken()))
             yield chunk
 
 
@@ -143,7 +139,7 @@ class InputFile:
         self._raw = self._open()
         self._left = None if stop is None else stop - start
         self._digest = hashlib.sha256()
-        self._taken = 0
+        self._taken = self._step = 0
         self._given = 0
         self._start = start
         self._head = b""
@@ -182,6 +178,7 @@ class InputFile:
         if self._left is not None:
             self._left -= len(data)
         self._digest.update(data)
+        self._step = len(data)
         self._taken += len(data)
         return data
 
@@ -196,7 +193,7 @@ class InputFile:
         pieces = self._zstd_frames() if self.codec == "zstd" else self._members()
         for chunk in pieces:
             self._given += len(chunk)
-            check_ratio(self._given, self._taken)
+            check_ratio(self._given, self._taken, self)
             if chunk:
                 yield chunk
 
@@ -220,7 +217,7 @@ class InputFile:
             except _ERRORS as error:
                 if self.failure is not None:
                     raise self.failure from None
-                yield from self._salvage(make(), member)
+                yield from self._salvage(make(), member, self._taken - self._step)
                 raise CorruptArchiveError(str(error)) from error
 
     def _past_zeros(self, rest: bytes) -> bytes:
@@ -238,13 +235,19 @@ class InputFile:
             if decoder.needs_input and not raw:
                 raise EOFError("the archive ends before its end marker")
 
-    def _salvage(self, decoder: _Decoder, member: tuple[int, int]) -> Iterator[bytes]:
-        """Read a broken member again in small steps, to give what a large one lost."""
+    def _salvage(self, decoder: _Decoder, member: tuple[int, int], last: int) -> Iterator[bytes]:
+        """Read a broken member again, from the raw byte `last` on in the smallest steps.
+
+        That gives what a large step lost: all that stands before the break, wherever steps began.
+        """
         skip = self._given - member[1]
+        at = member[0]
         with open_reader(self.path) as raw:
-            raw.seek(self._start + member[0])
+            raw.seek(self._start + at)
             while True:
-                data = raw.read(RAW_BYTES) if decoder.needs_input else b""
+                size = min(RAW_BYTES, last - at) if at < last else 1
+                data = raw.read(size) if decoder.needs_input else b""
+                at += len(data)
                 try:
                     chunk = decoder.decompress(data, SALVAGE_BYTES)
                 except _ERRORS:
@@ -295,7 +298,7 @@ class MemberFile(InputFile):
     def _open(self) -> BinaryIO:
         return cast(BinaryIO, self._contents)
 
-    def _salvage(self, decoder: _Decoder, member: tuple[int, int]) -> Iterator[bytes]:
+    def _salvage(self, decoder: _Decoder, member: tuple[int, int], last: int) -> Iterator[bytes]:
         return iter(())
 
 

@@ -1,7 +1,7 @@
 """A member of a tar or zip archive: read as the file that it would be, unpacked.
 
-Its format goes by its own name and first bytes, and it may be compressed. Archives within an
-archive are looked into. What is no document of a format that can be read is a drop with the
+Its format goes by its own name and first bytes, and it may be compressed. A tar within an archive
+is looked into. What is no document of a format that can be read is a drop with the
 member's name, so that what came in is what was kept and dropped. A document notes its member's
 name in `meta`.
 """
@@ -26,10 +26,11 @@ from corpus.formats import (
     format_by_name,
 )
 from corpus.records import AUTO, Damage, Record, bomb, meta_of
-from corpus.tars import read_tar
+from corpus.tars import NAME_CHARACTERS, read_tar
 
 # The field of `meta`, and the names of archives and member with slashes between in it.
 META_KEY = "archive_member"
+_SHOWN = 100  # characters of a name that is too long
 # OpenWebText is an archive of archives; no deeper. Guess.
 _DEPTH = 2
 
@@ -49,12 +50,16 @@ class MemberReader:
     def __call__(self, name: str, contents: Cursor) -> Iterator[Record | Damage]:
         """Give what a member holds; one that breaks, or is a bomb, ends with that damage.
 
-        `DecompressionBombError` is raised where the archive as a whole is one.
+        `DecompressionBombError` is raised where what the member is within is one.
         """
+        if len(name) > NAME_CHARACTERS:
+            why = f"a name of more than {NAME_CHARACTERS} characters: unpack it"
+            yield Damage(1, "unread_member", f"{name[:_SHOWN]}...: {why}")
+            return
         if any(part.startswith(".") and part not in (".", "..") for part in name.split("/")):
             yield Damage(1, "member_hidden", f"{name}: hidden")
             return
-        position = 0
+        position, file = 0, None
         try:
             file = MemberFile(name, contents)
             chunks = file.chunks()
@@ -68,7 +73,7 @@ class MemberReader:
         except CorruptArchiveError as error:
             yield Damage(position + 1, "corrupt_archive", f"{name}: {error}")
         except DecompressionBombError as error:
-            if contents.growth is not None and contents.growth.is_bomb:
+            if file is None or error.owner is not file:
                 raise
             yield _labelled(bomb(position + 1, error.ratio, MAX_RATIO), name, None)
 
@@ -98,6 +103,8 @@ def _labelled(each: Record | Damage, name: str, form: str | None) -> Record | Da
         place = f"{name}:{each.position}" if has_places else name
         return each._replace(detail=f"{place}: {each.detail}")
     fields = orjson.loads(each.meta) if each.meta else {}
-    within = fields[META_KEY] if form == "tar" else None
-    fields[META_KEY] = f"{name}/{within}" if within else name
+    within = fields.get(META_KEY)
+    if within is not None and form != "tar":  # the record's own field of that name
+        fields[f"{META_KEY}.1"] = within
+    fields[META_KEY] = f"{name}/{within}" if form == "tar" else name
     return each._replace(meta=meta_of(fields))

@@ -19,8 +19,13 @@ from corpus.records import Damage, Record
 
 _BLOCK_BYTES = tarfile.BLOCKSIZE
 _MAGIC_AT, _MAGIC = 257, b"ustar"
-# Names and attributes that a header of their own holds; Linux ends paths at 4 KiB. Guess.
+# Names that are longer are not taken: Linux ends paths there, and every record notes its file's.
+NAME_CHARACTERS = 4096
+# Names and attributes that headers before a member's hold in all. Guess.
 _ATTRIBUTES_BYTES = 2**20
+# Of the attributes, the ones that are asked for.
+_ASKED = ("path", "size")
+_SPARSE = "GNU.sparse."
 _ATTRIBUTES = {
     **dict.fromkeys((tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE), "pax"),
     tarfile.GNUTYPE_LONGNAME: "name",
@@ -61,8 +66,10 @@ def read_tar(cursor: Cursor, read_member: ReadMember) -> Iterator[Record | Damag
         if isinstance(found, Damage):
             yield from _numbered(cursor, iter((found,)), cursor.offset)
         elif found.kind != tarfile.DIRTYPE:
+            records = _records(cursor, found, read_member)
+            padding = max(0, found.stored_bytes - found.size_bytes)
             end = cursor.offset + found.stored_bytes
-            yield from _numbered(cursor, _records(cursor, found, read_member), end)
+            yield from _numbered(cursor, records, end, padding)
         else:
             cursor.skip(found.stored_bytes)
 
@@ -87,9 +94,12 @@ def _contents(cursor: Cursor, member: _Member) -> Iterator[bytes]:
 
 
 def _numbered(
-    cursor: Cursor, records: Iterator[Record | Damage], end: int
+    cursor: Cursor, records: Iterator[Record | Damage], end: int, padding: int = 0
 ) -> Iterator[Record | Damage]:
-    """Give the records of a member, the last one when the cursor stands behind the member."""
+    """Give the records of a member, the last one when the cursor stands behind the member.
+
+    It may end before `end` by its padding, if the archive ends there.
+    """
     held: Record | Damage | None = None
     cursor.is_inside = True
     try:
@@ -98,7 +108,10 @@ def _numbered(
                 yield held
             cursor.position += 1
             held = each._replace(position=cursor.position)
-        cursor.skip(end - cursor.offset)
+        left = end - cursor.offset
+        is_told = isinstance(held, Damage) and held.rule == "corrupt_archive"
+        if left - cursor.skip(left) > padding and not is_told:
+            raise CorruptArchiveError("the archive ends within the file")
     except (CorruptArchiveError, DecompressionBombError):
         if held is not None:
             yield held
@@ -111,9 +124,12 @@ def _numbered(
 def _next_member(cursor: Cursor) -> _Member | Damage | None:
     """Read the headers of the next member; None at the end."""
     known: dict[str, str] = {}
+    start, left = cursor.offset, _ATTRIBUTES_BYTES
+    is_between = True
     while block := cursor.peek(_BLOCK_BYTES)[:_BLOCK_BYTES]:
-        if not block.strip(b"\0"):
+        if is_between and not block.strip(b"\0"):
             cursor.skip(len(block))
+            start = cursor.offset
             continue
         try:
             head = _parse(block)
@@ -121,10 +137,14 @@ def _next_member(cursor: Cursor) -> _Member | Damage | None:
             what = _ATTRIBUTES.get(head.type)
             if what is None:
                 return _member(head, known)
+            is_between = False
+            left -= head.size
+            if left < 0:
+                raise ValueError(f"more than {_ATTRIBUTES_BYTES} bytes of attributes")
             known |= _attributes(cursor, head.size, what)
         except (tarfile.HeaderError, ValueError) as error:
-            return _garbage(cursor, str(error))
-    return None
+            return _garbage(cursor, start, str(error))
+    return None if is_between else _garbage(cursor, start, "the archive ends within a header")
 
 
 def _parse(block: bytes) -> tarfile.TarInfo:
@@ -139,17 +159,16 @@ def _member(head: tarfile.TarInfo, known: dict[str, str]) -> _Member:
     size = int(known.get("size", head.size))
     if size < 0:
         raise ValueError(f"a size of {size}")
-    is_sparse = head.type == tarfile.GNUTYPE_SPARSE or any(
-        key.startswith("GNU.sparse.") for key in known
-    )
-    return _Member(name.decode("utf-8", "replace"), head.type, size, is_sparse)
+    is_sparse = head.type == tarfile.GNUTYPE_SPARSE or _SPARSE in known
+    shown = name.decode("utf-8", "replace")[: NAME_CHARACTERS + 1]
+    return _Member(shown, head.type, size, is_sparse)
 
 
 def _attributes(cursor: Cursor, size: int, what: str) -> dict[str, str]:
     """Read what stands before a header, for the next one."""
-    if size > _ATTRIBUTES_BYTES:
-        raise ValueError(f"a name of {size} bytes")
     data = cursor.read(size)
+    if len(data) < size:
+        raise ValueError("the archive ends within a header")
     cursor.skip(-size % _BLOCK_BYTES)
     if what == "pax":
         return _pax(data)
@@ -158,22 +177,26 @@ def _attributes(cursor: Cursor, size: int, what: str) -> dict[str, str]:
 
 
 def _pax(data: bytes) -> dict[str, str]:
-    """Return the attributes of a header, each written as "LENGTH KEY=VALUE" and a newline."""
+    """Return what is asked for of a header's attributes, each "LENGTH KEY=VALUE" and a newline."""
     found: dict[str, str] = {}
-    while data:
-        digits, _, _ = data.partition(b" ")
-        length = int(digits)
-        if not len(digits) < length <= len(data):
+    at = 0
+    while at < len(data):
+        space = data.find(b" ", at)
+        stop = at + int(data[at:space] if space > 0 else b"")
+        if not space < stop <= len(data):
             raise ValueError("an attribute that does not end")
-        key, _, value = data[len(digits) + 1 : length - 1].partition(b"=")
-        found[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
-        data = data[length:]
+        key, _, value = data[space + 1 : stop - 1].partition(b"=")
+        name = key.decode("utf-8", "replace")
+        if name in _ASKED:
+            found[name] = value.decode("utf-8", "surrogateescape")
+        elif name.startswith(_SPARSE):
+            found[_SPARSE] = ""
+        at = stop
     return found
 
 
-def _garbage(cursor: Cursor, why: str) -> Damage:
+def _garbage(cursor: Cursor, start: int, why: str) -> Damage:
     """Go past blocks that are no header; where there is one is told by its magic and checksum."""
-    start = cursor.offset
     while block := cursor.peek(_BLOCK_BYTES)[:_BLOCK_BYTES]:
         if block[_MAGIC_AT:].startswith(_MAGIC) and _is_header(block):
             break

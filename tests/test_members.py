@@ -101,9 +101,7 @@ def test_the_files_of_a_tar_are_read_as_if_unpacked(tmp_path: Path, name: str, f
     check_expected(read(tmp_path / name, packs.get(name, bytes)(tar_of(FILES, form))))
 
 
-@pytest.mark.parametrize(
-    "method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
-)
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 @pytest.mark.parametrize("name", ["a.zip", "A.ZIP", "a.zip.gz"])
 def test_the_files_of_a_zip_are_read_as_if_unpacked(tmp_path: Path, name: str, method: int) -> None:
     data = zipped(FILES, method)
@@ -257,6 +255,84 @@ def test_an_encrypted_file_and_a_link_of_a_zip_are_drops(tmp_path: Path) -> None
         (1, "link.txt: a link", "member_no_file"),
         (2, "a.txt: encrypted: unpack it", "unread_member"),
     ]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_what_a_zip_can_be_unpacked_from_without_a_bound_is_a_drop(
+    tmp_path: Path, method: int
+) -> None:
+    found = read(tmp_path / "a.zip", zipped({"a.txt": bytes(2**26)}, method))
+    assert told(found) == [(1, f"a.txt: compression {method}: unpack it", "unread_member")]
+
+
+@pytest.mark.parametrize("name", ["b.parquet", ".hidden/b.txt", "b.zip"])
+def test_a_tar_that_ends_within_a_file_nobody_reads_says_so(tmp_path: Path, name: str) -> None:
+    whole = tar_of({"a.txt": b"a", name: bytes(300_000), "c.txt": b"c"}, tarfile.USTAR_FORMAT)
+    told_of_all = told(read(tmp_path / "a.tar", whole))
+    assert [each[1] for each in told_of_all[::2]] == ["a", "c"]
+    for size in (3 * 512 + 270_000, 3 * 512 + 299_999):
+        shown = told(read(tmp_path / "a.tar", whole[:size]))
+        assert shown[:2] == told_of_all[:2]
+        assert shown[2:] == [(3, "the archive ends within the file", "corrupt_archive")]
+    # Padding may be missing.
+    assert told(read(tmp_path / "a.tar", whole[: 3 * 512 + 300_000])) == told_of_all[:2]
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_tar_that_ends_within_headers_says_so(tmp_path: Path, form: int) -> None:
+    whole = tar_of({"a.txt": b"a", f"{'n' * 300}.txt": b"b"}, form)
+    assert [each[1] for each in told(read(tmp_path / "a.tar", whole))] == ["a", "b"]
+    for size in (2 * 512 + 100, 3 * 512, 3 * 512 + 100, 4 * 512):
+        _, (position, detail, rule) = told(read(tmp_path / "a.tar", whole[:size]))
+        assert (position, rule) == (2, "invalid_record")
+        assert detail.startswith(f"{size - 2 * 512} bytes that are no member of an archive: ")
+
+
+def attributes(*records: bytes) -> bytes:
+    """Return a header of pax attributes, before no member's."""
+    head = tarfile.TarInfo("attributes")
+    head.type, head.size = tarfile.XHDTYPE, sum(map(len, records))
+    data = head.tobuf(tarfile.USTAR_FORMAT) + b"".join(records)
+    return data + bytes(-len(data) % 512)
+
+
+def test_attributes_of_a_tar_are_bounded_and_not_kept(tmp_path: Path) -> None:
+    member = tar_of({"a.txt": b"a"}, tarfile.USTAR_FORMAT)
+    some = attributes(*[b"10 k%03d=v\n" % n for n in range(1000)])
+    assert told(read(tmp_path / "a.tar", some * 9 + member)) == [(1, "a", "a.txt")]
+    much = attributes(b"4 =\n" * (2**18))
+    (position, detail, rule), *others = told(read(tmp_path / "a.tar", much + some + member))
+    assert (position, rule) == (1, "invalid_record")
+    assert detail.endswith("more than 1048576 bytes of attributes")
+    assert others == [(2, "a", "a.txt")]
+
+
+def test_a_name_beyond_all_names_is_cut(tmp_path: Path) -> None:
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        files = {"n" * 4000 + ".txt": b"a", "n" * 5000 + ".txt": b"b", "c.txt": b"c"}
+        taken, refused, last = told(read(tmp_path / "a.tar", tar_of(files, form)))
+        assert taken == (1, "a", "n" * 4000 + ".txt")
+        assert refused[2] == "unread_member"
+        assert len(refused[1]) < 200
+        assert last == (3, "c", "c.txt")
+
+
+@pytest.mark.parametrize("kind", sorted(PACK))
+def test_a_field_of_a_record_with_the_name_of_ours_is_kept(tmp_path: Path, kind: str) -> None:
+    files = {"a.jsonl": b'{"text": "a", "archive_member": "mine"}\n'}
+    (found,) = read(tmp_path / f"a.{kind}", PACK[kind](files))
+    assert isinstance(found, Record)
+    assert orjson.loads(found.meta or "") == {META_KEY: "a.jsonl", f"{META_KEY}.1": "mine"}
+
+
+def test_a_bomb_of_an_archive_is_not_told_of_the_file_within(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "BOMB_BYTES", 2**20)
+    files = {"a.txt": b"a", "b.txt": bytes(2**23), "c.txt": b"c"}
+    first, last = told(read(tmp_path / "a.tar.gz", gzip.compress(tar_of(files))))
+    assert first == (1, "a", "a.txt")
+    assert last == (2, "times its compressed size", "decompression_bomb")
 
 
 @pytest.mark.parametrize("kind", sorted(PACK))
