@@ -315,7 +315,7 @@ def test_recomputation_repeats_the_dropout(batch: Batch) -> None:
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize(
+GPU_PATHS = pytest.mark.parametrize(
     ("has_padding", "isolate", "attention_dropout"),
     [
         (False, False, 0.0),
@@ -326,20 +326,48 @@ def test_recomputation_repeats_the_dropout(batch: Batch) -> None:
         (True, True, 0.1),
     ],
 )
-def test_a_step_on_a_gpu_reads_no_value_back(
-    has_padding: bool, isolate: bool, attention_dropout: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Tensors without values stand for those of a GPU: shapes and types pass torch's own checks.
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Let tensors without values stand for those of a GPU: torch checks their shapes and types.
+
+    What asks for a value fails there, as it would wait on a GPU.
+    """
     monkeypatch.setattr(attention, "_has_kernel", lambda query: True)
     monkeypatch.setattr(MaskedLanguageModel, "_initialize", lambda self, generator: None)
-    with torch.device("meta"):
-        model = MaskedLanguageModel(
-            SHAPE, 0.1, 0, attention_dropout, vocabulary_multiple=64
-        ).bfloat16()
-        rows, starts = torch.empty(4, 64, dtype=torch.int32), torch.empty(4, 8, dtype=torch.int32)
-        slots, lengths = torch.empty(4, 10, dtype=torch.int64), rows[:, 0]
+
+    def make(has_padding: bool, isolate: bool, attention_dropout: float) -> tuple[Any, Any]:
+        with torch.device("meta"):
+            model = MaskedLanguageModel(
+                SHAPE, 0.1, 0, attention_dropout, vocabulary_multiple=64
+            ).bfloat16()
+            rows = torch.empty(4, 64, dtype=torch.int32)
+            starts = torch.empty(4, 8, dtype=torch.int32)
+            slots, lengths = torch.empty(4, 10, dtype=torch.int64), rows[:, 0]
         extras = Extras(starts) if isolate else None
-        loss = model(rows, lengths, slots, slots, has_padding, extras)
+        return model, (rows, lengths, slots, slots, has_padding, extras)
+
+    return make
+
+
+@GPU_PATHS
+def test_a_step_on_a_gpu_reads_no_value_back(
+    on_gpu: Callable[..., Any], has_padding: bool, isolate: bool, attention_dropout: float
+) -> None:
+    model, arguments = on_gpu(has_padding, isolate, attention_dropout)
+    with torch.device("meta"):
+        loss = model(*arguments)
     assert (loss.shape, loss.dtype, loss.device.type) == ((1,), torch.float32, "meta")
     loss.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@GPU_PATHS
+def test_for_a_gpu_the_model_is_one_graph(
+    on_gpu: Callable[..., Any], has_padding: bool, isolate: bool, attention_dropout: float
+) -> None:
+    """What torch's compiler cannot follow would cut the model in parts; `fullgraph` refuses it."""
+    model, arguments = on_gpu(has_padding, isolate, attention_dropout)
+    compiled: Any = torch.compile(model.forward, dynamic=False, fullgraph=True, backend="eager")
+    assert compiled(*arguments).shape == (1,)
