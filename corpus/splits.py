@@ -2,17 +2,18 @@
 
 `survey` reads a file once and notes where pieces start: at a record (`position` counts the lines or
 records before it), found again by decompressing from the last place where that is possible, `skip`
-bytes on. Such a place is any byte of an uncompressed file, and the start of a member of a gzip,
-zstd, bzip2, xz or lz4 file. Where members are long, as where there is one only, pieces start within
-them, too: to decompress what lies before takes a fraction of what cleaning the piece does, as long
-as pieces grow with it. Parquet and Arrow files are split between row groups and batches, tar and
-zip archives between the files that they hold. Pieces follow from path, content and the size asked
-for only.
+bytes on. Such a place is any byte of an uncompressed file, any block of a bzip2 file, and the start
+of a member of a gzip, zstd, xz or lz4 file. Where members are long, as where there is one only,
+pieces start within them, too: to decompress what lies before takes a fraction of what cleaning the
+piece does, as long as pieces grow with it. Parquet and Arrow files are split between row groups and
+batches, tar and zip archives between the files that they hold. Pieces follow from path, content and
+the size asked for only.
 
 Every piece carries the SHA-256 of the raw bytes it is read from, and `survey` that of the file: so
 each task checks what it read without reading all.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import accumulate, pairwise
@@ -31,7 +32,7 @@ from corpus.zips import Members, count_records, read_zip, sizes_of
 # What a piece is at least, as a share of what is decompressed up to its end in its member: what
 # comes before it costs a third of cleaning it, or less. Guesses, by what decompressing takes
 # (BENCHMARKS.md, Reading) and cleaning. What is remote is read as often as it is decompressed.
-_SHARES = {"gzip": 1 / 16, "zstd": 1 / 32, "lz4": 1 / 32, "xz": 1 / 3, "bzip2": 1 / 2}
+_SHARES = {"gzip": 1 / 16, "zstd": 1 / 32, "lz4": 1 / 32, "xz": 1 / 3}
 _REMOTE_SHARE = 1 / 4
 
 
@@ -54,13 +55,15 @@ class Piece(NamedTuple):
 class _Mark(NamedTuple):
     """Where a piece can start: raw and decompressed bytes of the boundary, and of the record.
 
-    `taken` raw bytes of the file give all before the record, and have this checksum.
+    A boundary is sharp where the raw bytes before it give all before the record. Otherwise `taken`
+    bytes do, and have this checksum.
     """
 
     raw: int
     given: int
     offset: int
     position: int
+    is_sharp: bool = True
     taken: int = 0
     checksum: str = ""
 
@@ -71,7 +74,7 @@ def survey(
     """Return the pieces of a file, each of about so many raw bytes, and its SHA-256."""
     if form in SEEKING:
         return _survey_seeking(path, form, (piece_bytes, max_record_bytes), options)
-    with closing(InputFile(path)) as file:
+    with closing(InputFile(path, threads=os.cpu_count() or 1)) as file:
         header = _header(path, form, max_record_bytes, options.encoding)
         marks = _marks(file, form, (piece_bytes, max_record_bytes), options)
         of_file = file.checksum()
@@ -106,12 +109,14 @@ def _marks(file: InputFile, form: str, sizes: tuple[int, int], options: ReadOpti
             at = _last_boundary(file, at, cursor.offset)
             raw, given = file.boundaries[at] if file.codec else (cursor.offset, cursor.offset)
             headed = headed or isinstance(each, Record) or each.rule == "invalid_record"
-            reached = max(raw, file.reached) if file.codec else raw
+            reached = max(raw, file.reached) if file.codec in _SHARES else raw
             least = max(piece_bytes, share * (reached - raw))
             is_far = reached - last >= least and size - reached >= share * (reached - raw)
             if is_far and headed and not cursor.is_inside and cursor.peek(1):
-                read = file.read_so_far()
-                marks.append(_Mark(raw, given, cursor.offset, cursor.position, *read))
+                # Blocks of bzip2 follow each other within a byte.
+                is_sharp = cursor.offset == given and file.codec != "bzip2"
+                place = (raw, given, cursor.offset, cursor.position, is_sharp)
+                marks.append(_Mark(*place, *file.read_so_far()))
                 last = reached
     except CorruptArchiveError:
         pass
@@ -121,7 +126,10 @@ def _marks(file: InputFile, form: str, sizes: tuple[int, int], options: ReadOpti
 
 
 def _least_share(file: InputFile) -> float:
-    share = _SHARES.get(file.codec or "", 0.0)
+    """Return the share of a codec whose members can be long; blocks of bzip2 cannot."""
+    share = _SHARES.get(file.codec or "")
+    if share is None:
+        return 0.0
     return max(share, _REMOTE_SHARE) if is_remote(file.path) else share
 
 
@@ -150,7 +158,7 @@ def _pieces(
 
 def _end(after: _Mark) -> tuple[int, str]:
     """Return by which raw byte all before a record is given, and the checksum up to there."""
-    if after.offset == after.given:
+    if after.is_sharp:
         return after.raw, ""
     return after.taken, after.checksum
 

@@ -23,6 +23,7 @@ from test_members import zipped
 from benchmarks.fuzz import tar_of
 from corpus import archives, splits
 from corpus.archives import InputFile
+from corpus.bzip2 import read_blocks
 from corpus.files import checksum
 from corpus.formats import sniff_format
 from corpus.readers import read_records
@@ -194,8 +195,34 @@ def long_content(form: str) -> bytes:
     return begin + b"".join(record % text for text in texts)
 
 
-@pytest.mark.parametrize("suffix", sorted(set(CODECS) - {""}))
-@pytest.mark.parametrize("form", ["jsonl", "csv", "paragraphs", "wikipedia", "warc", "tar"])
+LINES = pytest.mark.parametrize("form", ["jsonl", "csv", "paragraphs", "wikipedia", "warc", "tar"])
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+@LINES
+def test_bzip2_is_split_between_blocks(tmp_path: Path, form: str, streams: int) -> None:
+    content = long_content(form)
+    size = -(-len(content) // streams)
+    path = tmp_path / "a.bz2"
+    path.write_bytes(
+        b"".join(bz2.compress(content[at : at + size], 1) for at in range(0, len(content), size))
+    )
+    pieces, _ = survey(str(path), form, 10_000, LIMIT)
+    with path.open("rb") as raw:
+        blocks = [start for start, _ in read_blocks(raw.read)]
+    starts = [piece.start for piece in pieces]
+    assert len(starts) > 4
+    assert set(starts) <= set(blocks)
+    assert starts == sorted(set(starts))
+    # No piece begins far within what is decompressed for it.
+    assert max(piece.skip for piece in pieces) < 1000
+    found, _ = in_pieces(path, form, 10_000)
+    assert len(found) >= 4000
+    assert found == whole(path, form)
+
+
+@pytest.mark.parametrize("suffix", sorted(set(CODECS) - {"", ".bz2"}))
+@LINES
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_file_of_one_member_is_split_within_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, suffix: str, share: float
@@ -204,7 +231,6 @@ def test_a_file_of_one_member_is_split_within_it(
     read_in_steps(monkeypatch, 1000)
     monkeypatch.setattr(splits, "_SHARES", dict.fromkeys(splits._SHARES, share))
     packed: dict[str, Callable[[bytes], bytes]] = {
-        ".bz2": lambda data: bz2.compress(data, 1),
         ".lz4": lambda data: lz4.frame.compress(data, block_size=lz4.frame.BLOCKSIZE_MAX64KB),
     }
     path = tmp_path / f"a{suffix}"
